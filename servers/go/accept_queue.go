@@ -1,0 +1,99 @@
+// The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may
+// have sent a request already. Closing the listener resets them, and under load accepting "until there are no
+// more" never ends. So: keep out new SYNs, empty the queue, then close. rule: nothing-lost-in-accept-queue
+//
+// A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused:
+// either way nothing of its request was lost. Beyond loopback, a handshake that is half done at this very
+// moment can still meet a closed listener.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listener hands connections to net/http until its accept queue is to be emptied.
+type Listener struct {
+	*net.TCPListener
+	registry *Registry
+	closing  atomic.Bool
+	filtered atomic.Bool
+	emptied  atomic.Int64
+}
+
+func NewListener(listener *net.TCPListener, registry *Registry) *Listener {
+	return &Listener{TCPListener: listener, registry: registry}
+}
+
+// Accept is called by net/http's loop. Once closing it fails only when the queue is empty.
+func (l *Listener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptTCP()
+		closing := l.closing.Load()
+		switch {
+		case err == nil:
+			if closing {
+				l.emptied.Add(1)
+			}
+			if connection := l.registry.Open(conn); connection != nil {
+				return connection, nil
+			}
+			go refuse(conn, l.registry.settings.Now().CloseTimeout)
+		case closing && errors.Is(err, os.ErrDeadlineExceeded):
+			// The deadline says nothing about the queue: the kernel does.
+			if !l.filtered.Load() || !l.waiting() {
+				return nil, net.ErrClosed
+			}
+			l.wakeAccept()
+		default:
+			return nil, err
+		}
+	}
+}
+
+// EmptyAcceptQueue keeps out new connections, lets Accept take those that wait, and returns when net/http has
+// closed the listener: how many were taken, and whether new ones were really kept out.
+// rule: new-connections-refused, port-free-after-exit
+func (l *Listener) EmptyAcceptQueue(served <-chan struct{}) (emptied int, filtered bool) {
+	err := l.keepOutNewConnections()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "no filter on the listener, a connect storm may lose requests:", err)
+	}
+	l.filtered.Store(err == nil)
+	l.closing.Store(true)
+	l.wakeAccept()
+	<-served
+	return int(l.emptied.Load()), l.filtered.Load()
+}
+
+// wakeAccept ends a blocked accept. The deadline must lie ahead: one that has passed fails before accept(2).
+func (l *Listener) wakeAccept() {
+	_ = l.SetDeadline(time.Now().Add(time.Millisecond))
+}
+
+// waiting asks the kernel whether a connection waits in the queue.
+func (l *Listener) waiting() bool {
+	ready := 0
+	raw, err := l.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) {
+			ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		})
+	}
+	return err == nil && ready > 0
+}
+
+func (l *Listener) keepOutNewConnections() error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	controlErr := raw.Control(func(fd uintptr) { err = dropNewSYNs(int(fd)) })
+	return errors.Join(controlErr, err)
+}
