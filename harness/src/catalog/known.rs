@@ -1,0 +1,86 @@
+//! What a server is known to fail: `known.toml` beside its `server.toml`.
+
+use std::path::Path;
+
+use globset::GlobMatcher;
+use serde::Deserialize;
+
+use super::{CatalogError, glob, read_toml};
+
+/// Known failures of one server.
+#[derive(Debug, Clone, Default)]
+pub struct KnownFailures {
+    /// In the order of the file.
+    pub entries: Vec<Known>,
+}
+
+/// One known failure.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// As written: `scenario/rule`, either of them a glob.
+    pub pattern: String,
+    /// Why it fails.
+    pub reason: String,
+    /// Where to read more.
+    pub link: Option<String>,
+    matcher: GlobMatcher,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    known: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    pattern: String,
+    reason: String,
+    link: Option<String>,
+}
+
+impl KnownFailures {
+    /// Reads `known.toml` in a folder; without one nothing is known to fail.
+    ///
+    /// # Errors
+    /// Names the file, the line or key, and what is wrong.
+    pub fn load(folder: &Path) -> Result<Self, CatalogError> {
+        let path = folder.join("known.toml");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let file: File = read_toml(&path)?;
+        let value =
+            |key: String, reason: &str| CatalogError::Value { path: path.clone(), key, reason: reason.to_owned() };
+        let mut entries = Vec::new();
+        for entry in file.known {
+            if entry.pattern.split('/').count() != 2 {
+                return Err(value(
+                    format!("pattern = \"{}\"", entry.pattern),
+                    "expected `scenario/rule`, either a glob",
+                ));
+            }
+            if entry.reason.trim().is_empty() {
+                return Err(value(format!("pattern = \"{}\"", entry.pattern), "needs a reason"));
+            }
+            let matcher = glob(&entry.pattern)?;
+            entries.push(Known { pattern: entry.pattern, reason: entry.reason, link: entry.link, matcher });
+        }
+        Ok(Self { entries })
+    }
+
+    /// The first entry that covers this rule in this scenario.
+    pub fn find(&self, scenario: &str, rule: &str) -> Option<&Known> {
+        let name = format!("{scenario}/{rule}");
+        self.entries.iter().find(|entry| entry.matcher.is_match(&name))
+    }
+}
+
+impl Known {
+    /// Whether it covers this rule in this scenario.
+    pub fn covers(&self, scenario: &str, rule: &str) -> bool {
+        self.matcher.is_match(format!("{scenario}/{rule}"))
+    }
+}

@@ -1,0 +1,113 @@
+//! Exit statuses are part of the interface.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::catalog::CatalogError;
+
+/// What the exit status says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Everything is as expected.
+    AsExpected,
+    /// At least one result is not as expected.
+    Unexpected,
+    /// The command line is wrong.
+    Usage,
+    /// Nothing was selected.
+    NothingSelected,
+    /// The environment lacks something, or a cell was skipped for it.
+    Environment,
+    /// The run was interrupted.
+    Interrupted,
+}
+
+/// Shown by `--help`, and by the documentation.
+pub const HELP: &str = "Exit status:
+  0    everything as expected
+  1    at least one unexpected result
+  2    the command line is wrong
+  3    nothing was selected
+  4    the environment lacks something (see `drainspec doctor`), or a file is not in order
+  130  interrupted; everything that was started has been stopped";
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(match status {
+            Status::AsExpected => 0,
+            Status::Unexpected => 1,
+            Status::Usage => 2,
+            Status::NothingSelected => 3,
+            Status::Environment => 4,
+            Status::Interrupted => 130,
+        })
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// A glob selects nothing.
+    #[error("no {what} matches `{glob}`; there are: {known}")]
+    NothingSelected {
+        /// What was to be selected.
+        what: &'static str,
+        /// The glob.
+        glob: String,
+        /// What there is.
+        known: String,
+    },
+    /// A name is neither a rule nor a scenario.
+    #[error(
+        "`{name}` is neither a rule nor a scenario; did you mean {guess}? `drainspec list rules` and `drainspec list scenarios` show them all"
+    )]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The nearest one.
+        guess: String,
+    },
+    /// The folder with the servers was not found.
+    #[error("no folder `servers` here or above {}: run drainspec inside a checkout, or name the folder with --servers", start.display())]
+    NoServers {
+        /// Where the search began.
+        start: PathBuf,
+    },
+    /// The catalogue is not in order.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A known failure covers nothing.
+    #[error("{}: pattern \"{pattern}\" matches no rule of any scenario: a pattern is `scenario/rule`", path.display())]
+    KnownMatchesNothing {
+        /// The file.
+        path: PathBuf,
+        /// The pattern.
+        pattern: String,
+    },
+    /// Something could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The runtime could not be started.
+    #[error("the runtime could not be started: {0}")]
+    Runtime(std::io::Error),
+}
+
+impl CliError {
+    /// The exit status for it.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::NothingSelected { .. } => Status::NothingSelected,
+            Self::Unknown { .. } => Status::Usage,
+            Self::NoServers { .. }
+            | Self::Catalog(_)
+            | Self::KnownMatchesNothing { .. }
+            | Self::Io { .. }
+            | Self::Runtime(_) => Status::Environment,
+        }
+    }
+}

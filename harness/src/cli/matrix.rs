@@ -1,0 +1,237 @@
+//! `drainspec matrix`: every chosen scenario against every chosen server.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::{CliError, Status, project};
+use crate::catalog::Server;
+use crate::process;
+use crate::report::{self, Progress};
+use crate::results::{Outcome, Results};
+use crate::runner;
+use crate::scenario::Scenario;
+use crate::verdict::Verdict;
+
+/// Builds that run side by side: compilers use several cores themselves.
+const BUILDS: usize = 2;
+
+/// Arguments of `drainspec matrix`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only servers whose name matches, such as `go` or 'naive/*' (may be repeated; default: references and naive)
+    #[arg(long, value_name = "GLOB")]
+    server: Vec<String>,
+    /// Only scenarios whose slug matches (may be repeated)
+    #[arg(long, value_name = "GLOB")]
+    scenario: Vec<String>,
+    /// Scenarios played side by side; most of their time is spent waiting [default: 6 for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// Play each scenario so many times; the worst verdict counts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: u32,
+    /// Folder for results.json and the timelines
+    #[arg(long, value_name = "DIR", default_value = "drainspec-out")]
+    out: PathBuf,
+    /// Exit with 0 although cells were skipped because this machine lacks something
+    #[arg(long)]
+    allow_missing: bool,
+    /// Folder with the servers [default: `servers`, here or above]
+    #[arg(long, value_name = "DIR")]
+    servers: Option<PathBuf>,
+}
+
+/// One repeat of one cell.
+struct Job {
+    server: Arc<Server>,
+    scenario: &'static Scenario,
+    repeat: u32,
+}
+
+/// What has come so far.
+struct Board {
+    results: Results,
+    excerpts: BTreeMap<(String, String), BTreeMap<String, Vec<String>>>,
+    progress: Progress,
+    out: PathBuf,
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<Status, CliError> {
+    let folder = project::servers_folder(args.servers.as_deref())?;
+    let servers = project::select_servers(project::servers(&folder)?, &args.server)?;
+    let scenarios = project::select_scenarios(&args.scenario)?;
+    let io = |source| CliError::Io { path: args.out.clone(), source };
+    std::fs::create_dir_all(&args.out).map_err(io)?;
+    let out = args.out.canonicalize().map_err(io)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
+    let status = runtime.block_on(async {
+        tokio::select! {
+            status = play(args, servers, scenarios, out) => status,
+            () = interrupted() => Ok(Status::Interrupted),
+        }
+    });
+    // Ends every task, and with it what it started; then whatever group is left.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    process::kill_all();
+    status
+}
+
+async fn interrupted() {
+    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+    }
+    anstream::eprintln!("drainspec: interrupted; stopping everything that was started");
+}
+
+async fn play(
+    args: &Args,
+    servers: Vec<Server>,
+    scenarios: Vec<&'static Scenario>,
+    out: PathBuf,
+) -> Result<Status, CliError> {
+    let began = Instant::now();
+    let servers: Vec<Arc<Server>> = servers.into_iter().map(Arc::new).collect();
+    let unbuilt = build_all(&servers).await;
+    let began_playing = Instant::now();
+
+    let cells = servers.len() * scenarios.len() * args.repeat as usize;
+    let mut board = Board {
+        results: Results::new(runner::machine()),
+        excerpts: BTreeMap::new(),
+        progress: Progress::new(cells),
+        out: out.clone(),
+    };
+    let mut light = Vec::new();
+    let mut heavy = Vec::new();
+    for repeat in 1..=args.repeat {
+        for scenario in &scenarios {
+            for server in &servers {
+                let job = Job { server: server.clone(), scenario, repeat };
+                match unbuilt.get(&server.name) {
+                    Some((verdict, reason)) => board.add(&job, Outcome::without_run(*verdict, reason.clone()))?,
+                    None if scenario.heavy => heavy.push(job),
+                    None => light.push(job),
+                }
+            }
+        }
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let jobs = args.jobs.map_or(6 * cores, usize::from);
+    // Load keeps the cores busy, and what others measure meanwhile would suffer: it comes last, one at a time.
+    play_all(light, jobs, &mut board).await?;
+    play_all(heavy, 1, &mut board).await?;
+
+    let Board { results, excerpts, progress, .. } = board;
+    progress.finish();
+    print(&results, &excerpts, began_playing.elapsed().as_secs_f64());
+    anstream::eprintln!(
+        "results: {} ({:.0} s with builds)",
+        out.join(crate::results::FILE).display(),
+        began.elapsed().as_secs_f64()
+    );
+    let skipped = results.cells.iter().any(|cell| cell.verdict == Verdict::Skipped);
+    Ok(if results.cells.iter().any(|cell| !cell.as_expected) {
+        Status::Unexpected
+    } else if skipped && !args.allow_missing {
+        Status::Environment
+    } else {
+        Status::AsExpected
+    })
+}
+
+impl Board {
+    fn add(&mut self, job: &Job, outcome: Outcome) -> Result<(), CliError> {
+        let cell = self.results.add(&job.server, job.scenario, "direct", &outcome);
+        let mark = if cell.as_expected { "" } else { " (unexpected)" };
+        let style = report::verdict_style(outcome.verdict);
+        let word = report::paint(style, outcome.verdict.word());
+        let seconds = outcome.duration_ms / 1e3;
+        self.progress.step(&format!("{} {} {word}{mark} {seconds:.1} s", job.server.name, job.scenario.slug));
+        let key = (job.server.name.clone(), job.scenario.slug.to_owned());
+        self.excerpts.entry(key).or_default().extend(outcome.excerpts);
+        self.results.write(&self.out).map_err(|source| CliError::Io { path: self.out.clone(), source })
+    }
+}
+
+async fn play_all(jobs: Vec<Job>, side_by_side: usize, board: &mut Board) -> Result<(), CliError> {
+    let mut running = JoinSet::new();
+    let mut waiting = jobs.into_iter();
+    loop {
+        while running.len() < side_by_side
+            && let Some(job) = waiting.next()
+        {
+            let out = board.out.clone();
+            running.spawn(async move {
+                let outcome = runner::play(&job.server, job.scenario, job.repeat, &out).await;
+                (job, outcome)
+            });
+        }
+        match running.join_next().await {
+            Some(Ok((job, outcome))) => board.add(&job, outcome)?,
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Builds what changed, and says of the rest why it cannot be run.
+async fn build_all(servers: &[Arc<Server>]) -> BTreeMap<String, (Verdict, String)> {
+    let mut unbuilt = BTreeMap::new();
+    let mut progress = Progress::new(servers.len());
+    let mut running = JoinSet::new();
+    let mut waiting = servers.iter().cloned();
+    loop {
+        while running.len() < BUILDS
+            && let Some(server) = waiting.next()
+        {
+            running.spawn(async move {
+                let result = process::build(&server).await;
+                (server, result)
+            });
+        }
+        match running.join_next().await {
+            Some(Ok((server, Ok(built)))) => {
+                progress.step(&format!("{} {}", server.name, if built { "built" } else { "is up to date" }));
+            }
+            Some(Ok((server, Err(error)))) => {
+                progress.step(&format!("{} could not be built", server.name));
+                progress.note(&error.to_string());
+                let missing = matches!(error, process::BuildError::Missing { .. });
+                let verdict = if missing { Verdict::Skipped } else { Verdict::Error };
+                unbuilt.insert(server.name.clone(), (verdict, error.to_string()));
+            }
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => break,
+        }
+    }
+    progress.finish();
+    unbuilt
+}
+
+fn print(results: &Results, excerpts: &BTreeMap<(String, String), BTreeMap<String, Vec<String>>>, seconds: f64) {
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    anstream::println!("{}", report::table(results, colour));
+    anstream::println!("\n{}", report::summary(results, seconds));
+    let none = BTreeMap::new();
+    // What nobody expects comes last, where it is seen.
+    for expected in [true, false] {
+        for cell in results.cells.iter().filter(|cell| cell.as_expected == expected) {
+            let told = !cell.as_expected || matches!(cell.verdict, Verdict::Fail);
+            if told {
+                let key = (cell.server.clone(), cell.scenario.clone());
+                anstream::println!("\n{}", report::failures(cell, excerpts.get(&key).unwrap_or(&none)).trim_end());
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The command line: one module for each subcommand.
+
+mod completions;
+mod doctor;
+mod exit;
+mod explain;
+mod list;
+mod matrix;
+mod project;
+
+pub use exit::{CliError, Status};
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A conformance suite for graceful shutdown: real signals, real sockets, one verdict for each rule.
+#[derive(Debug, Parser)]
+#[command(name = "drainspec", version, about, after_help = exit::HELP, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Play scenarios against servers and compare them
+    Matrix(matrix::Args),
+    /// List servers, scenarios or rules
+    List(list::Args),
+    /// Explain a rule or a scenario, with the lines of the four reference servers
+    Explain(explain::Args),
+    /// Say what is installed, what would be skipped, and how to install it
+    Doctor(doctor::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// Parses, runs, and turns the result into an exit status.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Status::Usage.into() } else { Status::AsExpected.into() };
+        }
+    };
+    let result = match cli.command {
+        Command::Matrix(args) => matrix::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    };
+    match result {
+        Ok(status) => status.into(),
+        Err(error) => {
+            anstream::eprintln!("drainspec: {error}");
+            error.status().into()
+        }
+    }
+}

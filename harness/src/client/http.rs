@@ -1,0 +1,341 @@
+//! HTTP/1.1 on one connection, by hyper, over a [`Wire`].
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{HeaderMap, Request, Response, Version, header};
+use hyper_util::rt::TokioIo;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Client;
+use super::wire::{Announced, Wire, WireLog};
+use crate::timeline::{Break, ConnectionId, Ending, Event, NotOpened, RequestId, Role};
+
+/// Longest wait for an answer, unless the request says otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// One connection. It is never replaced by another.
+pub struct Connection {
+    /// Its number.
+    pub id: ConnectionId,
+    sender: SendRequest<Body>,
+    log: Arc<WireLog>,
+    client: Client,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What to ask.
+#[derive(Clone)]
+pub struct Ask {
+    method: &'static str,
+    path: String,
+    role: Role,
+    payload: Payload,
+    expect_bytes: Option<u64>,
+    patience: Duration,
+    pace: Option<Duration>,
+}
+
+/// The body of a request.
+#[derive(Clone)]
+pub enum Payload {
+    /// None.
+    None,
+    /// All at once.
+    Whole(Bytes),
+    /// In pieces, with a pause before each.
+    Dripped {
+        /// The pieces.
+        pieces: Vec<Bytes>,
+        /// The pause.
+        pause: Duration,
+    },
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A complete response.
+    Answered,
+    /// Written, in part at least, and no complete response.
+    Lost(Break),
+    /// Not written at all.
+    Unsent,
+}
+
+/// What came of a request, with what the caller may need at once. The timeline has the rest.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The status, where a head came.
+    pub status: Option<u16>,
+    /// Whether the response said `Connection: close`.
+    pub close: bool,
+    /// The instance that answered.
+    pub instance: Option<String>,
+    /// The first part of the body.
+    pub body: Bytes,
+}
+
+/// A request on its way.
+pub struct Pending {
+    task: AbortOnDropHandle<(Answer, Connection)>,
+    log: Arc<WireLog>,
+    id: RequestId,
+}
+
+impl Ask {
+    /// A GET.
+    pub fn get(path: impl Into<String>, role: Role) -> Self {
+        Self {
+            method: "GET",
+            path: path.into(),
+            role,
+            payload: Payload::None,
+            expect_bytes: None,
+            patience: PATIENCE,
+            pace: None,
+        }
+    }
+
+    /// A POST.
+    pub fn post(path: impl Into<String>, role: Role, payload: Payload) -> Self {
+        Self { method: "POST", payload, ..Self::get(path, role) }
+    }
+
+    /// The length of the body of a whole response.
+    pub fn expect_bytes(self, bytes: u64) -> Self {
+        Self { expect_bytes: Some(bytes), ..self }
+    }
+
+    /// How long to wait for the answer.
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Reads the response slowly: a pause after each piece.
+    pub fn read_slowly(self, pause: Duration) -> Self {
+        Self { pace: Some(pause), ..self }
+    }
+
+    fn request(&self, id: &RequestId) -> Result<Request<Body>, hyper::http::Error> {
+        let body: Body = match &self.payload {
+            Payload::None => Empty::new().boxed_unsync(),
+            Payload::Whole(bytes) => Full::new(bytes.clone()).boxed_unsync(),
+            Payload::Dripped { pieces, pause } => {
+                let pause = *pause;
+                let drip = stream::unfold(pieces.clone().into_iter(), move |mut rest| async move {
+                    let piece = rest.next()?;
+                    tokio::time::sleep(pause).await;
+                    Some((Ok(Frame::data(piece)), rest))
+                });
+                StreamBody::new(drip).boxed_unsync()
+            }
+        };
+        let mut request = Request::builder()
+            .method(self.method)
+            .uri(&self.path)
+            .header(header::HOST, "drainspec")
+            .header("x-request-id", id);
+        if let Some(length) = self.payload.length() {
+            request = request.header(header::CONTENT_LENGTH, length);
+        }
+        request.body(body)
+    }
+}
+
+impl Payload {
+    fn length(&self) -> Option<usize> {
+        match self {
+            Self::None => None,
+            Self::Whole(bytes) => Some(bytes.len()),
+            Self::Dripped { pieces, .. } => Some(pieces.iter().map(Bytes::len).sum()),
+        }
+    }
+
+    fn is(&self, body: &[u8]) -> bool {
+        match self {
+            Self::None => true,
+            Self::Whole(bytes) => bytes == body,
+            Self::Dripped { pieces, .. } => pieces.concat() == body,
+        }
+    }
+}
+
+impl Connection {
+    pub(super) async fn new(wire: Wire, client: Client) -> Result<Self, NotOpened> {
+        let log = wire.log();
+        let handshake = http1::handshake::<_, Body>(TokioIo::new(wire)).await;
+        let (sender, connection) = handshake.map_err(|_| NotOpened::Other)?;
+        let task = tokio::spawn(async move {
+            let _ = connection.await; // how it ended, the wire has seen
+        });
+        Ok(Self { id: log.connection, sender, log, client, _task: AbortOnDropHandle::new(task) })
+    }
+
+    /// Sends a request and waits for its end, whatever it is.
+    pub async fn ask(&mut self, ask: Ask) -> Answer {
+        let id = self.client.next_request();
+        self.exchange(ask, id).await
+    }
+
+    /// Sends a request and returns as soon as its first bytes are written.
+    pub async fn begin(mut self, ask: Ask) -> Pending {
+        let id = self.client.next_request();
+        let log = self.log.clone();
+        let request = id.clone();
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let answer = self.exchange(ask, request).await;
+            (answer, self)
+        }));
+        log.sent(&id).await;
+        Pending { task, log, id }
+    }
+
+    /// Waits for the connection to end; `None` where it does not in time.
+    pub async fn ended(&self, within: Duration) -> Option<Ending> {
+        tokio::time::timeout(within, self.log.ended()).await.ok().flatten()
+    }
+
+    /// How the connection ended, if it has.
+    pub fn ending(&self) -> Option<Ending> {
+        self.log.ending()
+    }
+
+    async fn exchange(&mut self, ask: Ask, id: RequestId) -> Answer {
+        let Ok(request) = ask.request(&id) else { return Answer::without(Outcome::Unsent) };
+        self.log.announce(Announced {
+            id: id.clone(),
+            role: ask.role,
+            path: ask.path.clone(),
+            expect_bytes: ask.expect_bytes,
+        });
+        let mut came = Answer::without(Outcome::Unsent);
+        let mut bytes = 0;
+        let mut received = Vec::new();
+        let exchange = async {
+            let response = self.sender.send_request(request).await.map_err(|error| self.why(&error))?;
+            self.head(&id, &response, &mut came);
+            receive(response.into_body(), ask.pace, &mut bytes, &mut received).await.map_err(|error| self.why(&error))
+        };
+        let result = tokio::time::timeout(ask.patience, exchange).await.unwrap_or(Err(Break::TimedOut));
+        let recorder = &self.log.recorder;
+        came.outcome = match result {
+            Ok(()) => {
+                let intact = (ask.path == "/echo").then(|| ask.payload.is(&received));
+                recorder.record(Event::Answered { request: id, body_bytes: bytes, intact });
+                Outcome::Answered
+            }
+            Err(_) if came.status.is_none() && !self.log.withdraw(&id) => {
+                recorder.record(Event::Unsent { connection: self.id, request: id, role: ask.role });
+                Outcome::Unsent
+            }
+            Err(why) => {
+                recorder.record(Event::Broken { request: id, why, body_bytes: bytes });
+                Outcome::Lost(why)
+            }
+        };
+        came.body = received.into();
+        came
+    }
+
+    fn head(&self, id: &RequestId, response: &Response<Incoming>, came: &mut Answer) {
+        let headers = response.headers();
+        came.status = Some(response.status().as_u16());
+        came.close = says_close(headers, response.version());
+        came.instance = text(headers, "x-instance-id");
+        self.log.recorder.record(Event::Head {
+            request: id.clone(),
+            status: response.status().as_u16(),
+            close: came.close,
+            retry_after: headers.contains_key(header::RETRY_AFTER),
+            instance: came.instance.clone(),
+        });
+    }
+
+    fn why(&self, error: &hyper::Error) -> Break {
+        match self.log.ending() {
+            Some(Ending::Reset) => Break::Reset,
+            _ if error.is_parse() => Break::Malformed,
+            _ => Break::Fin,
+        }
+    }
+}
+
+/// Counts the body, keeps its first part, and reads it no faster than asked.
+async fn receive(
+    mut body: Incoming,
+    pace: Option<Duration>,
+    bytes: &mut u64,
+    kept: &mut Vec<u8>,
+) -> Result<(), hyper::Error> {
+    const KEPT: usize = 4 << 20;
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame?.data_ref() {
+            *bytes += data.len() as u64;
+            kept.extend_from_slice(&data[..data.len().min(KEPT - kept.len())]);
+        }
+        if let Some(pause) = pace {
+            tokio::time::sleep(pause).await;
+        }
+    }
+    Ok(())
+}
+
+fn says_close(headers: &HeaderMap, version: Version) -> bool {
+    let says = |token: &str| {
+        let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+    };
+    says("close") || (version == Version::HTTP_10 && !says("keep-alive"))
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(|value| value.chars().take(64).collect())
+}
+
+impl Answer {
+    pub(super) fn without(outcome: Outcome) -> Self {
+        Self { outcome, status: None, close: false, instance: None, body: Bytes::new() }
+    }
+
+    /// Whether a complete response below 400 came.
+    pub fn served(&self) -> bool {
+        self.outcome == Outcome::Answered && self.status.is_some_and(|status| status < 400)
+    }
+}
+
+impl Pending {
+    /// Whether the request is still on its way.
+    pub fn is_open(&self) -> bool {
+        !self.task.is_finished()
+    }
+
+    /// Waits for the end of the request; the connection is closed then.
+    pub async fn finish(self) -> Answer {
+        self.finish_open().await.map_or(Answer::without(Outcome::Unsent), |(answer, _)| answer)
+    }
+
+    /// Waits for the end of the request and hands back the connection.
+    pub async fn finish_open(self) -> Option<(Answer, Connection)> {
+        self.task.await.ok()
+    }
+
+    /// Leaves: closes the connection without waiting for the answer.
+    pub async fn leave(self) {
+        self.task.abort();
+        let _ = self.task.await;
+        self.log.ended().await;
+        self.log.recorder.record(Event::Broken { request: self.id, why: Break::Left, body_bytes: 0 });
+    }
+}

@@ -1,0 +1,97 @@
+//! The client: one object per connection, which never reconnects, and which knows how its connection ended.
+
+mod http;
+mod load;
+mod raw;
+mod wire;
+
+pub use http::{Answer, Ask, Connection, Outcome, Payload, Pending};
+pub use load::{Load, back_to_back, connect_storm};
+pub use raw::Raw;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpSocket;
+
+use crate::recorder::Recorder;
+use crate::timeline::{ConnectionId, Event, NotOpened, RequestId, Role};
+use wire::Wire;
+
+/// Longest wait for a connection. Longer than the second after which a dropped SYN is sent again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens connections and numbers them; cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    recorder: Recorder,
+    connections: Arc<AtomicU32>,
+    requests: Arc<AtomicU32>,
+}
+
+impl Client {
+    /// A client that writes to this timeline.
+    pub fn new(recorder: Recorder) -> Self {
+        Self { recorder, connections: Arc::default(), requests: Arc::default() }
+    }
+
+    /// Opens a connection for HTTP.
+    ///
+    /// # Errors
+    /// Tells refused from timed out; both are on the timeline already.
+    pub async fn connect(&self, address: SocketAddr, role: Role) -> Result<Connection, NotOpened> {
+        Connection::new(self.open(address, role, None).await?, self.clone()).await
+    }
+
+    /// Opens a connection whose kernel buffers no more than about `receive_buffer` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_narrow(
+        &self,
+        address: SocketAddr,
+        role: Role,
+        receive_buffer: u32,
+    ) -> Result<Connection, NotOpened> {
+        Connection::new(self.open(address, role, Some(receive_buffer)).await?, self.clone()).await
+    }
+
+    /// Opens a connection for bytes.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_raw(&self, address: SocketAddr, role: Role) -> Result<Raw, NotOpened> {
+        Ok(Raw::new(self.open(address, role, None).await?, self.clone()))
+    }
+
+    async fn open(&self, address: SocketAddr, role: Role, receive_buffer: Option<u32>) -> Result<Wire, NotOpened> {
+        let connection: ConnectionId = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        let attempt = async {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            if let Some(size) = receive_buffer {
+                socket.set_recv_buffer_size(size)?; // before connecting, or the window has been offered already
+            }
+            let stream = socket.connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(stream)
+        };
+        let why = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
+            Ok(Ok(stream)) => {
+                self.recorder.record(Event::Opened { connection, role });
+                return Ok(Wire::new(stream, connection, self.recorder.clone()));
+            }
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => NotOpened::Refused,
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => NotOpened::TimedOut,
+            Ok(Err(_)) => NotOpened::Other,
+            Err(_) => NotOpened::TimedOut,
+        };
+        self.recorder.record(Event::NotOpened { connection, role, why });
+        Err(why)
+    }
+
+    fn next_request(&self) -> RequestId {
+        format!("r{}", self.requests.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}

@@ -1,0 +1,179 @@
+//! The stream beneath HTTP: it sees the first byte of a request leave, and how the connection ends. Without it
+//! FIN and RST are guesses.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::recorder::Recorder;
+use crate::timeline::{ConnectionId, Ending, Event, RequestId, Role};
+
+/// A TCP stream that records.
+pub struct Wire {
+    stream: TcpStream,
+    log: Arc<WireLog>,
+}
+
+/// What a wire has seen; outlives it.
+pub struct WireLog {
+    /// Number of the connection.
+    pub connection: ConnectionId,
+    /// Where it is recorded.
+    pub recorder: Recorder,
+    announced: Mutex<Option<Announced>>,
+    sent: watch::Sender<Option<RequestId>>,
+    ended: watch::Sender<Option<Ending>>,
+}
+
+/// A request that is about to be written.
+pub struct Announced {
+    /// Its id.
+    pub id: RequestId,
+    /// What it is for.
+    pub role: Role,
+    /// What it asks for.
+    pub path: String,
+    /// Length of the body of a whole response, where it is known.
+    pub expect_bytes: Option<u64>,
+}
+
+impl Wire {
+    /// Wraps a connected stream.
+    pub fn new(stream: TcpStream, connection: ConnectionId, recorder: Recorder) -> Self {
+        let log = WireLog {
+            connection,
+            recorder,
+            announced: Mutex::new(None),
+            sent: watch::Sender::new(None),
+            ended: watch::Sender::new(None),
+        };
+        Self { stream, log: Arc::new(log) }
+    }
+
+    /// What this wire sees.
+    pub fn log(&self) -> Arc<WireLog> {
+        self.log.clone()
+    }
+}
+
+impl WireLog {
+    /// Says which request the next bytes belong to.
+    pub fn announce(&self, request: Announced) {
+        *self.lock() = Some(request);
+    }
+
+    /// Whether the announced request has been written, in part at least. Takes it back where it has not.
+    pub fn withdraw(&self, id: &RequestId) -> bool {
+        let mut announced = self.lock();
+        match announced.as_ref() {
+            Some(request) if request.id == *id => {
+                *announced = None;
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Resolves once this request has been written, in part at least, or never will be.
+    pub async fn sent(&self, id: &RequestId) {
+        let mut sent = self.sent.subscribe();
+        let mut ended = self.ended.subscribe();
+        tokio::select! {
+            _ = sent.wait_for(|sent| sent.as_ref() == Some(id)) => {}
+            _ = ended.wait_for(Option::is_some) => {}
+        }
+    }
+
+    /// How the connection ended, if it has.
+    pub fn ending(&self) -> Option<Ending> {
+        *self.ended.borrow()
+    }
+
+    /// Waits until the connection has ended.
+    pub async fn ended(&self) -> Option<Ending> {
+        let mut ended = self.ended.subscribe();
+        ended.wait_for(Option::is_some).await.ok().and_then(|ending| *ending)
+    }
+
+    fn written(&self) {
+        let announced = self.lock().take();
+        if let Some(request) = announced {
+            let id = request.id.clone();
+            self.recorder.record(Event::Sent {
+                connection: self.connection,
+                request: request.id,
+                role: request.role,
+                path: request.path,
+                expect_bytes: request.expect_bytes,
+            });
+            self.sent.send_replace(Some(id));
+        }
+    }
+
+    fn end(&self, how: Ending) {
+        self.ended.send_if_modified(|ended| {
+            if ended.is_some() {
+                return false;
+            }
+            self.recorder.record(Event::Ended { connection: self.connection, how });
+            *ended = Some(how);
+            true
+        });
+    }
+
+    fn failed(&self, error: &io::Error) {
+        if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) {
+            self.end(Ending::Reset);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Announced>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.log.end(Ending::Local);
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let wanted = buffer.remaining() > 0;
+        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        match &result {
+            Ok(()) if wanted && buffer.filled().len() == before => self.log.end(Ending::Fin),
+            Ok(()) => {}
+            Err(error) => self.log.failed(error),
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        match &result {
+            Ok(0) => {}
+            Ok(_) => self.log.written(),
+            Err(error) => self.log.failed(error),
+        }
+        Poll::Ready(result)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Never half-close: several servers drop the request then. Dropping the stream closes it.
+        Poll::Ready(Ok(()))
+    }
+}

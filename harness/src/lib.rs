@@ -1,0 +1,20 @@
+//! drainspec is to graceful shutdown what h2spec is to HTTP/2: it sends real signals to real servers over real
+//! sockets, records what happens, and judges it.
+//!
+//! A pure core ([`timeline`] → [`rules`] → [`verdict`], [`measures`]) knows nothing of the world; around it,
+//! [`process`] and [`client`] act, [`scenario`] says in which order, [`recorder`] writes the timeline,
+//! [`report`] and [`cli`] face the user.
+
+pub mod catalog;
+pub mod cli;
+pub mod client;
+pub mod measures;
+pub mod process;
+pub mod recorder;
+pub mod report;
+pub mod results;
+pub mod rules;
+pub mod runner;
+pub mod scenario;
+pub mod timeline;
+pub mod verdict;

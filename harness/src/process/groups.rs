@@ -1,0 +1,51 @@
+//! The process groups that this harness has started and that may still live.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// A group that is killed when this is dropped: servers under test may have children.
+#[derive(Debug)]
+pub struct Group(Pid);
+
+impl Group {
+    /// Takes charge of the group whose leader has this pid.
+    pub fn new(leader: u32) -> Self {
+        let pid = Pid::from_raw(leader as i32);
+        groups().insert(pid.as_raw());
+        Self(pid)
+    }
+
+    /// Whether anybody of the group is alive. A leader that was not waited for yet counts.
+    pub fn alive(&self) -> bool {
+        killpg(self.0, None).is_ok()
+    }
+
+    /// Kills whoever is left.
+    pub fn kill(&self) {
+        // ESRCH says that nobody is.
+        let _ = killpg(self.0, Signal::SIGKILL);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+        groups().remove(&self.0.as_raw());
+    }
+}
+
+/// Kills every group: the last act of a harness that was interrupted.
+pub fn kill_all() {
+    for group in groups().iter() {
+        let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL);
+    }
+}
+
+fn groups() -> MutexGuard<'static, BTreeSet<i32>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}

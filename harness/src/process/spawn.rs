@@ -1,0 +1,322 @@
+//! Starting one server: a process group of its own, its output drained and bounded, its start awaited.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::unistd::Pid;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::sync::{oneshot, watch};
+
+use super::groups::Group;
+use crate::recorder::Recorder;
+use crate::timeline::{Event, ProcessId};
+
+/// Longest line of output that is kept, in bytes; the rest of a longer one is read and thrown away.
+const MAX_LINE: usize = 8 << 10;
+/// Lines of each stream that are recorded; all further ones are read and thrown away.
+const MAX_LINES: usize = 2_000;
+/// `executed` lines that are recorded: there are as many as requests.
+const MAX_EXECUTED: usize = 200_000;
+/// Lines of standard error that are shown when a server does not start.
+const LAST_LINES: usize = 8;
+/// Time for a server to say that it listens.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Folder to start it in.
+    pub folder: PathBuf,
+    /// Environment, on top of the harness's own.
+    pub env: BTreeMap<String, String>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit status, where it exited.
+    pub code: Option<i32>,
+    /// The signal that killed it, where one did.
+    pub signal: Option<i32>,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exit status {code}"),
+            (None, Some(signal)) => write!(f, "signal {signal}"),
+            (None, None) => write!(f, "an unknown end"),
+        }
+    }
+}
+
+/// A server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The program could not be executed.
+    #[error("`{program}` cannot be started: {source}")]
+    Spawn {
+        /// The program.
+        program: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It ended before it listened.
+    #[error("ended with {exit} before it listened{output}")]
+    Exited {
+        /// How it ended.
+        exit: Exit,
+        /// Its last lines of standard error.
+        output: Output,
+    },
+    /// It never said that it listens.
+    #[error("printed no `listening` line within {} s{output}", START_TIMEOUT.as_secs())]
+    Silent {
+        /// Its last lines of standard error.
+        output: Output,
+    },
+    /// Its first line is not what the contract says.
+    #[error("its first line is not a `listening` event: {line:?}")]
+    NotListening {
+        /// The line, shortened.
+        line: String,
+    },
+}
+
+/// The last lines of standard error, for people.
+#[derive(Debug, Clone, Default)]
+pub struct Output(pub Vec<String>);
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_empty() {
+            return write!(f, "; it printed nothing on standard error");
+        }
+        write!(f, "; the last it printed on standard error:")?;
+        self.0.iter().try_for_each(|line| write!(f, "\n    {line}"))
+    }
+}
+
+/// The `listening` line.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Listening {
+    /// Traffic port.
+    pub port: u16,
+    /// Admin port.
+    pub admin_port: Option<u16>,
+    /// Instance id.
+    pub instance: Option<String>,
+}
+
+/// A process that was started. Dropping it kills its group.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its number in the timeline.
+    pub id: ProcessId,
+    pid: Pid,
+    group: Group,
+    exit: watch::Receiver<Option<Exit>>,
+    listening: oneshot::Receiver<Result<Listening, String>>,
+    stderr: Arc<Mutex<VecDeque<String>>>,
+}
+
+/// Starts a process. Its signal dispositions are the default ones, whatever the harness inherited.
+///
+/// # Errors
+/// When the program cannot be executed.
+pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spawned, StartError> {
+    let mut command = Command::new(&launch.command[0]);
+    command
+        .args(&launch.command[1..])
+        .current_dir(&launch.folder)
+        .envs(&launch.env)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    // SAFETY: between fork and exec only signal(2) is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+                signal(ignored, SigHandler::SigDfl)?;
+            }
+            Ok(())
+        });
+    }
+    let mut child =
+        command.spawn().map_err(|source| StartError::Spawn { program: launch.command[0].clone(), source })?;
+    let pid = child.id().unwrap_or_default();
+    recorder.record(Event::Started { process: id, pid });
+    let (listening_sender, listening) = oneshot::channel();
+    let stderr = Arc::new(Mutex::new(VecDeque::new()));
+    if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
+        tokio::spawn(read_stdout(out, id, recorder.clone(), listening_sender));
+        tokio::spawn(read_stderr(err, id, recorder.clone(), stderr.clone()));
+    }
+    let (exit_sender, exit) = watch::channel(None);
+    tokio::spawn(wait(child, id, recorder.clone(), exit_sender));
+    Ok(Spawned { id, pid: Pid::from_raw(pid as i32), group: Group::new(pid), exit, listening, stderr })
+}
+
+impl Spawned {
+    /// Sends a signal to the leader, as a kubelet does; `false` where it has ended already.
+    pub fn signal(&self, signal: Signal, recorder: &Recorder) -> bool {
+        if self.exit.borrow().is_some() {
+            return false;
+        }
+        recorder.record(Event::Signal { process: self.id, name: signal.as_str().to_owned() });
+        nix::sys::signal::kill(self.pid, signal).is_ok()
+    }
+
+    /// Waits for the end of the leader; `None` where it does not come in time.
+    pub async fn exited(&self, within: Duration) -> Option<Exit> {
+        let mut exit = self.exit.clone();
+        let ended = tokio::time::timeout(within, exit.wait_for(Option::is_some)).await;
+        ended.ok().and_then(Result::ok).and_then(|exit| *exit)
+    }
+
+    /// How the leader ended, if it has.
+    pub fn exit(&self) -> Option<Exit> {
+        *self.exit.borrow()
+    }
+
+    /// Whether anybody of the process group is alive.
+    pub fn group_alive(&self) -> bool {
+        self.group.alive()
+    }
+
+    /// Kills the group and waits for the leader to be gone.
+    pub async fn kill(&self) {
+        self.group.kill();
+        let _ = self.exited(Duration::from_secs(5)).await;
+    }
+
+    /// Waits for the `listening` line.
+    ///
+    /// # Errors
+    /// When it does not come: the process ended, kept silent, or says something else.
+    pub async fn listening(&mut self) -> Result<Listening, StartError> {
+        let mut exit = self.exit.clone();
+        let ended = async move { exit.wait_for(Option::is_some).await.is_ok() };
+        tokio::select! {
+            biased;
+            line = &mut self.listening => match line {
+                Ok(Ok(listening)) => Ok(listening),
+                Ok(Err(line)) => Err(StartError::NotListening { line }),
+                Err(_) => Err(self.ended_early().await),
+            },
+            _ = ended => Err(self.ended_early().await),
+            () = tokio::time::sleep(START_TIMEOUT) => Err(StartError::Silent { output: self.last_lines() }),
+        }
+    }
+
+    async fn ended_early(&self) -> StartError {
+        match self.exited(Duration::from_secs(1)).await {
+            Some(exit) => {
+                // Its last words may still be on their way through the pipe.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                StartError::Exited { exit, output: self.last_lines() }
+            }
+            None => StartError::Silent { output: self.last_lines() },
+        }
+    }
+
+    fn last_lines(&self) -> Output {
+        Output(self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect())
+    }
+}
+
+async fn wait(mut child: Child, id: ProcessId, recorder: Recorder, exit: watch::Sender<Option<Exit>>) {
+    use std::os::unix::process::ExitStatusExt;
+    let Ok(status) = child.wait().await else { return };
+    let ended = Exit { code: status.code(), signal: status.signal() };
+    recorder.record(Event::Exited { process: id, code: ended.code, signal: ended.signal });
+    let _ = exit.send(Some(ended));
+}
+
+async fn read_stdout(
+    stream: impl AsyncRead + Unpin,
+    id: ProcessId,
+    recorder: Recorder,
+    listening: oneshot::Sender<Result<Listening, String>>,
+) {
+    let mut listening = Some(listening);
+    let (mut kept, mut counted) = (0, 0);
+    read_lines(stream, |line| {
+        if let Some(sender) = listening.take() {
+            let parsed = event(&line).filter(|(event, _)| event == "listening");
+            let parsed = parsed.and_then(|(_, value)| serde_json::from_value(value).ok());
+            let _ = sender.send(parsed.ok_or_else(|| line.chars().take(200).collect()));
+        }
+        if let Some(request) = executed(&line).filter(|_| counted < MAX_EXECUTED) {
+            counted += 1;
+            recorder.record(Event::Executed { process: id, request });
+        } else if kept < MAX_LINES {
+            kept += 1;
+            recorder.record(Event::Log { process: id, line });
+        }
+    })
+    .await;
+}
+
+async fn read_stderr(
+    stream: impl AsyncRead + Unpin,
+    id: ProcessId,
+    recorder: Recorder,
+    last: Arc<Mutex<VecDeque<String>>>,
+) {
+    let mut kept = 0;
+    read_lines(stream, |line| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.push_back(line.chars().take(300).collect());
+        if last.len() > LAST_LINES {
+            last.pop_front();
+        }
+        if kept < MAX_LINES {
+            kept += 1;
+            recorder.record(Event::Stderr { process: id, line });
+        }
+    })
+    .await;
+}
+
+/// Reads until the end whatever comes, however long its lines: a full pipe would block the server.
+async fn read_lines(mut stream: impl AsyncRead + Unpin, mut take: impl FnMut(String)) {
+    let mut chunk = vec![0; 16 << 10];
+    let mut line = Vec::new();
+    while let Ok(length @ 1..) = stream.read(&mut chunk).await {
+        for part in chunk[..length].split_inclusive(|byte| *byte == b'\n') {
+            let text = part.strip_suffix(b"\n").unwrap_or(part);
+            line.extend_from_slice(&text[..text.len().min(MAX_LINE - line.len())]);
+            if part.ends_with(b"\n") {
+                take(String::from_utf8_lossy(&line).into_owned());
+                line.clear();
+            }
+        }
+    }
+    if !line.is_empty() {
+        take(String::from_utf8_lossy(&line).into_owned());
+    }
+}
+
+fn event(line: &str) -> Option<(String, serde_json::Value)> {
+    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    Some((value.get("event")?.as_str()?.to_owned(), value))
+}
+
+fn executed(line: &str) -> Option<String> {
+    if !line.starts_with("{\"event\":") || !line.contains("executed") {
+        return None;
+    }
+    let (event, value) = event(line)?;
+    (event == "executed").then(|| value.get("request_id")?.as_str().map(str::to_owned)).flatten()
+}

@@ -1,0 +1,100 @@
+//! Writes a timeline while it happens: to memory for the verdict, to a file for later.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::timeline::{Event, Header, Record, Timeline};
+
+/// How late a timer of the harness must be to be worth a record.
+const STALL: Duration = Duration::from_millis(200);
+/// Interval of the heartbeat.
+const BEAT: Duration = Duration::from_millis(50);
+
+/// A handle to the timeline of one run; cheap to clone.
+#[derive(Clone)]
+pub struct Recorder {
+    shared: Arc<Mutex<Shared>>,
+    began: Instant,
+}
+
+struct Shared {
+    timeline: Timeline,
+    file: Option<BufWriter<File>>,
+    failed: Option<std::io::Error>,
+}
+
+impl Recorder {
+    /// Starts a timeline, in memory and in a file.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn create(header: Header, path: &Path) -> std::io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut file = BufWriter::new(File::create(path)?);
+        write_line(&mut file, &header)?;
+        let shared = Shared { timeline: Timeline { header, records: Vec::new() }, file: Some(file), failed: None };
+        Ok(Self { shared: Arc::new(Mutex::new(shared)), began: Instant::now() })
+    }
+
+    /// Notes that something happened now.
+    pub fn record(&self, event: Event) {
+        let mut shared = self.lock();
+        // Taken under the lock: the order of the records is the order of their times.
+        let t_us = self.began.elapsed().as_micros() as u64;
+        let record = Record { t_us, event };
+        if let Some(file) = &mut shared.file
+            && let Err(error) = write_line(file, &record)
+        {
+            shared.failed = Some(error);
+            shared.file = None;
+        }
+        shared.timeline.records.push(record);
+    }
+
+    /// Watches the harness itself until the run is over: late timers are recorded.
+    pub fn heartbeat(&self) -> tokio_util::task::AbortOnDropHandle<()> {
+        let recorder = self.clone();
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                let due = Instant::now() + BEAT;
+                tokio::time::sleep_until(due.into()).await;
+                let late = due.elapsed();
+                if late > STALL {
+                    recorder.record(Event::Stalled { late_us: late.as_micros() as u64 });
+                }
+            }
+        }))
+    }
+
+    /// Ends the timeline and returns it.
+    ///
+    /// # Errors
+    /// When the file could not be written whole.
+    pub fn finish(&self) -> std::io::Result<Timeline> {
+        self.record(Event::Finished);
+        let mut shared = self.lock();
+        if let Some(error) = shared.failed.take() {
+            return Err(error);
+        }
+        if let Some(mut file) = shared.file.take() {
+            file.flush()?;
+        }
+        Ok(shared.timeline.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write_line(file: &mut impl Write, value: &impl Serialize) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *file, value)?;
+    file.write_all(b"\n")
+}

@@ -1,0 +1,86 @@
+//! A part of a timeline, for people.
+
+use crate::timeline::{Event, Record, Timeline};
+
+/// Records shown before and after each piece of evidence.
+const AROUND: usize = 2;
+/// Lines shown at most.
+const MOST: usize = 14;
+
+/// The records at these times and what happened around them, one line each; evidence is marked.
+pub fn excerpt(timeline: &Timeline, evidence: &[u64]) -> Vec<String> {
+    let records: Vec<&Record> = timeline.records.iter().filter(|record| tells(&record.event)).collect();
+    let begin = records.iter().find_map(|record| match &record.event {
+        Event::Signal { .. } => Some(record.t_us),
+        _ => None,
+    });
+    let shows = |record: &Record| evidence.contains(&record.t_us) || matches!(record.event, Event::Signal { .. });
+    let near = |at: usize| {
+        let from = at.saturating_sub(AROUND);
+        records[from..records.len().min(at + AROUND + 1)].iter().any(|record| evidence.contains(&record.t_us))
+    };
+    let mut lines = Vec::new();
+    let mut skipped = false;
+    for (at, record) in records.iter().enumerate() {
+        if !shows(record) && !near(at) {
+            skipped = true;
+            continue;
+        }
+        if lines.len() >= MOST {
+            lines.push("  …".to_owned());
+            break;
+        }
+        if std::mem::take(&mut skipped) && !lines.is_empty() {
+            lines.push("  …".to_owned());
+        }
+        let mark = if evidence.contains(&record.t_us) { "▶" } else { " " };
+        lines.push(format!("{mark} {:>9}  {}", time(record.t_us, begin), words(&record.event)));
+    }
+    lines
+}
+
+/// Milliseconds from the signal, where there is one.
+fn time(t_us: u64, signal: Option<u64>) -> String {
+    format!("{:+.1} ms", (t_us as f64 - signal.unwrap_or(0) as f64) / 1e3)
+}
+
+fn tells(event: &Event) -> bool {
+    !matches!(event, Event::Log { .. } | Event::Executed { .. } | Event::InFlight { .. } | Event::Confirmed { .. })
+}
+
+fn words(event: &Event) -> String {
+    match event {
+        Event::Opened { connection, role } => format!("connection {connection} opened ({})", name(role)),
+        Event::NotOpened { connection, why, role } => {
+            format!("connection {connection} ({}): {}", name(role), name(why))
+        }
+        Event::Sent { connection, request, path, .. } => format!("{request} sent on connection {connection}: {path}"),
+        Event::Unsent { connection, request, .. } => format!("{request} not sent: connection {connection} had ended"),
+        Event::Head { request, status, close, .. } => {
+            format!("{request} gets a head: {status}{}", if *close { ", Connection: close" } else { "" })
+        }
+        Event::Answered { request, body_bytes, .. } => format!("{request} answered, {body_bytes} body bytes"),
+        Event::Broken { request, why, body_bytes } => {
+            format!("{request} broken by {} after {body_bytes} body bytes", name(why))
+        }
+        Event::Ended { connection, how } => format!("connection {connection} ended by {}", name(how)),
+        Event::Signal { name, .. } => name.clone(),
+        Event::ListenerClosed { .. } => "listener closed".to_owned(),
+        Event::Exited { code, signal, .. } => match (code, signal) {
+            (Some(code), _) => format!("process exited with {code}"),
+            (_, Some(signal)) => format!("process killed by signal {signal}"),
+            _ => "process ended".to_owned(),
+        },
+        Event::Stderr { line, .. } => format!("stderr: {}", line.chars().take(100).collect::<String>()),
+        other => name(other),
+    }
+}
+
+/// The name that a value has in the file.
+fn name(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        Ok(serde_json::Value::Object(fields)) => fields.keys().next().cloned().unwrap_or_default(),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,13 @@
+//! What a person, or a program, reads of the results.
+
+mod excerpt;
+mod failures;
+mod progress;
+mod style;
+mod table;
+
+pub use excerpt::excerpt;
+pub use failures::failures;
+pub use progress::Progress;
+pub use style::{paint, verdict_style};
+pub use table::{summary, table};

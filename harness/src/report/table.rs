@@ -1,0 +1,99 @@
+//! The matrix: a row for each scenario, a column for each server.
+
+use std::collections::BTreeMap;
+
+use anstyle::Style;
+use comfy_table::{Cell as TableCell, CellAlignment, Color, ContentArrangement, Table, presets};
+
+use crate::results::{Cell, Results};
+use crate::verdict::Verdict;
+
+/// The matrix as text. Cells of servers that failed where that is known are plain; an unexpected result is marked.
+pub fn table(results: &Results, colour: bool) -> String {
+    let mut servers: Vec<&str> = Vec::new();
+    let mut scenarios: Vec<&str> = Vec::new();
+    let mut cells = BTreeMap::new();
+    for cell in &results.cells {
+        if !servers.contains(&cell.server.as_str()) {
+            servers.push(&cell.server);
+        }
+        if !scenarios.contains(&cell.scenario.as_str()) {
+            scenarios.push(&cell.scenario);
+        }
+        cells.insert((cell.scenario.as_str(), cell.server.as_str()), cell);
+    }
+    sort_like(&mut scenarios, crate::scenario::all().map(|scenario| scenario.slug));
+
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(std::iter::once("").chain(servers.iter().copied()).map(TableCell::new));
+    let mut group = "";
+    for slug in scenarios {
+        let own = crate::scenario::find(slug).map_or("", |scenario| scenario.group);
+        if own != group {
+            group = own;
+            table.add_row(vec![TableCell::new(own.to_uppercase())]);
+        }
+        let mut row = vec![TableCell::new(format!("  {slug}"))];
+        for server in &servers {
+            row.push(match cells.get(&(slug, *server)) {
+                Some(cell) => verdict_cell(cell, colour),
+                None => TableCell::new(""),
+            });
+        }
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Left);
+    }
+    table.trim_fmt()
+}
+
+fn verdict_cell(cell: &Cell, colour: bool) -> TableCell {
+    let word = match cell.verdict {
+        Verdict::Unsupported => "–",
+        Verdict::Inconclusive => "unclear",
+        verdict => verdict.word(),
+    };
+    let count = match cell.repeats {
+        repeats if repeats.of > 1 && cell.verdict != Verdict::Unsupported => {
+            format!(" {}/{}", repeats.pass, repeats.of)
+        }
+        _ => String::new(),
+    };
+    let mark = if cell.as_expected { "" } else { " !" };
+    let text = TableCell::new(format!("{word}{count}{mark}"));
+    if !colour {
+        return text;
+    }
+    text.fg(match cell.verdict {
+        Verdict::Pass => Color::Green,
+        Verdict::Warn | Verdict::Inconclusive => Color::Yellow,
+        Verdict::Fail | Verdict::Error => Color::Red,
+        Verdict::Unsupported | Verdict::Skipped => Color::DarkGrey,
+    })
+}
+
+/// The lines below the matrix: what the words mean, and how many cells there are of each.
+pub fn summary(results: &Results, seconds: f64) -> String {
+    let mut counts: Vec<String> = Vec::new();
+    for verdict in Verdict::BY_SEVERITY.iter().rev() {
+        let count = results.cells.iter().filter(|cell| cell.verdict == *verdict).count();
+        if count > 0 {
+            counts.push(super::paint(super::verdict_style(*verdict), &format!("{count} {}", verdict.word())));
+        }
+    }
+    let unexpected = results.cells.iter().filter(|cell| !cell.as_expected).count();
+    let bold = Style::new().bold();
+    let outcome = match unexpected {
+        0 => super::paint(bold, "all as expected"),
+        1 => super::paint(bold, "1 unexpected result"),
+        n => super::paint(bold, &format!("{n} unexpected results")),
+    };
+    format!("{} cells in {seconds:.0} s: {}; {outcome}", results.cells.len(), counts.join(", "))
+}
+
+fn sort_like<'s>(slugs: &mut [&'s str], order: impl Iterator<Item = &'static str>) {
+    let order: BTreeMap<&str, usize> = order.enumerate().map(|(at, slug)| (slug, at)).collect();
+    slugs.sort_by_key(|slug| order.get(slug).copied().unwrap_or(usize::MAX));
+}

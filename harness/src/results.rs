@@ -1,0 +1,208 @@
+//! The results of a matrix: what `results.json` holds.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Kind, Server};
+use crate::rules::Level;
+use crate::scenario::Scenario;
+use crate::verdict::{RuleVerdict, Verdict};
+
+/// The format that this version writes.
+pub const FORMAT: u32 = 1;
+/// The file's name.
+pub const FILE: &str = "results.json";
+
+/// Everything that a matrix came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Results {
+    /// Format version, see [`FORMAT`].
+    pub format: u32,
+    /// Version of drainspec.
+    pub version: String,
+    /// When the run started, UTC, RFC 3339.
+    pub started: String,
+    /// The machine: operating system, kernel, cores.
+    pub machine: BTreeMap<String, String>,
+    /// One for each server, topology and scenario.
+    pub cells: Vec<Cell>,
+}
+
+/// One server in one scenario behind one topology, over all repeats.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cell {
+    /// Name of the server.
+    pub server: String,
+    /// What the server is there for.
+    pub kind: Kind,
+    /// Its language.
+    pub language: String,
+    /// What stood between client and server.
+    pub topology: String,
+    /// Slug of the scenario.
+    pub scenario: String,
+    /// The worst verdict of all rules and repeats.
+    pub verdict: Verdict,
+    /// What is known of it.
+    pub expected_verdict: Verdict,
+    /// Whether exactly the rules that are known to fail failed, in every repeat.
+    pub as_expected: bool,
+    /// Why it is neither pass nor fail, or what failed.
+    pub reason: Option<String>,
+    /// Time taken by all repeats.
+    pub duration_ms: f64,
+    /// How many repeats passed.
+    pub repeats: Repeats,
+    /// Measures: one number for each repeat that shows it.
+    pub measures: BTreeMap<String, Vec<f64>>,
+    /// The worst verdict of each rule.
+    pub rules: Vec<RuleVerdict>,
+    /// Recorded timelines, relative to the folder of this file.
+    pub timelines: Vec<PathBuf>,
+}
+
+/// How many repeats passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repeats {
+    /// So many passed, or warned.
+    pub pass: u32,
+    /// So many were run.
+    pub of: u32,
+}
+
+/// What one repeat of one cell came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// Verdicts of its rules; none where it was not played to the end.
+    pub rules: Vec<RuleVerdict>,
+    /// Why there is no verdict, where there is none.
+    pub reason: Option<String>,
+    /// Its measures.
+    pub measures: BTreeMap<String, f64>,
+    /// Time taken.
+    pub duration_ms: f64,
+    /// Its timeline, relative to the folder of the results.
+    pub timeline: Option<PathBuf>,
+    /// The part of the timeline that shows each violation, by rule.
+    pub excerpts: BTreeMap<String, Vec<String>>,
+}
+
+impl Outcome {
+    /// An outcome without a run.
+    pub fn without_run(verdict: Verdict, reason: impl Into<String>) -> Self {
+        Self {
+            verdict,
+            rules: Vec::new(),
+            reason: Some(reason.into()),
+            measures: BTreeMap::new(),
+            duration_ms: 0.0,
+            timeline: None,
+            excerpts: BTreeMap::new(),
+        }
+    }
+}
+
+impl Results {
+    /// Results without a cell yet.
+    pub fn new(machine: BTreeMap<String, String>) -> Self {
+        Self {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            machine,
+            cells: Vec::new(),
+        }
+    }
+
+    /// Adds one repeat to its cell.
+    pub fn add(&mut self, server: &Server, scenario: &Scenario, topology: &str, outcome: &Outcome) -> &Cell {
+        let same =
+            |cell: &Cell| cell.server == server.name && cell.scenario == scenario.slug && cell.topology == topology;
+        let index = self.cells.iter().position(same).unwrap_or_else(|| {
+            self.cells.push(Cell::new(server, scenario, topology));
+            self.cells.len() - 1
+        });
+        let cell = &mut self.cells[index];
+        cell.add(server, outcome);
+        cell
+    }
+
+    /// Writes the file: a new one beside the old one, then renamed over it, so that no reader sees half of it.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn write(&self, folder: &Path) -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.write_all(b"\n")?;
+        file.persist(folder.join(FILE)).map_err(|error| error.error)?;
+        Ok(())
+    }
+}
+
+impl Cell {
+    fn new(server: &Server, scenario: &Scenario, topology: &str) -> Self {
+        let known = scenario.rules.iter().any(|rule| server.known.find(scenario.slug, rule).is_some());
+        Self {
+            server: server.name.clone(),
+            kind: server.spec.kind,
+            language: server.spec.language.clone(),
+            topology: topology.to_owned(),
+            scenario: scenario.slug.to_owned(),
+            verdict: Verdict::Skipped,
+            expected_verdict: if known { Verdict::Fail } else { Verdict::Pass },
+            as_expected: true,
+            reason: None,
+            duration_ms: 0.0,
+            repeats: Repeats { pass: 0, of: 0 },
+            measures: BTreeMap::new(),
+            rules: Vec::new(),
+            timelines: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, server: &Server, outcome: &Outcome) {
+        self.repeats.of += 1;
+        self.repeats.pass += u32::from(matches!(outcome.verdict, Verdict::Pass | Verdict::Warn));
+        let worst = Verdict::worst([self.verdict, outcome.verdict]).unwrap_or(outcome.verdict);
+        if self.repeats.of == 1 || worst != self.verdict {
+            self.verdict = worst;
+            self.reason.clone_from(&outcome.reason);
+        }
+        self.duration_ms += outcome.duration_ms;
+        for (name, value) in &outcome.measures {
+            self.measures.entry(name.clone()).or_default().push(*value);
+        }
+        for rule in &outcome.rules {
+            match self.rules.iter_mut().find(|known| known.rule == rule.rule) {
+                None => self.rules.push(rule.clone()),
+                Some(known) if Verdict::worst([known.verdict, rule.verdict]) != Some(known.verdict) => {
+                    *known = rule.clone()
+                }
+                Some(_) => {}
+            }
+        }
+        self.timelines.extend(outcome.timeline.clone());
+        self.as_expected &= self.expects(server, outcome);
+    }
+
+    fn expects(&self, server: &Server, outcome: &Outcome) -> bool {
+        match outcome.verdict {
+            // A reference supports everything; whoever lacks a feature has nothing to break.
+            Verdict::Unsupported => server.spec.kind != Kind::Reference,
+            Verdict::Skipped => true,
+            Verdict::Error | Verdict::Inconclusive => false,
+            Verdict::Pass | Verdict::Warn | Verdict::Fail => outcome.rules.iter().all(|rule| {
+                let known = rule.level == Level::Must && server.known.find(&self.scenario, &rule.rule).is_some();
+                known == (rule.verdict == Verdict::Fail)
+            }),
+        }
+    }
+}

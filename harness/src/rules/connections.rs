@@ -1,0 +1,235 @@
+//! Connections: the listener first, idle ones last, nothing reset.
+
+use super::{Basis, Finding, Level, Rule, each, ending_word, fate, in_flight, ms, opened, seconds, stopped, within};
+use crate::timeline::{Ending, NotOpened, Opening, Role, View};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        slug: "idle-closed-by-fin",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "An idle or unused connection is closed by FIN, never by RST.",
+        judge: idle_closed_by_fin,
+    },
+    Rule {
+        slug: "idle-holds-nothing",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "Idle keep-alive connections do not hold the process beyond their linger.",
+        judge: |view| holds_nothing(view, Role::Idle),
+    },
+    Rule {
+        slug: "unused-holds-nothing",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "Connections on which nothing was ever sent do not hold the process beyond the linger.",
+        judge: |view| holds_nothing(view, Role::Unused),
+    },
+    Rule {
+        slug: "late-request-answered",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "An idle connection may ask once more after the listener closed, and gets the answer that the policy says, with `Connection: close`.",
+        judge: late_request_answered,
+    },
+    Rule {
+        slug: "close-announced",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "From the lame-duck on every response says `Connection: close`.",
+        judge: close_announced,
+    },
+    Rule {
+        slug: "nothing-lost-on-keep-alive",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "Of clients that ask back to back on keep-alive connections none loses a request.",
+        judge: |view| nothing_lost(view, &[Role::KeepAlive, Role::Sustained]),
+    },
+    Rule {
+        slug: "nothing-lost-in-accept-queue",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "Of clients that connect while the listener closes none loses a request: each is served or refused.",
+        judge: |view| nothing_lost(view, &[Role::Storm]),
+    },
+    Rule {
+        slug: "listener-closes-first",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "The listener closes before any idle connection does.",
+        judge: listener_closes_first,
+    },
+    Rule {
+        slug: "new-connections-refused",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "While requests drain, new connections are refused, so that clients can go elsewhere at once.",
+        judge: new_connections_refused,
+    },
+    Rule {
+        slug: "load-does-not-hold-exit",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "Clients that never stop asking do not hold the process.",
+        judge: load_does_not_hold_exit,
+    },
+    Rule {
+        slug: "port-free-after-exit",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "As soon as the process has exited its port can be listened on again.",
+        judge: port_free_after_exit,
+    },
+];
+
+const WAITING: [Role; 2] = [Role::Idle, Role::Unused];
+
+fn idle_closed_by_fin(view: &View) -> Finding {
+    let mut closed = 0;
+    for connection in opened(view, &WAITING) {
+        match connection.ended {
+            Some((at, Ending::Reset)) => {
+                return Finding::violated(format!("connection {} was closed by RST", connection.id), [at]);
+            }
+            Some((_, Ending::Fin)) => closed += 1,
+            Some((_, Ending::Local)) | None => {}
+        }
+    }
+    match closed {
+        0 => Finding::inconclusive("the server closed no idle connection"),
+        _ => Finding::holds(format!("{closed} of {closed} by FIN")),
+    }
+}
+
+fn holds_nothing(view: &View, role: Role) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let still_open = |at: Option<(u64, Ending)>| at.is_none_or(|(ended, _)| ended > signalled);
+    if !opened(view, &[role]).any(|connection| still_open(connection.ended)) {
+        return Finding::inconclusive("no such connection was open when the signal was sent");
+    }
+    let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
+    within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(lingering))
+}
+
+fn late_request_answered(view: &View) -> Finding {
+    let late = view.requests.iter().filter(|r| matches!(r.role, Role::Late | Role::LateRejected));
+    each(late, "nothing was asked after the listener closed", |request| match request.role {
+        Role::LateRejected => request.status == Some(503) && request.retry_after && request.close && request.answered(),
+        _ => request.served() && request.close,
+    })
+}
+
+fn close_announced(view: &View) -> Finding {
+    let signalled = match stopped(view) {
+        Ok((_, signalled)) => signalled,
+        Err(finding) => return finding,
+    };
+    let told = in_flight(view, Role::InFlight, signalled)
+        .chain(view.requests(Role::LameDuck))
+        .filter(|request| request.head.is_some());
+    each(told, "no response came after the signal", |request| request.close)
+}
+
+fn nothing_lost(view: &View, roles: &[Role]) -> Finding {
+    let signalled = match stopped(view) {
+        Ok((_, signalled)) => signalled,
+        Err(finding) => return finding,
+    };
+    let asked = || view.requests.iter().filter(|request| roles.contains(&request.role));
+    let before = asked().filter(|request| request.ended.is_some_and(|ended| ended < signalled)).count();
+    let clients = view.param("clients").unwrap_or(1.0) as usize;
+    if before < clients {
+        return Finding::inconclusive(format!("only {before} requests by {clients} clients before the signal"));
+    }
+    let lost: Vec<_> = asked().filter(|request| request.lost()).collect();
+    match lost.first() {
+        None => Finding::holds(format!("0 of {} lost", asked().count())),
+        Some(first) => Finding::violated(
+            format!("{} of {} lost: {}", lost.len(), asked().count(), fate(first)),
+            lost.iter().take(5).filter_map(|request| request.ended),
+        ),
+    }
+}
+
+fn listener_closes_first(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let first = opened(view, &WAITING)
+        .filter_map(|connection| connection.ended)
+        .filter(|(at, how)| *at > signalled && *how != Ending::Local)
+        .min_by_key(|(at, _)| *at);
+    let (Some((idle, how)), Some(listener)) = (first, process.listener_closed) else {
+        return Finding::inconclusive("the listener, or no idle connection, was seen to close");
+    };
+    // The kernel's table is looked at every few milliseconds.
+    if idle + 20_000 < listener {
+        let early = ms(listener - idle);
+        return Finding::violated(
+            format!("an idle connection was closed by {} {early} before the listener", ending_word(how)),
+            [idle, listener],
+        );
+    }
+    Finding::holds(format!("the first idle connection closed {} after the listener", ms(idle.saturating_sub(listener))))
+}
+
+fn new_connections_refused(view: &View) -> Finding {
+    let process = match stopped(view) {
+        Ok((process, _)) => process,
+        Err(finding) => return finding,
+    };
+    let mut refused = 0;
+    for connection in view.connections(Role::New) {
+        let listening = process.listener_closed.is_none_or(|closed| closed > connection.at);
+        let state = if listening { "the listener was still open" } else { "the listener had closed" };
+        match connection.opening {
+            Opening::Failed(NotOpened::Refused) => refused += 1,
+            Opening::Opened => return Finding::violated(format!("accepted: {state}"), [connection.at]),
+            Opening::Failed(NotOpened::TimedOut) => {
+                return Finding::violated("neither accepted nor refused: left hanging", [connection.at]);
+            }
+            Opening::Failed(NotOpened::Other) => return Finding::inconclusive("connecting failed on this side"),
+        }
+    }
+    match refused {
+        0 => Finding::inconclusive("nobody tried to connect"),
+        _ => Finding::holds(format!("{refused} of {refused} refused")),
+    }
+}
+
+fn load_does_not_hold_exit(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    if view.requests(Role::Sustained).count() == 0 {
+        return Finding::inconclusive("nobody asked");
+    }
+    let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
+    within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(lingering))
+}
+
+fn port_free_after_exit(view: &View) -> Finding {
+    let mut processes = view.processes.values();
+    let (Some(first), Some(second)) = (processes.next(), processes.next()) else {
+        return Finding::inconclusive("no successor was started");
+    };
+    let served = view.requests(Role::Successor).any(|request| request.served());
+    let own = first.instance.is_none() || first.instance != second.instance;
+    match (second.listening, second.exited) {
+        (Some(_), _) if served && own => Finding::holds("a successor listens on the same port and answers"),
+        (Some(_), _) => {
+            Finding::violated("the successor listens, but somebody else answers, or nobody", [second.started])
+        }
+        (None, Some((at, code, signal))) => Finding::violated(
+            format!("the successor could not start: {}", super::signals::exit_words(code, signal)),
+            [second.started, at],
+        ),
+        (None, None) => Finding::violated("the successor never listened", [second.started]),
+    }
+}

@@ -1,0 +1,205 @@
+//! Readiness, liveness, lame-duck and the preStop hook.
+
+use super::{Basis, Finding, Level, Rule, each, fate, ms, seconds, stopped, within};
+use crate::timeline::{Opening, Role, View};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        slug: "readiness-fails",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "Readiness fails as soon as the signal arrives, while the listener is still open.",
+        judge: readiness_fails,
+    },
+    Rule {
+        slug: "readiness-latched",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "Once readiness has failed it never succeeds again.",
+        judge: readiness_latched,
+    },
+    Rule {
+        slug: "liveness-stays",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "Liveness succeeds as long as requests are in flight: a restart would lose them.",
+        judge: liveness_stays,
+    },
+    Rule {
+        slug: "lame-duck-serves",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "During the lame-duck everything is still served, on new connections too.",
+        judge: lame_duck_serves,
+    },
+    Rule {
+        slug: "lame-duck-lasts",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "The listener stays open for SHUTDOWN_DELAY and closes then.",
+        judge: lame_duck_lasts,
+    },
+    Rule {
+        slug: "prestop-waits",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "The preStop hook makes readiness fail and answers when the lame-duck is over, not before.",
+        judge: prestop_waits,
+    },
+    Rule {
+        slug: "prestop-keeps-process",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "The preStop hook, however often it is called, stops nothing: the process serves until a signal comes.",
+        judge: prestop_keeps_process,
+    },
+    Rule {
+        slug: "prestop-delay-once",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "A signal after the preStop hook does not start another delay.",
+        judge: prestop_delay_once,
+    },
+];
+
+/// Timers fire late, never early; the tolerance is for the clocks of two processes.
+const TOLERANCE_US: u64 = 50_000;
+
+fn readiness_fails(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let closed = process.listener_closed.unwrap_or(u64::MAX);
+    let asked: Vec<_> = view.requests(Role::Ready).filter(|probe| (signalled..closed).contains(&probe.sent)).collect();
+    let Some(first) = asked.iter().position(|probe| probe.status == Some(503)) else {
+        return match asked.last() {
+            Some(last) => Finding::violated(
+                format!("{} probes after the signal, the last: {}", asked.len(), fate(last)),
+                [last.sent],
+            ),
+            None => Finding::violated("the listener was gone before a probe could be told", [signalled]),
+        };
+    };
+    // A probe that was on its way when the signal arrived may still succeed; one much later may not.
+    let off = asked[first].ended.unwrap_or(asked[first].sent);
+    within(view, "readiness failed", signalled, Some(off), 0)
+}
+
+fn readiness_latched(view: &View) -> Finding {
+    let probes = || view.requests(Role::Ready).filter(|probe| probe.answered());
+    let Some(failed) = probes().find(|probe| probe.status == Some(503)) else {
+        return Finding::inconclusive("readiness never failed");
+    };
+    let later = probes().filter(|probe| Some(probe.sent) > failed.ended);
+    each(later, "nobody asked again after readiness had failed", |probe| probe.status == Some(503))
+}
+
+fn liveness_stays(view: &View) -> Finding {
+    let signalled = match stopped(view) {
+        Ok((_, signalled)) => signalled,
+        Err(finding) => return finding,
+    };
+    let Some(drained) = view.requests(Role::InFlight).filter(|r| r.answered()).filter_map(|r| r.ended).max() else {
+        return Finding::inconclusive("no request in flight was answered");
+    };
+    let refused = view
+        .connections(Role::Live)
+        .find(|connection| (signalled..drained).contains(&connection.at) && connection.opening != Opening::Opened);
+    if let Some(refused) = refused {
+        let after = ms(refused.at - signalled);
+        return Finding::violated(format!("the probe could not connect {after} after the signal"), [refused.at]);
+    }
+    let due = view
+        .requests(Role::Live)
+        .filter(|probe| (signalled..drained).contains(&probe.sent) && probe.ended.is_some_and(|ended| ended < drained));
+    each(due, "no probe while requests were in flight", |probe| probe.status == Some(200))
+}
+
+fn lame_duck_serves(view: &View) -> Finding {
+    let refused = view.connections(Role::LameDuck).find(|connection| connection.opening != Opening::Opened);
+    if let Some(refused) = refused {
+        return Finding::violated("a new connection was not accepted", [refused.at]);
+    }
+    each(view.requests(Role::LameDuck), "nothing was asked during the lame-duck", |request| request.served())
+}
+
+fn lame_duck_lasts(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let Some(delay) = view.param("shutdown_delay").map(seconds) else {
+        return Finding::inconclusive("no delay was set");
+    };
+    match process.listener_closed {
+        Some(closed) if closed + TOLERANCE_US < signalled + delay => Finding::violated(
+            format!("the listener closed after {}, where {} were due", ms(closed - signalled), ms(delay)),
+            [signalled, closed],
+        ),
+        closed => within(view, "the listener closed", signalled, closed, delay),
+    }
+}
+
+fn prestop_waits(view: &View) -> Finding {
+    let Some(delay) = view.param("shutdown_delay").map(seconds) else {
+        return Finding::inconclusive("no delay was set");
+    };
+    let Some(first) = view.requests(Role::Prestop).next() else {
+        return Finding::inconclusive("the hook was not called");
+    };
+    match first.ended {
+        Some(_) if view.requests(Role::Ready).last().is_some_and(|probe| probe.status != Some(503)) => {
+            Finding::violated("readiness did not fail while the hook was running", first.ended)
+        }
+        Some(ended) if first.answered() && first.status == Some(200) => {
+            let took = ended - first.sent;
+            if took + TOLERANCE_US < delay {
+                Finding::violated(format!("answered after {}, where {} were due", ms(took), ms(delay)), [ended])
+            } else {
+                within(view, "the hook answered", first.sent, Some(ended), delay)
+            }
+        }
+        _ => Finding::violated(fate(first), first.ended),
+    }
+}
+
+fn prestop_keeps_process(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    if let Some((at, ..)) = process.exited.filter(|(at, ..)| *at < signalled) {
+        return Finding::violated("the process ended before any signal", [at]);
+    }
+    let calls = view.requests(Role::Prestop).chain(view.requests(Role::AfterHook));
+    each(calls, "the hook was not called", |request| request.served())
+}
+
+fn prestop_delay_once(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let (Some(delay), Some(hook)) = (view.param("shutdown_delay").map(seconds), view.requests(Role::Prestop).next())
+    else {
+        return Finding::inconclusive("the hook was not called");
+    };
+    let latest = signalled + delay * 3 / 4;
+    match process.listener_closed {
+        Some(closed) if closed <= latest => {
+            Finding::holds(format!("the listener closed {} after the signal", ms(closed.saturating_sub(signalled))))
+        }
+        _ if view.stalled(signalled, latest, delay / 4) => {
+            Finding::inconclusive("the harness itself stalled meanwhile")
+        }
+        closed => Finding::violated(
+            format!(
+                "the hook had waited {}, and the listener stayed open {} more after the signal",
+                ms(hook.ended.unwrap_or(signalled).saturating_sub(hook.sent)),
+                closed.map_or("for ever".to_owned(), |closed| ms(closed - signalled)),
+            ),
+            [signalled],
+        ),
+    }
+}

@@ -1,0 +1,257 @@
+//! Requests in flight: they finish, or their end is bounded.
+
+use super::{Basis, Finding, Level, Outcome, Rule, each, fate, in_flight, ms, seconds, signals, stopped, within};
+use crate::timeline::{End, Request, Role, View};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        slug: "in-flight-answered",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "A request that is in flight when the signal arrives is answered.",
+        judge: in_flight_answered,
+    },
+    Rule {
+        slug: "response-untruncated",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "A response that has begun is delivered to its last byte.",
+        judge: response_untruncated,
+    },
+    Rule {
+        slug: "endless-stream-ends",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "A stream without an end of its own is ended properly, with its final chunk.",
+        judge: endless_stream_ends,
+    },
+    Rule {
+        slug: "deadline-bounds-drain",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "Requests that outlast the drain deadline are cut then: neither earlier nor later.",
+        judge: deadline_bounds_drain,
+    },
+    Rule {
+        slug: "cut-is-visible",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "A response that is cut never looks complete.",
+        judge: cut_is_visible,
+    },
+    Rule {
+        slug: "cut-exit-status",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "After requests were cut the process exits with a status other than 0.",
+        judge: cut_exit_status,
+    },
+    Rule {
+        slug: "slow-head-bounded",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "A head that arrives byte by byte is waited for HEADER_TIMEOUT in all.",
+        judge: slow_head_bounded,
+    },
+    Rule {
+        slug: "stalled-body-bounded",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "A body that arrives byte by byte is waited for BODY_TIMEOUT in all.",
+        judge: stalled_body_bounded,
+    },
+    Rule {
+        slug: "client-gone-releases",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "A request whose client has left does not hold the process.",
+        judge: client_gone_releases,
+    },
+    Rule {
+        slug: "pipelined-in-order",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "Pipelined requests are answered whole and in order, and none after the response that says `close`.",
+        judge: pipelined_in_order,
+    },
+    Rule {
+        slug: "continue-answered",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "A client that was told to continue is answered, also when the signal comes before its body.",
+        judge: continue_answered,
+    },
+    Rule {
+        slug: "overload-sheds",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "Above MAX_IN_FLIGHT requests get 429 with `Retry-After`, the others and the health paths are served.",
+        judge: overload_sheds,
+    },
+];
+
+const DUE: [Role; 5] = [Role::InFlight, Role::Finite, Role::Upload, Role::SlowReader, Role::Continue];
+
+fn due<'v, 't>(view: &'v View<'t>, signalled: u64) -> impl Iterator<Item = &'v Request<'t>> {
+    DUE.into_iter().flat_map(move |role| in_flight(view, role, signalled))
+}
+
+fn in_flight_answered(view: &View) -> Finding {
+    let signalled = match stopped(view) {
+        Ok((_, signalled)) => signalled,
+        Err(finding) => return finding,
+    };
+    each(due(view, signalled), "no request was in flight when the signal was sent", |request| {
+        request.status.is_some_and(|status| status < 400)
+    })
+}
+
+fn response_untruncated(view: &View) -> Finding {
+    let signalled = match stopped(view) {
+        Ok((_, signalled)) => signalled,
+        Err(finding) => return finding,
+    };
+    let begun = due(view, signalled).filter(|request| request.head.is_some());
+    each(begun, "no response had begun", |request| request.answered() && request.whole())
+}
+
+fn endless_stream_ends(view: &View) -> Finding {
+    let signalled = match stopped(view) {
+        Ok((_, signalled)) => signalled,
+        Err(finding) => return finding,
+    };
+    let streams = in_flight(view, Role::Endless, signalled);
+    each(streams, "no endless stream was in progress when the signal was sent", |stream| stream.answered())
+}
+
+fn deadline_bounds_drain(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let doomed = in_flight(view, Role::Doomed, signalled).count();
+    let (Some(timeout), 1..) = (view.param("drain_timeout"), doomed) else {
+        return Finding::inconclusive("no request was to outlast the deadline");
+    };
+    let deadline = seconds(timeout + view.param("shutdown_delay").unwrap_or(0.0));
+    let exited = process.exited.map(|(at, ..)| at);
+    // Timers fire late, never early; the tolerance is for the clocks of two processes.
+    let early = in_flight(view, Role::Doomed, signalled)
+        .filter(|request| !request.answered())
+        .filter_map(|request| request.ended)
+        .find(|cut| cut + 50_000 < signalled + deadline);
+    match early {
+        Some(cut) => Finding::violated(
+            format!("cut after {}, where {} were allowed", ms(cut - signalled), ms(deadline)),
+            [signalled, cut],
+        ),
+        None => within(view, "the process ended", signalled, exited, deadline),
+    }
+}
+
+fn cut_is_visible(view: &View) -> Finding {
+    each(view.requests(Role::Doomed), "no request was to be cut", |request| {
+        request.end != End::Answered || request.whole()
+    })
+}
+
+fn cut_exit_status(view: &View) -> Finding {
+    let process = match stopped(view) {
+        Ok((process, _)) => process,
+        Err(finding) => return finding,
+    };
+    let cut = view.requests(Role::Doomed).filter(|request| request.lost()).count();
+    match process.exited {
+        _ if cut == 0 => Finding::inconclusive("no request was cut"),
+        None => Finding::inconclusive("the process did not end"),
+        Some((at, Some(0), _)) => Finding::violated(format!("exit status 0 after {cut} requests were cut"), [at]),
+        Some((_, code, signal)) => Finding::holds(signals::exit_words(code, signal)),
+    }
+}
+
+fn slow_head_bounded(view: &View) -> Finding {
+    connection_bounded(view, Role::SlowHead, "header_timeout")
+}
+
+fn stalled_body_bounded(view: &View) -> Finding {
+    connection_bounded(view, Role::SlowBody, "body_timeout")
+}
+
+/// A connection on which bytes keep trickling in is given up after a limit that is counted once.
+fn connection_bounded(view: &View, role: Role, limit: &str) -> Finding {
+    let (Some(connection), Some(limit)) = (view.connections(role).next(), view.param(limit)) else {
+        return Finding::inconclusive("nothing trickled");
+    };
+    let answered = view.requests(role).next().and_then(|request| request.ended);
+    let given_up = [answered, connection.ended.map(|(at, _)| at)].into_iter().flatten().min();
+    within(view, "the server gave up", connection.at, given_up, seconds(limit))
+}
+
+fn client_gone_releases(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let Some(left) = view.requests(Role::Gone).filter_map(|request| request.ended).max() else {
+        return Finding::inconclusive("no client left");
+    };
+    if let Some((at, requests)) = process.in_flight.iter().rfind(|(at, _)| (left..signalled).contains(at))
+        && *requests > 0
+    {
+        return Finding::violated(
+            format!("{requests} in flight by its own metrics, {} after the client left", ms(at - left)),
+            [left, *at],
+        );
+    }
+    let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
+    within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(lingering))
+}
+
+fn pipelined_in_order(view: &View) -> Finding {
+    let mut closed = false;
+    let mut answered = 0;
+    for request in view.requests(Role::Pipelined) {
+        let wrong = match (request.answered(), closed) {
+            (true, true) => Some("answered after the response that said `close`"),
+            (true, false) if !request.served() => Some("not served, or not in its place"),
+            (false, false) => Some("not answered, though no response before it said `close`"),
+            _ => None,
+        };
+        if let Some(wrong) = wrong {
+            let evidence = [Some(request.sent), request.ended].into_iter().flatten();
+            return Finding::violated(format!("{wrong}: {}", fate(request)), evidence);
+        }
+        answered += u32::from(request.answered());
+        closed |= request.close;
+    }
+    match answered {
+        0 => Finding::inconclusive("no request was pipelined"),
+        _ => Finding::holds(format!("{answered} in order{}", if closed { ", the last with `close`" } else { "" })),
+    }
+}
+
+fn continue_answered(view: &View) -> Finding {
+    each(view.requests(Role::Continue), "no request asked to continue", |request| {
+        request.continued.is_some() && request.served()
+    })
+}
+
+fn overload_sheds(view: &View) -> Finding {
+    let (Some(limit), all) = (view.param("max_in_flight"), view.requests(Role::Overload).count()) else {
+        return Finding::inconclusive("no limit is known");
+    };
+    let served = view.requests(Role::Overload).filter(|request| request.served()).count();
+    let shed = view.requests(Role::Overload).filter(|r| r.status == Some(429) && r.retry_after).count();
+    let probes = each(view.requests(Role::Live), "no probe under load", |probe| probe.status == Some(200));
+    let tally = format!("{served} served, {shed} shed of {all}, with a limit of {limit}");
+    if probes.outcome == Outcome::Violated {
+        return Finding { actual: format!("a health path under load: {}", probes.actual), ..probes };
+    }
+    if served + shed == all && served <= limit as usize && shed > 0 && served > 0 {
+        Finding::holds(tally)
+    } else {
+        let odd = view.requests(Role::Overload).find(|r| !r.served() && !(r.status == Some(429) && r.retry_after));
+        let detail = odd.map_or(String::new(), |request| format!("; {}", fate(request)));
+        Finding::violated(tally + &detail, odd.and_then(|request| request.ended))
+    }
+}

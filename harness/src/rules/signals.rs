@@ -1,0 +1,184 @@
+//! What a signal does.
+
+use super::{Basis, Finding, Level, Rule, each, fate, in_flight, ms, seconds, stopped, within};
+use crate::timeline::{Role, View};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        slug: "term-ends-process",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "After the signal the process ends by itself, once nothing is in flight.",
+        judge: term_ends_process,
+    },
+    Rule {
+        slug: "clean-exit-status",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "After a drain in which nothing was cut the process exits with status 0.",
+        judge: clean_exit_status,
+    },
+    Rule {
+        slug: "int-like-term",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "SIGINT drains like SIGTERM: requests in flight are answered, then the process exits.",
+        judge: int_like_term,
+    },
+    Rule {
+        slug: "second-signal-exits",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "The first signal drains; a second one exits at once, with 128 + the signal's number.",
+        judge: second_signal_exits,
+    },
+    Rule {
+        slug: "hup-keeps-serving",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "SIGHUP ends neither the process nor a request; a configuration file is read again, a bad one is not taken.",
+        judge: hup_keeps_serving,
+    },
+    Rule {
+        slug: "startup-signal-ends-process",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "A signal that arrives while the server starts ends the process and is never lost.",
+        judge: startup_signal_ends_process,
+    },
+    Rule {
+        slug: "kill-recovers",
+        level: Level::Info,
+        basis: Basis::Wire,
+        sentence: "SIGKILL costs what is in flight; a new process on the same port serves again.",
+        judge: kill_recovers,
+    },
+];
+
+fn term_ends_process(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let exited = process.exited.map(|(at, ..)| at);
+    let last_byte = view.requests.iter().filter(|r| r.answered()).filter_map(|r| r.ended).max();
+    let from = signalled.max(last_byte.unwrap_or(0).min(exited.unwrap_or(u64::MAX)));
+    let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
+    within(view, "the process ended", from, exited, seconds(lingering))
+}
+
+fn clean_exit_status(view: &View) -> Finding {
+    let process = match stopped(view) {
+        Ok((process, _)) => process,
+        Err(finding) => return finding,
+    };
+    let promised = view.header.promises_contract;
+    match process.exited {
+        None => Finding::inconclusive("the process did not end"),
+        Some((_, Some(0), _)) => Finding::holds("status 0"),
+        // To end by the signal itself says the same, for whoever has not promised a status.
+        Some((_, Some(143), _)) | Some((_, _, Some(15))) if !promised => Finding::holds("ended by SIGTERM"),
+        Some((_, Some(130), _)) | Some((_, _, Some(2))) if !promised => Finding::holds("ended by SIGINT"),
+        Some((at, code, signal)) => Finding::violated(exit_words(code, signal), [at]),
+    }
+}
+
+fn int_like_term(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    if let Some(lost) = in_flight(view, Role::InFlight, signalled).find(|request| !request.served()) {
+        return Finding::violated(fate(lost), lost.ended);
+    }
+    match process.exited {
+        None => Finding::violated("the process did not end", [signalled]),
+        Some((at, code, signal)) if view.header.promises_contract && code != Some(0) => {
+            Finding::violated(exit_words(code, signal), [at])
+        }
+        Some((_, code, signal)) => Finding::holds(exit_words(code, signal)),
+    }
+}
+
+fn second_signal_exits(view: &View) -> Finding {
+    let Some(process) = view.process() else { return Finding::inconclusive("no process was started") };
+    let (Some((first, _)), second) = (process.signals.first(), process.signals.get(1)) else {
+        return Finding::inconclusive("no signal was sent");
+    };
+    let Some((second, _)) = second else {
+        return match process.exited {
+            Some((at, code, signal)) => Finding::violated(
+                format!("the first signal ended it after {}: {}", ms(at - first), exit_words(code, signal)),
+                [*first, at],
+            ),
+            None => Finding::inconclusive("no second signal was sent"),
+        };
+    };
+    let bounded = within(view, "the process ended", *second, process.exited.map(|(at, ..)| at), 0);
+    match process.exited {
+        Some((at, code, signal)) if bounded.outcome == super::Outcome::Holds => {
+            if code == Some(143) || (!view.header.promises_contract && signal == Some(15)) {
+                Finding::holds(format!("{}, {} after the second signal", exit_words(code, signal), ms(at - second)))
+            } else {
+                Finding::violated(exit_words(code, signal), [*second, at])
+            }
+        }
+        _ => bounded,
+    }
+}
+
+fn hup_keeps_serving(view: &View) -> Finding {
+    let (process, hup) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let stop = process.signals.iter().find(|(_, name)| name != "SIGHUP").map(|(at, _)| *at);
+    if let Some((at, code, signal)) = process.exited
+        && stop.is_none_or(|stop| at < stop)
+    {
+        return Finding::violated(
+            format!("{} after SIGHUP: {}", ms(at.saturating_sub(hup)), exit_words(code, signal)),
+            [hup, at],
+        );
+    }
+    if let Some(shed) = view.requests(Role::Overload).find(|request| request.status != Some(429)) {
+        return Finding::violated(
+            format!("MAX_IN_FLIGHT=1 from the file is not in force: {}", fate(shed)),
+            [Some(shed.sent), shed.ended].into_iter().flatten(),
+        );
+    }
+    let asked = view.requests.iter().filter(|r| matches!(r.role, Role::InFlight | Role::AfterReload));
+    each(asked, "nothing was asked around the SIGHUP", |request| request.served())
+}
+
+fn startup_signal_ends_process(view: &View) -> Finding {
+    let mut ended = 0;
+    for process in view.processes.values() {
+        let Some(signalled) = process.signalled() else { continue };
+        let finding = within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), 1_000_000);
+        if finding.outcome != super::Outcome::Holds {
+            let after = ms(signalled - process.started);
+            return Finding { actual: format!("signalled {after} after its start: {}", finding.actual), ..finding };
+        }
+        ended += 1;
+    }
+    match ended {
+        0 => Finding::inconclusive("no process was signalled while it started"),
+        _ => Finding::holds(format!("{ended} of {ended} processes ended")),
+    }
+}
+
+fn kill_recovers(view: &View) -> Finding {
+    let lost = view.requests.iter().filter(|request| request.lost()).count();
+    let recovery = each(view.requests(Role::Successor), "no successor was asked", |request| request.served());
+    Finding { actual: format!("{lost} lost by SIGKILL; successor: {}", recovery.actual), ..recovery }
+}
+
+/// How a process ended, in words.
+pub(super) fn exit_words(code: Option<i32>, signal: Option<i32>) -> String {
+    match (code, signal) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => "an unknown end".to_owned(),
+    }
+}

@@ -1,0 +1,110 @@
+//! Plays one scenario against one server and judges it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::catalog::Server;
+use crate::measures::measures;
+use crate::recorder::Recorder;
+use crate::report::excerpt;
+use crate::results::Outcome;
+use crate::scenario::{DEFAULTS, Run, Scenario, Stop};
+use crate::timeline::{self, Event, Header, Timeline, View};
+use crate::verdict::{Verdict, judge};
+
+/// The machine that this runs on.
+pub fn machine() -> BTreeMap<String, String> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    BTreeMap::from([
+        ("os".to_owned(), std::env::consts::OS.to_owned()),
+        ("arch".to_owned(), std::env::consts::ARCH.to_owned()),
+        ("kernel".to_owned(), kernel.trim().to_owned()),
+        ("cores".to_owned(), cores.to_string()),
+    ])
+}
+
+/// Plays one repeat of one cell. The timeline is written below `out`.
+pub async fn play(server: &Server, scenario: &Scenario, repeat: u32, out: &Path) -> Outcome {
+    if let Some(lacking) = scenario.needs.iter().find(|feature| !server.has(**feature)) {
+        return Outcome::without_run(Verdict::Unsupported, format!("the server lacks `{}`", lacking.word()));
+    }
+    let began = Instant::now();
+    let path = timeline_path(server, scenario, repeat);
+    let header = header(server, scenario, repeat);
+    let mut outcome = match Recorder::create(header, &out.join(&path)) {
+        Ok(recorder) => record(server, scenario, recorder).await,
+        Err(error) => Outcome::without_run(Verdict::Error, format!("{}: {error}", out.join(&path).display())),
+    };
+    outcome.duration_ms = began.elapsed().as_secs_f64() * 1e3;
+    outcome.timeline = Some(path);
+    outcome
+}
+
+async fn record(server: &Server, scenario: &Scenario, recorder: Recorder) -> Outcome {
+    let params = params(scenario);
+    let heartbeat = recorder.heartbeat();
+    let mut run = match Run::new(recorder.clone(), server, params) {
+        Ok(run) => run,
+        Err(error) => return Outcome::without_run(Verdict::Error, format!("no temporary folder: {error}")),
+    };
+    let played = scenario.play(&mut run).await;
+    drop(run);
+    drop(heartbeat);
+    if let Err(Stop::Unconfirmed { what, why }) = &played {
+        recorder.record(Event::Unconfirmed { what: what.clone(), why: why.clone() });
+    }
+    let timeline = match recorder.finish() {
+        Ok(timeline) => timeline,
+        Err(error) => {
+            return Outcome::without_run(Verdict::Error, format!("the timeline could not be written: {error}"));
+        }
+    };
+    match played {
+        Ok(()) | Err(Stop::Unconfirmed { .. }) => verdict(&timeline),
+        Err(stop) => Outcome::without_run(Verdict::Error, stop.to_string()),
+    }
+}
+
+/// Judges a timeline. Nothing but the timeline decides.
+pub fn verdict(timeline: &Timeline) -> Outcome {
+    let rules = match judge(timeline) {
+        Ok(rules) => rules,
+        Err(error) => return Outcome::without_run(Verdict::Error, error.to_string()),
+    };
+    let verdict = Verdict::worst(rules.iter().map(|rule| rule.verdict)).unwrap_or(Verdict::Error);
+    let worst = rules.iter().find(|rule| rule.verdict == verdict);
+    let reason = worst.filter(|_| verdict != Verdict::Pass).map(|rule| format!("{}: {}", rule.rule, rule.actual));
+    let excerpts = rules
+        .iter()
+        .filter(|rule| !rule.evidence.is_empty())
+        .map(|rule| (rule.rule.clone(), excerpt(timeline, &rule.evidence)))
+        .collect();
+    let measures = measures(&View::new(timeline));
+    Outcome { verdict, reason, measures, excerpts, duration_ms: 0.0, timeline: None, rules }
+}
+
+fn params(scenario: &Scenario) -> BTreeMap<String, f64> {
+    DEFAULTS.iter().chain(scenario.params).map(|(name, value)| ((*name).to_owned(), *value)).collect()
+}
+
+fn header(server: &Server, scenario: &Scenario, repeat: u32) -> Header {
+    Header {
+        format: timeline::FORMAT,
+        scenario: scenario.slug.to_owned(),
+        rules: scenario.rules.iter().map(|rule| (*rule).to_owned()).collect(),
+        server: server.name.clone(),
+        topology: "direct".to_owned(),
+        repeat,
+        promises_contract: server.promises_contract(),
+        features: server.spec.features.iter().map(|feature| feature.word().to_owned()).collect(),
+        params: params(scenario),
+        environment: machine(),
+    }
+}
+
+fn timeline_path(server: &Server, scenario: &Scenario, repeat: u32) -> PathBuf {
+    let server = server.name.replace('/', "-");
+    Path::new("timelines").join(server).join(format!("{}-{repeat}.ndjson", scenario.slug))
+}

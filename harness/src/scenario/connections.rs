@@ -1,0 +1,231 @@
+//! Scenarios of the group *connections*.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal::SIGTERM;
+
+use super::world::unconfirmed;
+use super::{Run, Scenario, Stop, Target, body};
+use crate::catalog::Feature::{Limits, Slow};
+use crate::client::{Ask, Load, back_to_back, connect_storm};
+use crate::timeline::Role;
+
+/// What a drain may take to close the listener, before a scenario goes on without it.
+const CLOSES: Duration = Duration::from_secs(4);
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        slug: "idle-keep-alive-closes",
+        group: "connections",
+        summary: "Five connections have answered and wait when SIGTERM arrives.",
+        needs: &[],
+        rules: &["idle-closed-by-fin", "idle-holds-nothing", "listener-closes-first", "clean-exit-status"],
+        params: &[],
+        heavy: false,
+        body: body!(idle_keep_alive_closes),
+    },
+    Scenario {
+        slug: "unused-connection-closes",
+        group: "connections",
+        summary: "Five connections on which nothing was sent are open when SIGTERM arrives.",
+        needs: &[],
+        rules: &["idle-closed-by-fin", "unused-holds-nothing", "listener-closes-first", "clean-exit-status"],
+        params: &[],
+        heavy: false,
+        body: body!(unused_connection_closes),
+    },
+    Scenario {
+        slug: "late-request-on-keep-alive",
+        group: "connections",
+        summary: "An idle connection asks once more after the listener closed; again with DRAIN_POLICY=reject.",
+        needs: &[Slow],
+        rules: &["late-request-answered", "in-flight-answered", "clean-exit-status"],
+        params: &[("idle_linger", 3.0)],
+        heavy: false,
+        body: body!(late_request_on_keep_alive),
+    },
+    Scenario {
+        slug: "keep-alive-race",
+        group: "connections",
+        summary: "80 clients ask back to back on keep-alive connections when SIGTERM arrives.",
+        needs: &[],
+        rules: &["nothing-lost-on-keep-alive", "clean-exit-status"],
+        params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
+        heavy: true,
+        body: body!(keep_alive_race),
+    },
+    Scenario {
+        slug: "new-connection-refused",
+        group: "connections",
+        summary: "A client connects while a request drains.",
+        needs: &[Slow],
+        rules: &["new-connections-refused", "in-flight-answered"],
+        params: &[],
+        heavy: false,
+        body: body!(new_connection_refused),
+    },
+    Scenario {
+        slug: "accept-queue-storm",
+        group: "connections",
+        summary: "80 clients connect for each request when SIGTERM arrives.",
+        needs: &[],
+        rules: &["nothing-lost-in-accept-queue", "clean-exit-status"],
+        params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
+        heavy: true,
+        body: body!(accept_queue_storm),
+    },
+    Scenario {
+        slug: "sustained-load-exits",
+        group: "connections",
+        summary: "Clients on keep-alive and on new connections go on asking until the process has ended.",
+        needs: &[],
+        rules: &["load-does-not-hold-exit", "nothing-lost-on-keep-alive", "clean-exit-status"],
+        params: &[("clients", 16.0), ("max_in_flight", 1000.0)],
+        heavy: true,
+        body: body!(sustained_load_exits),
+    },
+    Scenario {
+        slug: "immediate-rebind",
+        group: "connections",
+        summary: "A successor starts on the same port as soon as the process has exited.",
+        needs: &[],
+        rules: &["port-free-after-exit"],
+        params: &[],
+        heavy: false,
+        body: body!(immediate_rebind),
+    },
+];
+
+async fn idle_keep_alive_closes(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let mut idle = Vec::new();
+    for _ in 0..5 {
+        idle.push(run.used_connection(&target, Role::Idle).await?);
+    }
+    if idle.iter().any(|connection| connection.ending().is_some()) {
+        return Err(unconfirmed("idle connections stay open", "the server closed one after its first response"));
+    }
+    run.confirmed("five connections are idle");
+    target.signal(SIGTERM);
+    target.exited().await;
+    for connection in idle {
+        connection.ended(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
+async fn unused_connection_closes(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let mut unused = Vec::new();
+    for _ in 0..5 {
+        unused.push(target.connect(Role::Unused).await?);
+    }
+    // Accepted in order: once a later one has answered, these have been accepted.
+    run.used_connection(&target, Role::Warmup).await?;
+    run.confirmed("five connections are open and unused");
+    target.signal(SIGTERM);
+    target.exited().await;
+    for connection in unused {
+        connection.ended(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
+async fn late_request_on_keep_alive(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    ask_late(run, &mut target, Role::Late, Role::InFlight).await?;
+    if run.has(Limits) {
+        let mut target = run.start_with(&[("DRAIN_POLICY", "reject")]).await?;
+        ask_late(run, &mut target, Role::LateRejected, Role::Warmup).await?;
+    }
+    Ok(())
+}
+
+async fn ask_late(run: &mut Run<'_>, target: &mut Target, late: Role, slow: Role) -> Result<(), Stop> {
+    let mut idle = run.used_connection(target, Role::Idle).await?;
+    let pending = run.in_flight(target, Ask::get("/slow?delay=1.5", slow)).await?;
+    target.signal(SIGTERM);
+    if !target.listener_closed(CLOSES).await {
+        return Err(unconfirmed("the listener closes", "it was open 4 s after the signal"));
+    }
+    idle.ask(Ask::get("/", late)).await;
+    pending.finish().await;
+    target.exited().await;
+    Ok(())
+}
+
+async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let load = back_to_back(&run.client, target.address, Role::KeepAlive, run.param("clients") as usize);
+    under_load(run, &mut target, load).await
+}
+
+async fn new_connection_refused(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, Ask::get("/slow?delay=1.5", Role::InFlight)).await?;
+    target.signal(SIGTERM);
+    // Where it stays open, the attempts below show what comes of that.
+    target.listener_closed(Duration::from_secs(1)).await;
+    for _ in 0..3 {
+        let _ = target.try_connect(Role::New).await;
+    }
+    pending.finish().await;
+    target.exited().await;
+    Ok(())
+}
+
+async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let load = connect_storm(&run.client, target.address, Role::Storm, run.param("clients") as usize);
+    under_load(run, &mut target, load).await
+}
+
+async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let clients = run.param("clients") as usize;
+    let storm = connect_storm(&run.client, target.address, Role::Storm, clients);
+    let load = back_to_back(&run.client, target.address, Role::Sustained, clients);
+    under_load(run, &mut target, load).await?;
+    storm.stop().await;
+    Ok(())
+}
+
+/// Signals once every client has been answered several times, and lets the load go on until the process is gone.
+async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Result<(), Stop> {
+    let enough = 5 * run.param("clients") as u64;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
+    while load.answered() < enough {
+        if tokio::time::Instant::now() > deadline {
+            let why = format!("{} answers within 15 s", load.answered());
+            load.stop().await;
+            return Err(unconfirmed("the load is running", why));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    run.confirmed("every client has been answered several times");
+    target.signal(SIGTERM);
+    target.exited().await;
+    load.stop().await;
+    Ok(())
+}
+
+async fn immediate_rebind(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    // The server closes these first, so that their TIME-WAIT is on its side.
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        idle.push(run.used_connection(&target, Role::Idle).await?);
+    }
+    target.signal(SIGTERM);
+    if target.exited().await.is_none() {
+        return Err(unconfirmed("the process ends", "it did not"));
+    }
+    drop(idle);
+    let port = target.address.port().to_string();
+    if let Some(successor) = run.start_successor(&port).await? {
+        let mut connection = successor.connect(Role::Successor).await?;
+        connection.ask(Ask::get("/", Role::Successor)).await;
+        successor.kill().await;
+    }
+    Ok(())
+}

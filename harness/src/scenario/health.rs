@@ -1,0 +1,153 @@
+//! Scenarios of the group *health*.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal::SIGTERM;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Run, Scenario, Stop, Target, body};
+use crate::catalog::Feature::{Admin, Health, LameDuck, Slow};
+use crate::client::{Ask, Client};
+use crate::timeline::Role;
+
+/// Pause between two probes.
+const PROBE: Duration = Duration::from_millis(40);
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        slug: "readiness-fails-and-latches",
+        group: "health",
+        summary: "Readiness is probed on new connections while SIGTERM arrives and the lame-duck lasts.",
+        needs: &[Health, LameDuck],
+        rules: &["readiness-fails", "readiness-latched", "clean-exit-status"],
+        params: &[("shutdown_delay", 1.0)],
+        heavy: false,
+        body: body!(readiness_fails_and_latches),
+    },
+    Scenario {
+        slug: "liveness-stays",
+        group: "health",
+        summary: "Liveness is probed on the admin port while a request drains.",
+        needs: &[Health, Admin, Slow],
+        rules: &["liveness-stays", "in-flight-answered"],
+        params: &[],
+        heavy: false,
+        body: body!(liveness_stays),
+    },
+    Scenario {
+        slug: "lame-duck-serves",
+        group: "health",
+        summary: "New connections ask during the lame-duck.",
+        needs: &[Health, LameDuck],
+        rules: &["lame-duck-serves", "lame-duck-lasts", "close-announced", "clean-exit-status"],
+        params: &[("shutdown_delay", 1.0)],
+        heavy: false,
+        body: body!(lame_duck_serves),
+    },
+    Scenario {
+        slug: "prestop-endpoint",
+        group: "health",
+        summary: "The preStop hook is called twice, then SIGTERM arrives.",
+        needs: &[Health, LameDuck, Admin],
+        rules: &["prestop-waits", "prestop-keeps-process", "prestop-delay-once", "clean-exit-status"],
+        params: &[("shutdown_delay", 4.0)],
+        heavy: false,
+        body: body!(prestop_endpoint),
+    },
+];
+
+async fn readiness_fails_and_latches(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let probes = probe(&run.client, target.address, "/health/ready", Role::Ready);
+    tokio::time::sleep(3 * PROBE).await;
+    target.signal(SIGTERM);
+    target.exited().await;
+    probes.stop().await;
+    Ok(())
+}
+
+async fn liveness_stays(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, Ask::get("/slow?delay=1.5", Role::InFlight)).await?;
+    let admin = target.admin.unwrap_or(target.address);
+    let probes = probe(&run.client, admin, "/health/live", Role::Live);
+    target.signal(SIGTERM);
+    pending.finish().await;
+    target.exited().await;
+    probes.stop().await;
+    Ok(())
+}
+
+async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    target.signal(SIGTERM);
+    not_ready(run, &target).await?;
+    // For half of the delay: what is asked later may meet the end of it.
+    let deadline = tokio::time::Instant::now() + run.duration("shutdown_delay") / 2;
+    while tokio::time::Instant::now() < deadline {
+        if let Ok(mut connection) = target.try_connect(Role::LameDuck).await {
+            connection.ask(Ask::get("/", Role::LameDuck)).await;
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+    target.exited().await;
+    Ok(())
+}
+
+/// Asks, on a connection of its own, until readiness fails.
+async fn not_ready(run: &Run<'_>, target: &Target) -> Result<(), Stop> {
+    for _ in 0..50 {
+        let mut connection = target.connect(Role::Ready).await?;
+        if connection.ask(Ask::get("/health/ready", Role::Ready)).await.status == Some(503) {
+            run.confirmed("the server says that it is not ready");
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+async fn prestop_endpoint(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let first = target.connect_admin(Role::Prestop).await?.begin(Ask::get("/prestop", Role::Prestop)).await;
+    let second = target.connect_admin(Role::Prestop).await?.begin(Ask::get("/prestop", Role::Prestop)).await;
+    not_ready(run, &target).await?;
+    first.finish().await;
+    second.finish().await;
+    // The hook stops nothing: what is asked now is served.
+    if let Ok(mut connection) = target.try_connect(Role::AfterHook).await {
+        connection.ask(Ask::get("/", Role::AfterHook)).await;
+    }
+    target.signal(SIGTERM);
+    target.exited().await;
+    Ok(())
+}
+
+struct Probes {
+    task: AbortOnDropHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Probes {
+    async fn stop(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+    }
+}
+
+/// Probes as a kubelet does, on a new connection each time, but more often.
+fn probe(client: &Client, address: std::net::SocketAddr, path: &'static str, role: Role) -> Probes {
+    let (client, stop) = (Arc::new(client.clone()), CancellationToken::new());
+    let stopped = stop.clone();
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        while !stopped.is_cancelled() {
+            if let Ok(mut connection) = client.connect(address, role).await {
+                connection.ask(Ask::get(path, role)).await;
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+    }));
+    Probes { task, stop }
+}

@@ -1,0 +1,93 @@
+//! The scenarios: what clients do, and which signal is sent when.
+//!
+//! A scenario acts and records; it never judges. It speaks to a [`Target`], not to a server of ours.
+
+mod connections;
+mod health;
+mod requests;
+mod signals;
+mod world;
+
+pub use world::{Run, Stop, Target};
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::catalog::Feature;
+
+/// One scenario: its description and its body.
+pub struct Scenario {
+    /// Its name, for ever.
+    pub slug: &'static str,
+    /// The group it belongs to.
+    pub group: &'static str,
+    /// One sentence: what happens.
+    pub summary: &'static str,
+    /// What a server must be able to do.
+    pub needs: &'static [Feature],
+    /// The rules by which it is judged.
+    pub rules: &'static [&'static str],
+    /// Parameters that differ from [`DEFAULTS`]. Those named like a variable of the contract are passed to the
+    /// server; durations are in seconds.
+    pub params: &'static [(&'static str, f64)],
+    /// Whether it keeps the cores busy, so that what others measure would suffer.
+    pub heavy: bool,
+    body: for<'r> fn(&'r mut Run<'_>) -> Body<'r>,
+}
+
+type Body<'r> = Pin<Box<dyn Future<Output = Result<(), Stop>> + Send + 'r>>;
+
+/// Parameters of every scenario, unless it says otherwise.
+pub const DEFAULTS: &[(&str, f64)] = &[("shutdown_delay", 0.0), ("drain_timeout", 15.0), ("idle_linger", 1.0)];
+
+/// All scenarios, group by group.
+pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    [signals::SCENARIOS, requests::SCENARIOS, connections::SCENARIOS, health::SCENARIOS].into_iter().flatten()
+}
+
+/// The scenario with this slug.
+pub fn find(slug: &str) -> Option<&'static Scenario> {
+    all().find(|scenario| scenario.slug == slug)
+}
+
+impl Scenario {
+    /// Plays it.
+    ///
+    /// # Errors
+    /// When a precondition could not be established, or something failed that is not the server's doing.
+    pub async fn play(&self, run: &mut Run<'_>) -> Result<(), Stop> {
+        (self.body)(run).await
+    }
+}
+
+/// Makes an async function fit [`Scenario::body`].
+macro_rules! body {
+    ($function:path) => {
+        |run| Box::pin($function(run))
+    };
+}
+use body;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_unique_and_rules_exist() {
+        let mut seen = std::collections::BTreeSet::new();
+        for scenario in all() {
+            assert!(seen.insert(scenario.slug), "{} is there twice", scenario.slug);
+            assert!(!scenario.rules.is_empty(), "{} is judged by nothing", scenario.slug);
+            for rule in scenario.rules {
+                assert!(crate::rules::find(rule).is_some(), "{}: no rule `{rule}`", scenario.slug);
+            }
+        }
+    }
+
+    #[test]
+    fn every_rule_is_judged_somewhere() {
+        for rule in crate::rules::all() {
+            assert!(all().any(|scenario| scenario.rules.contains(&rule.slug)), "no scenario proves `{}`", rule.slug);
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Scenarios of the group *requests*.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use nix::sys::signal::Signal::SIGTERM;
+
+use super::{Run, Scenario, Stop, body};
+use crate::catalog::Feature::{Admin, Limits, Slow, Streams, Upload};
+use crate::client::{Ask, Payload};
+use crate::timeline::Role;
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        slug: "in-flight-completes",
+        group: "requests",
+        summary: "One request is in flight when SIGTERM arrives.",
+        needs: &[Slow],
+        rules: &[
+            "in-flight-answered",
+            "response-untruncated",
+            "close-announced",
+            "clean-exit-status",
+            "term-ends-process",
+        ],
+        params: &[],
+        heavy: false,
+        body: body!(in_flight_completes),
+    },
+    Scenario {
+        slug: "many-in-flight",
+        group: "requests",
+        summary: "100 requests of different lengths are in flight when SIGTERM arrives.",
+        needs: &[Slow],
+        rules: &["in-flight-answered", "response-untruncated", "clean-exit-status"],
+        params: &[("clients", 100.0), ("max_in_flight", 1000.0)],
+        heavy: false,
+        body: body!(many_in_flight),
+    },
+    Scenario {
+        slug: "slow-upload-completes",
+        group: "requests",
+        summary: "A body is on its way up when SIGTERM arrives.",
+        needs: &[Upload],
+        rules: &["in-flight-answered", "response-untruncated", "clean-exit-status"],
+        params: &[],
+        heavy: false,
+        body: body!(slow_upload_completes),
+    },
+    Scenario {
+        slug: "slow-headers-bounded",
+        group: "requests",
+        summary: "A head arrives byte by byte, without end, when SIGTERM arrives.",
+        needs: &[Limits],
+        rules: &["slow-head-bounded"],
+        params: &[("header_timeout", 1.0)],
+        heavy: false,
+        body: body!(slow_headers_bounded),
+    },
+    Scenario {
+        slug: "slow-reader-untruncated",
+        group: "requests",
+        summary: "A client is reading 24 MiB, slowly and through a small buffer, when SIGTERM arrives.",
+        needs: &[Streams],
+        rules: &["response-untruncated", "clean-exit-status"],
+        params: &[("bytes", 25_165_824.0)],
+        heavy: true,
+        body: body!(slow_reader_untruncated),
+    },
+    Scenario {
+        slug: "finite-stream-completes",
+        group: "requests",
+        summary: "A chunked response is half sent when SIGTERM arrives.",
+        needs: &[Streams],
+        rules: &["in-flight-answered", "response-untruncated", "clean-exit-status"],
+        params: &[],
+        heavy: false,
+        body: body!(finite_stream_completes),
+    },
+    Scenario {
+        slug: "endless-stream-ends",
+        group: "requests",
+        summary: "Server-sent events are being received when SIGTERM arrives.",
+        needs: &[Streams],
+        rules: &["endless-stream-ends", "clean-exit-status"],
+        params: &[],
+        heavy: false,
+        body: body!(endless_stream_ends),
+    },
+    Scenario {
+        slug: "deadline-cuts-and-says-so",
+        group: "requests",
+        summary: "A request and a stream that outlast the drain deadline are in flight when SIGTERM arrives.",
+        needs: &[Limits, Slow, Streams],
+        rules: &["deadline-bounds-drain", "cut-is-visible", "cut-exit-status"],
+        params: &[("drain_timeout", 1.0)],
+        heavy: false,
+        body: body!(deadline_cuts_and_says_so),
+    },
+    Scenario {
+        slug: "stalled-upload-bounded",
+        group: "requests",
+        summary: "A body arrives byte by byte, without end, when SIGTERM arrives.",
+        needs: &[Limits, Upload],
+        rules: &["stalled-body-bounded"],
+        params: &[("body_timeout", 1.0)],
+        heavy: false,
+        body: body!(stalled_upload_bounded),
+    },
+    Scenario {
+        slug: "client-disconnect-releases",
+        group: "requests",
+        summary: "A client leaves while its long request is in flight; then SIGTERM arrives.",
+        needs: &[Slow],
+        rules: &["client-gone-releases", "clean-exit-status"],
+        params: &[],
+        heavy: false,
+        body: body!(client_disconnect_releases),
+    },
+    Scenario {
+        slug: "pipelined-and-expect-continue",
+        group: "requests",
+        summary: "Three pipelined requests and one that waits for `100 Continue` are in flight when SIGTERM arrives.",
+        needs: &[Slow, Upload],
+        rules: &["pipelined-in-order", "continue-answered"],
+        params: &[],
+        heavy: false,
+        body: body!(pipelined_and_expect_continue),
+    },
+    Scenario {
+        slug: "overload-sheds",
+        group: "requests",
+        summary: "More requests arrive than the server takes; then SIGTERM.",
+        needs: &[Limits, Slow],
+        rules: &["overload-sheds", "clean-exit-status"],
+        params: &[("clients", 15.0), ("max_in_flight", 5.0)],
+        heavy: false,
+        body: body!(overload_sheds),
+    },
+];
+
+async fn in_flight_completes(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, Ask::get("/slow?delay=1", Role::InFlight)).await?;
+    target.signal(SIGTERM);
+    pending.finish().await;
+    target.exited().await;
+    Ok(())
+}
+
+async fn many_in_flight(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let clients = run.param("clients") as u64;
+    let mut connections = Vec::new();
+    for _ in 0..clients {
+        connections.push(run.used_connection(&target, Role::Warmup).await?);
+    }
+    let mut pending = Vec::new();
+    for (number, connection) in connections.into_iter().enumerate() {
+        // From 1.5 s to 2.5 s, so that they end one after the other, well after the signal.
+        let delay = 1.5 + number as f64 / clients as f64;
+        pending.push(connection.begin(Ask::get(format!("/slow?delay={delay:.2}"), Role::InFlight)).await);
+    }
+    run.settle(&target, clients).await?;
+    run.confirmed("all requests are in flight");
+    target.signal(SIGTERM);
+    for request in pending {
+        request.finish().await;
+    }
+    target.exited().await;
+    Ok(())
+}
+
+async fn slow_upload_completes(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pieces: Vec<Bytes> = (0..15u8).map(|piece| Bytes::from(vec![b'a' + piece; 16 << 10])).collect();
+    let length = pieces.iter().map(Bytes::len).sum::<usize>() as u64;
+    let payload = Payload::Dripped { pieces, pause: Duration::from_millis(100) };
+    let pending = run.in_flight(&target, Ask::post("/echo", Role::Upload, payload).expect_bytes(length)).await?;
+    target.signal(SIGTERM);
+    pending.finish().await;
+    target.exited().await;
+    Ok(())
+}
+
+async fn slow_headers_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let mut raw = target.connect_raw(Role::SlowHead).await?;
+    let (id, head) = raw.head("GET", "/", "X-Slow: ");
+    raw.announce(&id, Role::SlowHead, "/", None);
+    raw.write(head.trim_end().as_bytes()).await;
+    target.signal(SIGTERM);
+    let longest = run.duration("header_timeout") + Duration::from_secs(6);
+    raw.drip(&id, b"x", Duration::from_millis(100), longest).await;
+    drop(raw);
+    target.exited().await;
+    Ok(())
+}
+
+async fn slow_reader_untruncated(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let size = run.param("bytes") as u64;
+    // Kernel buffers must not swallow the body: a small one here, far more bytes than fit there.
+    let connection = target.connect_narrow(Role::SlowReader, 16 << 10).await?;
+    let ask = Ask::get(format!("/bytes?size={size}"), Role::SlowReader)
+        .expect_bytes(size)
+        .read_slowly(Duration::from_micros(500));
+    let pending = connection.begin(ask).await;
+    run.settle(&target, 1).await?;
+    target.signal(SIGTERM);
+    pending.finish().await;
+    target.exited().await;
+    Ok(())
+}
+
+async fn finite_stream_completes(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let chunks = 10;
+    let length: usize = (0..chunks).map(|number| format!("chunk {number}\n").len()).sum();
+    let ask = Ask::get(format!("/stream?chunks={chunks}&interval=0.15"), Role::Finite).expect_bytes(length as u64);
+    let pending = run.in_flight(&target, ask).await?;
+    target.signal(SIGTERM);
+    pending.finish().await;
+    target.exited().await;
+    Ok(())
+}
+
+async fn endless_stream_ends(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, Ask::get("/events", Role::Endless)).await?;
+    target.signal(SIGTERM);
+    pending.finish().await;
+    target.exited().await;
+    Ok(())
+}
+
+async fn deadline_cuts_and_says_so(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let slow = run.in_flight(&target, Ask::get("/slow?delay=12", Role::Doomed)).await?;
+    let length: usize = (0..100).map(|number| format!("chunk {number}\n").len()).sum();
+    let ask = Ask::get("/stream?chunks=100&interval=0.12", Role::Doomed).expect_bytes(length as u64);
+    let stream = run.in_flight(&target, ask).await?;
+    target.signal(SIGTERM);
+    target.exited().await;
+    slow.finish().await;
+    stream.finish().await;
+    Ok(())
+}
+
+async fn stalled_upload_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let mut raw = target.connect_raw(Role::SlowBody).await?;
+    let (id, head) = raw.head("POST", "/echo", "Content-Length: 100000\r\n");
+    raw.announce(&id, Role::SlowBody, "/echo", None);
+    raw.write(head.as_bytes()).await;
+    target.signal(SIGTERM);
+    let longest = run.duration("body_timeout") + Duration::from_secs(6);
+    raw.drip(&id, b"x", Duration::from_millis(100), longest).await;
+    drop(raw);
+    target.exited().await;
+    Ok(())
+}
+
+async fn client_disconnect_releases(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, Ask::get("/slow?delay=12", Role::Gone)).await?;
+    pending.leave().await;
+    if run.has(Admin) {
+        // Where the count stays up, the rule says so.
+        run.metrics_say(&target, |in_flight| in_flight == 0).await?;
+    } else {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    target.signal(SIGTERM);
+    target.exited().await;
+    Ok(())
+}
+
+async fn pipelined_and_expect_continue(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+
+    let mut waiting = target.connect_raw(Role::Warmup).await?;
+    let payload = b"continued";
+    let more = format!("Content-Length: {}\r\nExpect: 100-continue\r\n", payload.len());
+    let (continued, head) = waiting.head("POST", "/echo", &more);
+    waiting.announce(&continued, Role::Continue, "/echo", Some(payload.len() as u64));
+    waiting.write(head.as_bytes()).await;
+    let told = waiting.continued(&continued).await;
+
+    let mut raw = target.connect_raw(Role::Warmup).await?;
+    // Bodies of different lengths show whether the order is right.
+    let (first, mut bytes) = raw.head("GET", "/slow?delay=1", "");
+    let (second, head) = raw.head("GET", "/bytes?size=17", "");
+    bytes.push_str(&head);
+    let (third, head) = raw.head("GET", "/bytes?size=23", "");
+    bytes.push_str(&head);
+    raw.announce(&first, Role::Pipelined, "/slow?delay=1", None);
+    raw.write(bytes.as_bytes()).await;
+    raw.sent_along(&second, Role::Pipelined, "/bytes?size=17", Some(17));
+    raw.sent_along(&third, Role::Pipelined, "/bytes?size=23", Some(23));
+    run.settle(&target, 2).await?;
+
+    target.signal(SIGTERM);
+    if told {
+        waiting.write(payload).await;
+    }
+    waiting.answer(&continued, Some(payload)).await;
+    for id in [first, second, third] {
+        raw.answer(&id, None).await;
+    }
+    drop(raw);
+    drop(waiting);
+    target.exited().await;
+    Ok(())
+}
+
+async fn overload_sheds(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let mut connections = Vec::new();
+    for _ in 0..run.param("clients") as usize {
+        connections.push(run.used_connection(&target, Role::Warmup).await?);
+    }
+    let mut pending = Vec::new();
+    for connection in connections {
+        pending.push(connection.begin(Ask::get("/slow?delay=1", Role::Overload)).await);
+    }
+    run.settle(&target, run.param("max_in_flight") as u64).await?;
+    let mut probe = target.connect(Role::Live).await?;
+    probe.ask(Ask::get("/health/live", Role::Live)).await;
+    drop(probe);
+    target.signal(SIGTERM);
+    for request in pending {
+        request.finish().await;
+    }
+    target.exited().await;
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! Scenarios of the group *signals*.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+
+use super::world::unconfirmed;
+use super::{Run, Scenario, Stop, body};
+use crate::catalog::Feature::{Reload, Slow};
+use crate::client::Ask;
+use crate::timeline::Role;
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        slug: "idle-exit",
+        group: "signals",
+        summary: "SIGTERM arrives when nothing is going on.",
+        needs: &[],
+        rules: &["term-ends-process", "clean-exit-status"],
+        params: &[],
+        heavy: false,
+        body: body!(idle_exit),
+    },
+    Scenario {
+        slug: "sigint-like-sigterm",
+        group: "signals",
+        summary: "SIGINT arrives while a request is in flight.",
+        needs: &[Slow],
+        rules: &["int-like-term"],
+        params: &[],
+        heavy: false,
+        body: body!(sigint_like_sigterm),
+    },
+    Scenario {
+        slug: "second-signal-forces-exit",
+        group: "signals",
+        summary: "SIGTERM arrives while a long request is in flight, and again once the drain has begun.",
+        needs: &[Slow],
+        rules: &["second-signal-exits"],
+        params: &[],
+        heavy: false,
+        body: body!(second_signal_forces_exit),
+    },
+    Scenario {
+        slug: "sighup-keeps-serving",
+        group: "signals",
+        summary: "SIGHUP arrives while a request is in flight; then SIGTERM.",
+        needs: &[Slow],
+        rules: &["hup-keeps-serving"],
+        params: &[],
+        heavy: false,
+        body: body!(sighup_keeps_serving),
+    },
+    Scenario {
+        slug: "sigterm-during-startup",
+        group: "signals",
+        summary: "SIGTERM arrives at several moments after the start, from at once to a quarter of a second.",
+        needs: &[],
+        rules: &["startup-signal-ends-process"],
+        params: &[],
+        heavy: false,
+        body: body!(sigterm_during_startup),
+    },
+    Scenario {
+        slug: "sigkill-loses-requests",
+        group: "signals",
+        summary: "SIGKILL arrives while a request is in flight; the server is started again on the same port.",
+        needs: &[Slow],
+        rules: &["kill-recovers"],
+        params: &[],
+        heavy: false,
+        body: body!(sigkill_loses_requests),
+    },
+];
+
+async fn idle_exit(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    target.signal(SIGTERM);
+    target.exited().await;
+    Ok(())
+}
+
+async fn sigint_like_sigterm(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, Ask::get("/slow?delay=1", Role::InFlight)).await?;
+    target.signal(SIGINT);
+    pending.finish().await;
+    target.exited().await;
+    Ok(())
+}
+
+async fn second_signal_forces_exit(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, Ask::get("/slow?delay=12", Role::Doomed)).await?;
+    target.signal(SIGTERM);
+    // The drain has begun when the listener is closed; by then the first signal was certainly taken.
+    if !target.listener_closed(Duration::from_secs(5)).await {
+        return Err(unconfirmed("the first signal began the drain", "the listener was open 5 s later"));
+    }
+    // Where the process is gone instead, the rule says so.
+    target.exited_within(Duration::from_millis(50)).await;
+    target.signal(SIGTERM);
+    target.exited().await;
+    pending.finish().await;
+    Ok(())
+}
+
+async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
+    let file = run.folder.path().join("server.conf");
+    std::fs::write(&file, "# nothing yet\n").map_err(|error| Stop::Io("writing CONFIG_FILE", error))?;
+    let path = file.to_string_lossy().into_owned();
+    let mut target = run.start_with(&[("CONFIG_FILE", &path)]).await?;
+    let pending = run.in_flight(&target, Ask::get("/slow?delay=1", Role::InFlight)).await?;
+    if run.has(Reload) {
+        // Below what is in flight, so that the new value shows; a bad file after it must change nothing.
+        for text in ["MAX_IN_FLIGHT=1\n", "MAX_IN_FLIGHT=many\n"] {
+            std::fs::write(&file, text).map_err(|error| Stop::Io("writing CONFIG_FILE", error))?;
+            target.signal(SIGHUP);
+            shed_soon(&target).await?;
+        }
+    } else {
+        target.signal(SIGHUP);
+        target.exited_within(Duration::from_millis(300)).await;
+    }
+    pending.finish().await;
+    if run.has(Reload) && !target.has_exited() {
+        // The last byte arrives a moment before the server counts the request as finished.
+        run.metrics_say(&target, |in_flight| in_flight == 0).await?;
+    }
+    if let Ok(mut connection) = target.try_connect(Role::AfterReload).await {
+        connection.ask(Ask::get("/", Role::AfterReload)).await;
+    }
+    target.signal(SIGTERM);
+    target.exited().await;
+    Ok(())
+}
+
+/// Asks until the limit of one request in flight shows; what came last is the verdict's.
+async fn shed_soon(target: &super::Target) -> Result<(), Stop> {
+    let mut connection = target.connect(Role::Warmup).await?;
+    for _ in 0..40 {
+        let answer = connection.ask(Ask::get("/", Role::Warmup)).await;
+        if answer.status == Some(429) || answer.status.is_none() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    connection.ask(Ask::get("/", Role::Overload)).await;
+    Ok(())
+}
+
+async fn sigterm_during_startup(run: &mut Run<'_>) -> Result<(), Stop> {
+    for wait in [0, 2, 10, 25, 50, 100, 250] {
+        let process = run.spawn(&[])?;
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        process.signal(SIGTERM, &run.recorder);
+        process.exited(Duration::from_secs(6)).await;
+        process.kill().await;
+    }
+    Ok(())
+}
+
+async fn sigkill_loses_requests(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, Ask::get("/slow?delay=1", Role::Doomed)).await?;
+    target.signal(SIGKILL);
+    target.exited().await;
+    pending.finish().await;
+    let port = target.address.port().to_string();
+    let successor = run.start_with(&[("PORT", &port)]).await?;
+    let mut connection = successor.connect(Role::Successor).await?;
+    connection.ask(Ask::get("/", Role::Successor)).await;
+    successor.kill().await;
+    Ok(())
+}

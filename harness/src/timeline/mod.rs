@@ -1,0 +1,236 @@
+//! The immutable record of one run.
+//!
+//! A timeline is a header and a list of [`Record`]s, written as NDJSON. It holds facts only: what was sent, what
+//! came back, how a connection ended, when a process exited. What the facts mean is decided by
+//! [`crate::rules`], as a pure function.
+
+mod read;
+mod view;
+
+pub use read::{ReadError, read};
+pub use view::{Connection, End, Opening, Process, Request, View};
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The format that this version writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// One run: its header and its records, in the order of their times.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timeline {
+    /// What was run, against what, and where.
+    pub header: Header,
+    /// What happened.
+    pub records: Vec<Record>,
+}
+
+/// The first line of a timeline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// Format version, see [`FORMAT`].
+    pub format: u32,
+    /// Slug of the scenario.
+    pub scenario: String,
+    /// Slugs of the rules by which this run is judged.
+    pub rules: Vec<String>,
+    /// Name of the server under test, such as `go` or `naive/python`.
+    pub server: String,
+    /// What stood between client and server.
+    pub topology: String,
+    /// Which repeat of the same cell this is, from 1.
+    pub repeat: u32,
+    /// Whether the server promises drainspec's contract, so that breaking a contract rule is a failure.
+    pub promises_contract: bool,
+    /// What the server can do.
+    pub features: Vec<String>,
+    /// Parameters of the scenario; durations in seconds.
+    pub params: BTreeMap<String, f64>,
+    /// The machine: operating system, kernel, cores.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// One fact and its time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Microseconds since the run began, from a monotonic clock.
+    pub t_us: u64,
+    /// What happened then.
+    pub event: Event,
+}
+
+/// Number of a connection within a run.
+pub type ConnectionId = u32;
+/// Id of a request within a run; sent as `X-Request-Id`.
+pub type RequestId = String;
+/// Number of a process within a run: a restart is another process.
+pub type ProcessId = u32;
+
+/// What a request or a connection is for. Rules choose by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Shows that the server answers at all.
+    Warmup,
+    /// In flight when the signal arrives, and due a whole answer.
+    InFlight,
+    /// In flight when the signal arrives, and too long for the deadline.
+    Doomed,
+    /// A response in progress that has an end.
+    Finite,
+    /// A response in progress that has none.
+    Endless,
+    /// A body on its way up.
+    Upload,
+    /// A head that arrives byte by byte and never ends.
+    SlowHead,
+    /// A body that arrives byte by byte and never ends.
+    SlowBody,
+    /// A client that takes its time to read.
+    SlowReader,
+    /// A client that leaves before the answer.
+    Gone,
+    /// One of several requests written at once on one connection.
+    Pipelined,
+    /// Asks before it sends its body.
+    Continue,
+    /// One of more requests than the server takes.
+    Overload,
+    /// Asked on an open connection after the listener closed.
+    Late,
+    /// As `Late`, where the server was told to reject.
+    LateRejected,
+    /// Asks back to back on one connection.
+    KeepAlive,
+    /// Connects for each request.
+    Storm,
+    /// Goes on asking long after the signal.
+    Sustained,
+    /// A connection that has answered and waits.
+    Idle,
+    /// A connection on which nothing was ever sent.
+    Unused,
+    /// A connection opened after the listener closed.
+    New,
+    /// Asked during the lame-duck.
+    LameDuck,
+    /// A readiness probe.
+    Ready,
+    /// A liveness probe.
+    Live,
+    /// A call of the preStop hook.
+    Prestop,
+    /// Asked after a SIGHUP.
+    AfterReload,
+    /// Asked after the preStop hook has answered.
+    AfterHook,
+    /// Asked of the successor of the process under test.
+    Successor,
+    /// A scrape of the server's metrics.
+    Metrics,
+}
+
+/// Why no connection was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotOpened {
+    /// The kernel answered RST to the SYN: nobody listens. Nothing was sent.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// Anything else, such as a lack of local ports.
+    Other,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// The server sent FIN.
+    Fin,
+    /// The server, or its kernel, sent RST.
+    Reset,
+    /// The harness closed it.
+    Local,
+}
+
+/// Why a request that was sent has no complete response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Break {
+    /// FIN before the response was complete.
+    Fin,
+    /// RST before the response was complete.
+    Reset,
+    /// The harness waited long enough.
+    TimedOut,
+    /// What came is not HTTP.
+    Malformed,
+    /// The harness left, as the scenario wants it.
+    Left,
+}
+
+/// A fact.
+#[allow(missing_docs)] // of the fields: each is named by its type, or said in the line above its event
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Event {
+    /// A process was started.
+    Started { process: ProcessId, pid: u32 },
+    /// A process listens; confirmed by an answer that bears its instance id, where it has one.
+    Listening { process: ProcessId, port: u16, admin_port: Option<u16>, instance: Option<String> },
+    /// A line of the process's standard output.
+    Log { process: ProcessId, line: String },
+    /// A line of the process's standard error.
+    Stderr { process: ProcessId, line: String },
+    /// The server says that it executed this request.
+    Executed { process: ProcessId, request: RequestId },
+    /// A connection was made.
+    Opened { connection: ConnectionId, role: Role },
+    /// A connection was not made.
+    NotOpened { connection: ConnectionId, role: Role, why: NotOpened },
+    /// The first bytes of a request were written.
+    Sent {
+        connection: ConnectionId,
+        request: RequestId,
+        role: Role,
+        path: String,
+        /// Length of the body that a whole response has, where it is known.
+        expect_bytes: Option<u64>,
+    },
+    /// A request could not be written at all: the connection had ended.
+    Unsent { connection: ConnectionId, request: RequestId, role: Role },
+    /// The last byte of a request's body was written.
+    Uploaded { request: RequestId },
+    /// `100 Continue` came.
+    Continued { request: RequestId },
+    /// The head of a response came.
+    Head { request: RequestId, status: u16, close: bool, retry_after: bool, instance: Option<String> },
+    /// The response is complete, with a valid end.
+    Answered { request: RequestId, body_bytes: u64, intact: Option<bool> },
+    /// No complete response will come.
+    Broken { request: RequestId, why: Break, body_bytes: u64 },
+    /// A connection ended.
+    Ended { connection: ConnectionId, how: Ending },
+    /// A signal was sent to the process.
+    Signal { process: ProcessId, name: String },
+    /// The kernel's table of sockets no longer lists a listener on the process's port.
+    ListenerClosed { process: ProcessId },
+    /// The process ended.
+    Exited { process: ProcessId, code: Option<i32>, signal: Option<i32> },
+    /// What the server's metrics say.
+    InFlight { process: ProcessId, requests: u64 },
+    /// The harness itself was late: a timer fired so much after its time.
+    Stalled { late_us: u64 },
+    /// A precondition of the scenario holds.
+    Confirmed { what: String },
+    /// A precondition could not be established: no verdict is possible.
+    Unconfirmed { what: String, why: String },
+    /// Processes of the run that were still there after the leader had exited.
+    Survivors { pids: Vec<u32> },
+    /// The scenario is over. A timeline without this record is truncated.
+    Finished,
+}

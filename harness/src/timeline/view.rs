@@ -1,0 +1,327 @@
+//! The same facts, grouped by request, connection and process: what rules read.
+
+use std::collections::BTreeMap;
+
+use super::{Break, ConnectionId, Ending, Event, Header, NotOpened, ProcessId, RequestId, Role, Timeline};
+
+/// Microseconds since the run began.
+pub type Micros = u64;
+
+/// A timeline, indexed.
+#[derive(Debug)]
+pub struct View<'t> {
+    /// The timeline's header.
+    pub header: &'t Header,
+    /// All requests, in the order in which they were sent.
+    pub requests: Vec<Request<'t>>,
+    /// All connections, in the order of their numbers.
+    pub connections: Vec<Connection>,
+    /// All processes.
+    pub processes: BTreeMap<ProcessId, Process>,
+    /// Preconditions that did not hold: what, and why.
+    pub unconfirmed: Vec<(&'t str, &'t str)>,
+    stalls: Vec<(Micros, Micros)>,
+}
+
+/// One request and what became of it.
+#[derive(Debug)]
+pub struct Request<'t> {
+    /// Its id.
+    pub id: &'t str,
+    /// The connection it was sent on.
+    pub connection: ConnectionId,
+    /// What it is for.
+    pub role: Role,
+    /// The path it asks for.
+    pub path: &'t str,
+    /// When its first bytes were written, or should have been.
+    pub sent: Micros,
+    /// When the last byte of its body was written, where it has one.
+    pub uploaded: Option<Micros>,
+    /// When `100 Continue` came.
+    pub continued: Option<Micros>,
+    /// When the head of its response came.
+    pub head: Option<Micros>,
+    /// Status of its response.
+    pub status: Option<u16>,
+    /// Whether the response said `Connection: close`.
+    pub close: bool,
+    /// Whether the response had `Retry-After`.
+    pub retry_after: bool,
+    /// The instance that answered.
+    pub instance: Option<&'t str>,
+    /// Length of the body of a whole response, where it is known.
+    pub expect_bytes: Option<u64>,
+    /// Bytes of the body that came.
+    pub body_bytes: u64,
+    /// Whether the body is what it should be, where that was checked.
+    pub intact: Option<bool>,
+    /// How it ended.
+    pub end: End,
+    /// When it ended.
+    pub ended: Option<Micros>,
+    /// Whether the server says that it executed the request.
+    pub executed: bool,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// A complete response came.
+    Answered,
+    /// At least one byte was written and no complete response came.
+    Lost(Break),
+    /// Not a byte was written.
+    Unsent,
+    /// Neither, when the run ended.
+    Open,
+}
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Its number.
+    pub id: ConnectionId,
+    /// What it is for.
+    pub role: Role,
+    /// When it was opened or not.
+    pub at: Micros,
+    /// Whether it was opened.
+    pub opening: Opening,
+    /// When and how it ended.
+    pub ended: Option<(Micros, Ending)>,
+}
+
+/// Whether a connection was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// It was.
+    Opened,
+    /// It was not.
+    Failed(NotOpened),
+}
+
+/// One process.
+#[derive(Debug, Default)]
+pub struct Process {
+    /// When it was started.
+    pub started: Micros,
+    /// When it was known to listen.
+    pub listening: Option<Micros>,
+    /// Its instance id.
+    pub instance: Option<String>,
+    /// Signals that it was sent.
+    pub signals: Vec<(Micros, String)>,
+    /// When its listener was gone.
+    pub listener_closed: Option<Micros>,
+    /// When it exited, with which code or by which signal.
+    pub exited: Option<(Micros, Option<i32>, Option<i32>)>,
+    /// Samples of its requests in flight.
+    pub in_flight: Vec<(Micros, u64)>,
+}
+
+impl Process {
+    /// When the first signal was sent.
+    pub fn signalled(&self) -> Option<Micros> {
+        self.signals.first().map(|(at, _)| *at)
+    }
+}
+
+impl<'t> Request<'t> {
+    fn new(id: &'t str, connection: ConnectionId, role: Role, sent: Micros) -> Self {
+        Self {
+            id,
+            connection,
+            role,
+            path: "",
+            sent,
+            uploaded: None,
+            continued: None,
+            head: None,
+            status: None,
+            close: false,
+            retry_after: false,
+            instance: None,
+            expect_bytes: None,
+            body_bytes: 0,
+            intact: None,
+            end: End::Open,
+            ended: None,
+            executed: false,
+        }
+    }
+
+    /// Whether a complete response came, whatever its status.
+    pub fn answered(&self) -> bool {
+        self.end == End::Answered
+    }
+
+    /// Whether something was written and no complete response came. A client that left on purpose lost nothing.
+    pub fn lost(&self) -> bool {
+        matches!(self.end, End::Lost(why) if why != Break::Left)
+    }
+
+    /// Whether a complete response came with a status below 400 and with the body that was due.
+    pub fn served(&self) -> bool {
+        self.answered() && self.status.is_some_and(|status| status < 400) && self.whole()
+    }
+
+    /// Whether the body is as long as it should be and what it should be, as far as that is known.
+    pub fn whole(&self) -> bool {
+        self.expect_bytes.is_none_or(|expected| expected == self.body_bytes) && self.intact != Some(false)
+    }
+}
+
+impl<'t> View<'t> {
+    /// Groups the records of a timeline. Records that name what never began are passed over.
+    pub fn new(timeline: &'t Timeline) -> Self {
+        let mut view = View {
+            header: &timeline.header,
+            requests: Vec::new(),
+            connections: Vec::new(),
+            processes: BTreeMap::new(),
+            unconfirmed: Vec::new(),
+            stalls: Vec::new(),
+        };
+        let mut requests: BTreeMap<&RequestId, usize> = BTreeMap::new();
+        let mut connections: BTreeMap<ConnectionId, usize> = BTreeMap::new();
+        for record in &timeline.records {
+            view.add(record.t_us, &record.event, &mut requests, &mut connections);
+        }
+        view
+    }
+
+    fn add(
+        &mut self,
+        t: Micros,
+        event: &'t Event,
+        requests: &mut BTreeMap<&'t RequestId, usize>,
+        connections: &mut BTreeMap<ConnectionId, usize>,
+    ) {
+        let request = |id: &RequestId| requests.get(id).copied();
+        match event {
+            Event::Started { process, .. } => {
+                self.processes.insert(*process, Process { started: t, ..Process::default() });
+            }
+            Event::Listening { process, instance, .. } => {
+                let process = self.processes.entry(*process).or_default();
+                process.listening = Some(t);
+                process.instance.clone_from(instance);
+            }
+            Event::Signal { process, name } => {
+                self.processes.entry(*process).or_default().signals.push((t, name.clone()));
+            }
+            Event::ListenerClosed { process } => {
+                self.processes.entry(*process).or_default().listener_closed.get_or_insert(t);
+            }
+            Event::Exited { process, code, signal } => {
+                self.processes.entry(*process).or_default().exited = Some((t, *code, *signal));
+            }
+            Event::InFlight { process, requests } => {
+                self.processes.entry(*process).or_default().in_flight.push((t, *requests));
+            }
+            Event::Opened { connection, role } => {
+                connections.insert(*connection, self.connections.len());
+                let opening = Opening::Opened;
+                self.connections.push(Connection { id: *connection, role: *role, at: t, opening, ended: None });
+            }
+            Event::NotOpened { connection, role, why } => {
+                let opening = Opening::Failed(*why);
+                self.connections.push(Connection { id: *connection, role: *role, at: t, opening, ended: None });
+            }
+            Event::Ended { connection, how } => {
+                if let Some(&index) = connections.get(connection) {
+                    self.connections[index].ended.get_or_insert((t, *how));
+                }
+            }
+            Event::Sent { connection, request: id, role, path, expect_bytes } => {
+                requests.insert(id, self.requests.len());
+                let mut request = Request::new(id, *connection, *role, t);
+                request.path = path;
+                request.expect_bytes = *expect_bytes;
+                self.requests.push(request);
+            }
+            Event::Unsent { connection, request: id, role } => {
+                requests.insert(id, self.requests.len());
+                let mut request = Request::new(id, *connection, *role, t);
+                request.end = End::Unsent;
+                request.ended = Some(t);
+                self.requests.push(request);
+            }
+            Event::Uploaded { request: id } => {
+                if let Some(index) = request(id) {
+                    self.requests[index].uploaded = Some(t);
+                }
+            }
+            Event::Continued { request: id } => {
+                if let Some(index) = request(id) {
+                    self.requests[index].continued = Some(t);
+                }
+            }
+            Event::Head { request: id, status, close, retry_after, instance } => {
+                if let Some(index) = request(id) {
+                    let request = &mut self.requests[index];
+                    request.head = Some(t);
+                    request.status = Some(*status);
+                    request.close = *close;
+                    request.retry_after = *retry_after;
+                    request.instance = instance.as_deref();
+                }
+            }
+            Event::Answered { request: id, body_bytes, intact } => {
+                if let Some(index) = request(id) {
+                    let request = &mut self.requests[index];
+                    request.end = End::Answered;
+                    request.ended = Some(t);
+                    request.body_bytes = *body_bytes;
+                    request.intact = *intact;
+                }
+            }
+            Event::Broken { request: id, why, body_bytes } => {
+                if let Some(index) = request(id) {
+                    let request = &mut self.requests[index];
+                    request.end = End::Lost(*why);
+                    request.ended = Some(t);
+                    request.body_bytes = *body_bytes;
+                }
+            }
+            Event::Executed { request: id, .. } => {
+                if let Some(index) = request(id) {
+                    self.requests[index].executed = true;
+                }
+            }
+            Event::Stalled { late_us } => self.stalls.push((t, *late_us)),
+            Event::Unconfirmed { what, why } => self.unconfirmed.push((what, why)),
+            Event::Log { .. }
+            | Event::Stderr { .. }
+            | Event::Confirmed { .. }
+            | Event::Survivors { .. }
+            | Event::Finished => {}
+        }
+    }
+
+    /// The process under test: the first one.
+    pub fn process(&self) -> Option<&Process> {
+        self.processes.values().next()
+    }
+
+    /// Requests with this role.
+    pub fn requests(&self, role: Role) -> impl Iterator<Item = &Request<'t>> {
+        self.requests.iter().filter(move |request| request.role == role)
+    }
+
+    /// Connections with this role.
+    pub fn connections(&self, role: Role) -> impl Iterator<Item = &Connection> {
+        self.connections.iter().filter(move |connection| connection.role == role)
+    }
+
+    /// A parameter of the scenario.
+    pub fn param(&self, name: &str) -> Option<f64> {
+        self.header.params.get(name).copied()
+    }
+
+    /// Whether the harness itself was late by more than `slack` at some moment from `from` to `to`.
+    pub fn stalled(&self, from: Micros, to: Micros, slack: Micros) -> bool {
+        self.stalls.iter().any(|(at, late)| *late > slack && *at >= from && at.saturating_sub(*late) <= to)
+    }
+}

@@ -1,0 +1,134 @@
+//! From findings to verdicts, and from the verdicts of rules to the verdict of a cell.
+
+use serde::{Deserialize, Serialize};
+
+use crate::rules::{self, Basis, Finding, Level, Outcome, Rule};
+use crate::timeline::{Timeline, View};
+
+/// What a rule, or a cell, comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The rule holds.
+    Pass,
+    /// A SHOULD is violated.
+    Warn,
+    /// The rule is violated.
+    Fail,
+    /// The precondition could not be established, or the harness itself stalled.
+    Inconclusive,
+    /// The server lacks a feature that the scenario needs.
+    Unsupported,
+    /// This machine lacks something.
+    Skipped,
+    /// The harness or its environment failed.
+    Error,
+}
+
+impl Verdict {
+    /// All verdicts, the worst last; a cell shows the worst of its rules.
+    pub const BY_SEVERITY: [Self; 7] =
+        [Self::Skipped, Self::Unsupported, Self::Pass, Self::Warn, Self::Inconclusive, Self::Fail, Self::Error];
+
+    /// The worst of several verdicts; `None` of none.
+    pub fn worst(verdicts: impl IntoIterator<Item = Self>) -> Option<Self> {
+        verdicts.into_iter().max_by_key(|verdict| verdict.severity())
+    }
+
+    fn severity(self) -> usize {
+        Self::BY_SEVERITY.iter().position(|verdict| *verdict == self).unwrap_or(usize::MAX)
+    }
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+            Self::Inconclusive => "inconclusive",
+            Self::Unsupported => "unsupported",
+            Self::Skipped => "skipped",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// What one rule came to in one run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleVerdict {
+    /// Slug of the rule.
+    pub rule: String,
+    /// Level at which it was judged, which for a contract rule depends on what the server promises.
+    pub level: Level,
+    /// What the rule stands on.
+    pub basis: Basis,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What the rule wants.
+    pub expected: String,
+    /// What was seen.
+    pub actual: String,
+    /// Times (µs) of the records that show it.
+    #[serde(skip)]
+    pub evidence: Vec<u64>,
+}
+
+/// Judges a run by the rules that its header names. Pure: the same timeline, the same verdicts.
+///
+/// # Errors
+/// Names a rule that this version does not know.
+pub fn judge(timeline: &Timeline) -> Result<Vec<RuleVerdict>, UnknownRule> {
+    let view = View::new(timeline);
+    let known: Vec<&Rule> = timeline
+        .header
+        .rules
+        .iter()
+        .map(|slug| rules::find(slug).ok_or_else(|| UnknownRule(slug.clone())))
+        .collect::<Result<_, _>>()?;
+    Ok(known.into_iter().map(|rule| judge_rule(rule, &view)).collect())
+}
+
+/// A timeline names a rule that does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("rule `{0}` is not known to this version; `drainspec list rules` shows the ones that are")]
+pub struct UnknownRule(String);
+
+fn judge_rule(rule: &Rule, view: &View) -> RuleVerdict {
+    let finding = match view.unconfirmed.first() {
+        Some((what, why)) => Finding::inconclusive(format!("could not be established: {what}: {why}")),
+        None => (rule.judge)(view),
+    };
+    let level = rule.level_for(view.header.promises_contract);
+    let verdict = match (finding.outcome, level) {
+        (Outcome::Holds, _) | (_, Level::Info) => Verdict::Pass,
+        (Outcome::Inconclusive, _) => Verdict::Inconclusive,
+        (Outcome::Violated, Level::Must) => Verdict::Fail,
+        (Outcome::Violated, Level::Should) => Verdict::Warn,
+    };
+    RuleVerdict {
+        rule: rule.slug.to_owned(),
+        level,
+        basis: rule.basis,
+        verdict,
+        expected: rule.sentence.to_owned(),
+        actual: finding.actual,
+        evidence: finding.evidence,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_verdict_wins() {
+        use Verdict::*;
+        assert_eq!(Verdict::worst([Pass, Fail, Inconclusive]), Some(Fail));
+        assert_eq!(Verdict::worst([Pass, Inconclusive, Warn]), Some(Inconclusive));
+        assert_eq!(Verdict::worst([Fail, Error]), Some(Error));
+        assert_eq!(Verdict::worst([Unsupported, Pass]), Some(Pass));
+        assert_eq!(Verdict::worst([Unsupported, Unsupported]), Some(Unsupported));
+        assert_eq!(Verdict::worst([]), None);
+    }
+}
