@@ -15,6 +15,8 @@ use crate::verdict::{RuleVerdict, Verdict};
 pub const FORMAT: u32 = 1;
 /// The file's name.
 pub const FILE: &str = "results.json";
+/// Its name while it is being written: always the same, so that a killed harness leaves at most one.
+const PARTIAL: &str = ".results.json.partial";
 
 /// Everything that a matrix came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -139,10 +141,12 @@ impl Results {
     /// # Errors
     /// When the folder cannot be written.
     pub fn write(&self, folder: &Path) -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let partial = folder.join(PARTIAL);
+        let mut file = std::io::BufWriter::new(std::fs::File::create(&partial)?);
         serde_json::to_writer_pretty(&mut file, self)?;
         file.write_all(b"\n")?;
-        file.persist(folder.join(FILE)).map_err(|error| error.error)?;
+        file.flush()?;
+        std::fs::rename(partial, folder.join(FILE))?;
         Ok(())
     }
 }

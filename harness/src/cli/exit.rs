@@ -92,6 +92,9 @@ pub enum CliError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The guardian could not be started.
+    #[error("the process that cleans up after this one could not be started: {0}")]
+    Guardian(std::io::Error),
     /// The runtime could not be started.
     #[error("the runtime could not be started: {0}")]
     Runtime(std::io::Error),
@@ -107,6 +110,7 @@ impl CliError {
             | Self::Catalog(_)
             | Self::KnownMatchesNothing { .. }
             | Self::Io { .. }
+            | Self::Guardian(_)
             | Self::Runtime(_) => Status::Environment,
         }
     }

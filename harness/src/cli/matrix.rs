@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{CliError, Status, project};
 use crate::catalog::Server;
-use crate::process;
+use crate::process::{self, guardian::Guardian};
 use crate::report::{self, Progress};
 use crate::results::{Outcome, Results};
 use crate::runner;
@@ -70,6 +70,7 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     let io = |source| CliError::Io { path: args.out.clone(), source };
     std::fs::create_dir_all(&args.out).map_err(io)?;
     let out = args.out.canonicalize().map_err(io)?;
+    let _guardian = Guardian::start().map_err(CliError::Guardian)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
     let status = runtime.block_on(async {
         tokio::select! {

@@ -32,6 +32,12 @@ enum Command {
     Explain(explain::Args),
     /// Say what is installed, what would be skipped, and how to install it
     Doctor(doctor::Args),
+    /// Clean up after a harness that has ended
+    #[command(name = crate::process::guardian::SUBCOMMAND, hide = true)]
+    Guardian {
+        /// The run's temporary folder
+        folder: std::path::PathBuf,
+    },
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -50,6 +56,10 @@ pub fn main() -> ExitCode {
         Command::List(args) => list::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Guardian { folder } => {
+            crate::process::guardian::guard(&folder);
+            Ok(Status::AsExpected)
+        }
         Command::Completions(args) => completions::run(&args),
     };
     match result {

@@ -59,6 +59,7 @@ pub async fn build(server: &Server) -> Result<bool, BuildError> {
         let output = tokio::process::Command::new(&command[0])
             .args(&command[1..])
             .current_dir(&server.folder)
+            .envs(super::guardian::tag())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()

@@ -2,6 +2,7 @@
 
 mod build;
 mod groups;
+pub mod guardian;
 mod listeners;
 mod spawn;
 

@@ -138,6 +138,7 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
         .args(&launch.command[1..])
         .current_dir(&launch.folder)
         .envs(&launch.env)
+        .envs(super::guardian::tag())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

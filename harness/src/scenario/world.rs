@@ -99,7 +99,7 @@ impl<'s> Run<'s> {
             client: Client::new(recorder.clone()),
             recorder,
             params,
-            folder: tempfile::Builder::new().prefix("drainspec-").tempdir()?,
+            folder: tempfile::tempdir_in(process::guardian::run_folder())?,
             server,
             processes: 0,
         })

@@ -1,0 +1,115 @@
+//! Nothing stays behind, also when the harness is killed.
+//!
+//! The guardian is a small process in a session of its own that holds the read end of a pipe. However the harness
+//! ends, the pipe closes; the guardian then kills whatever carries the run's tag in its environment, also a child
+//! that made a session of its own, and removes the run's temporary folder. A parent-death signal would not do:
+//! it follows the thread that spawned, and is not inherited.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The variable that marks every process of a run.
+pub const VARIABLE: &str = "DRAINSPEC_RUN";
+/// The hidden subcommand that makes this program a guardian.
+pub const SUBCOMMAND: &str = "guardian";
+
+/// How the folder of a run is called.
+const PREFIX: &str = "drainspec-";
+
+/// Looks for what is left, so many in a row without a find, before the guardian rests: a child that was just being
+/// forked bears the tag only after its exec.
+const QUIET_LOOKS: u32 = 4;
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// The harness's side. Dropping it lets the guardian clean up, and waits for that.
+pub struct Guardian {
+    child: Child,
+}
+
+impl Guardian {
+    /// Makes the run's folder and starts the guardian.
+    ///
+    /// # Errors
+    /// When the folder or the process cannot be made.
+    pub fn start() -> std::io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?.keep();
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg(SUBCOMMAND)
+            .arg(&folder)
+            .env_remove(VARIABLE)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // SAFETY: between fork and exec only setsid(2) is called, which is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?));
+        }
+        let child = command.spawn().inspect_err(|_| {
+            let _ = std::fs::remove_dir(&folder);
+        })?;
+        let _ = FOLDER.set(folder);
+        Ok(Self { child })
+    }
+}
+
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// The folder of this run; the system's own where no guardian was started.
+pub fn run_folder() -> PathBuf {
+    FOLDER.get().cloned().unwrap_or_else(std::env::temp_dir)
+}
+
+/// The variable, with its value, that every process of this run gets.
+pub fn tag() -> Option<(&'static str, String)> {
+    let folder = FOLDER.get()?;
+    Some((VARIABLE, folder.file_name()?.to_string_lossy().into_owned()))
+}
+
+/// The guardian's side: waits for the end of the harness, then cleans up.
+pub fn guard(folder: &Path) {
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    // Only ever a folder that `Guardian::start` made.
+    let name = folder.file_name().map(|name| name.to_string_lossy()).filter(|name| name.starts_with(PREFIX));
+    let Some(name) = name else { return };
+    let tag = format!("{VARIABLE}={name}");
+    let mut quiet = 0;
+    while quiet < QUIET_LOOKS {
+        let found = carriers(&tag);
+        quiet = if found.is_empty() { quiet + 1 } else { 0 };
+        for pid in found {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        if quiet > 0 && quiet < QUIET_LOOKS {
+            std::thread::sleep(LOOK);
+        }
+    }
+    let _ = std::fs::remove_dir_all(folder);
+}
+
+/// Processes that carry the tag in their environment. Zombies have none any more.
+fn carriers(tag: &str) -> Vec<Pid> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let carries = |pid: &Pid| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == tag.as_bytes())
+    };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
+    pids.filter(carries).collect()
+}
