@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::catalog::Server;
 use crate::measures::measures;
 use crate::recorder::Recorder;
 use crate::report::excerpt;
 use crate::results::Outcome;
-use crate::scenario::{DEFAULTS, Run, Scenario, Stop};
+use crate::scenario::{DEFAULTS, Run, Scenario, Stop, Subject};
 use crate::timeline::{self, Event, Header, Timeline, View};
 use crate::verdict::{Verdict, judge};
 
@@ -26,15 +25,15 @@ pub fn machine() -> BTreeMap<String, String> {
 }
 
 /// Plays one repeat of one cell. The timeline is written below `out`.
-pub async fn play(server: &Server, scenario: &Scenario, repeat: u32, out: &Path) -> Outcome {
-    if let Some(lacking) = scenario.needs.iter().find(|feature| !server.has(**feature)) {
+pub async fn play(subject: &Subject, scenario: &Scenario, repeat: u32, out: &Path) -> Outcome {
+    if let Some(lacking) = scenario.needs.iter().find(|feature| !subject.has(**feature)) {
         return Outcome::without_run(Verdict::Unsupported, format!("the server lacks `{}`", lacking.word()));
     }
     let began = Instant::now();
-    let path = timeline_path(server, scenario, repeat);
-    let header = header(server, scenario, repeat);
+    let path = timeline_path(subject, scenario, repeat);
+    let header = header(subject, scenario, repeat);
     let mut outcome = match Recorder::create(header, &out.join(&path)) {
-        Ok(recorder) => record(server, scenario, recorder).await,
+        Ok(recorder) => record(subject, scenario, recorder).await,
         Err(error) => Outcome::without_run(Verdict::Error, format!("{}: {error}", out.join(&path).display())),
     };
     outcome.duration_ms = began.elapsed().as_secs_f64() * 1e3;
@@ -42,10 +41,10 @@ pub async fn play(server: &Server, scenario: &Scenario, repeat: u32, out: &Path)
     outcome
 }
 
-async fn record(server: &Server, scenario: &Scenario, recorder: Recorder) -> Outcome {
+async fn record(subject: &Subject, scenario: &Scenario, recorder: Recorder) -> Outcome {
     let params = params(scenario);
     let heartbeat = recorder.heartbeat();
-    let mut run = match Run::new(recorder.clone(), server, params) {
+    let mut run = match Run::new(recorder.clone(), subject, params) {
         Ok(run) => run,
         Err(error) => return Outcome::without_run(Verdict::Error, format!("no temporary folder: {error}")),
     };
@@ -89,22 +88,22 @@ fn params(scenario: &Scenario) -> BTreeMap<String, f64> {
     DEFAULTS.iter().chain(scenario.params).map(|(name, value)| ((*name).to_owned(), *value)).collect()
 }
 
-fn header(server: &Server, scenario: &Scenario, repeat: u32) -> Header {
+fn header(subject: &Subject, scenario: &Scenario, repeat: u32) -> Header {
     Header {
         format: timeline::FORMAT,
         scenario: scenario.slug.to_owned(),
         rules: scenario.rules.iter().map(|rule| (*rule).to_owned()).collect(),
-        server: server.name.clone(),
+        server: subject.name.clone(),
         topology: "direct".to_owned(),
         repeat,
-        promises_contract: server.promises_contract(),
-        features: server.spec.features.iter().map(|feature| feature.word().to_owned()).collect(),
+        promises_contract: subject.promises_contract,
+        features: subject.features.iter().map(|feature| feature.word().to_owned()).collect(),
         params: params(scenario),
         environment: machine(),
     }
 }
 
-fn timeline_path(server: &Server, scenario: &Scenario, repeat: u32) -> PathBuf {
-    let server = server.name.replace('/', "-");
+fn timeline_path(subject: &Subject, scenario: &Scenario, repeat: u32) -> PathBuf {
+    let server = subject.name.replace('/', "-");
     Path::new("timelines").join(server).join(format!("{}-{repeat}.ndjson", scenario.slug))
 }

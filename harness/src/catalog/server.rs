@@ -37,6 +37,8 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Feature {
+    /// HTTP/1.1 keep-alive: a connection answers more than once.
+    KeepAlive,
     /// `/slow?delay=S`: an answer that takes as long as asked.
     Slow,
     /// `/health/ready` and `/health/live`.
@@ -61,6 +63,7 @@ impl Feature {
     /// Its name in `server.toml`.
     pub fn word(self) -> &'static str {
         match self {
+            Self::KeepAlive => "keep-alive",
             Self::Slow => "slow",
             Self::Health => "health",
             Self::Streams => "streams",
@@ -70,6 +73,21 @@ impl Feature {
             Self::Admin => "admin",
             Self::Accounting => "accounting",
             Self::Reload => "reload",
+        }
+    }
+
+    /// What it is, in one sentence.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Slow => "`GET /slow?delay=S`: an answer that takes as long as asked",
+            Self::Health => "`GET /health/ready` and `GET /health/live`",
+            Self::Streams => "`GET /bytes`, `GET /stream` and `GET /events`",
+            Self::Upload => "`POST /echo`",
+            Self::Limits => "the limits and time-outs of the contract, `DRAIN_TIMEOUT` among them",
+            Self::LameDuck => "`SHUTDOWN_DELAY`",
+            Self::Admin => "an admin port with `/metrics` and `/prestop`",
+            Self::Accounting => "`executed` lines for requests with an id",
+            Self::Reload => "`CONFIG_FILE`, read again on SIGHUP",
         }
     }
 }

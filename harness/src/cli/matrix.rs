@@ -15,7 +15,7 @@ use crate::process::{self, guardian::Guardian};
 use crate::report::{self, Progress};
 use crate::results::{Outcome, Results};
 use crate::runner;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Subject};
 use crate::verdict::Verdict;
 
 /// Builds that run side by side: compilers use several cores themselves.
@@ -174,7 +174,7 @@ async fn play_all(jobs: Vec<Job>, side_by_side: usize, board: &mut Board) -> Res
         {
             let out = board.out.clone();
             running.spawn(async move {
-                let outcome = runner::play(&job.server, job.scenario, job.repeat, &out).await;
+                let outcome = runner::play(&Subject::of(&job.server), job.scenario, job.repeat, &out).await;
                 (job, outcome)
             });
         }

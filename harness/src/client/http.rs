@@ -89,6 +89,8 @@ pub struct Answer {
 
 /// A request on its way.
 pub struct Pending {
+    /// The client's port of its connection.
+    pub client_port: u16,
     task: AbortOnDropHandle<(Answer, Connection)>,
     log: Arc<WireLog>,
     id: RequestId,
@@ -126,6 +128,11 @@ impl Ask {
     /// Reads the response slowly: a pause after each piece.
     pub fn read_slowly(self, pause: Duration) -> Self {
         Self { pace: Some(pause), ..self }
+    }
+
+    /// What it is for.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     fn request(&self, id: &RequestId) -> Result<Request<Body>, hyper::http::Error> {
@@ -199,7 +206,7 @@ impl Connection {
             (answer, self)
         }));
         log.sent(&id).await;
-        Pending { task, log, id }
+        Pending { client_port: log.client_port, task, log, id }
     }
 
     /// Waits for the connection to end; `None` where it does not in time.
@@ -229,6 +236,7 @@ impl Connection {
             receive(response.into_body(), ask.pace, &mut bytes, &mut received).await.map_err(|error| self.why(&error))
         };
         let result = tokio::time::timeout(ask.patience, exchange).await.unwrap_or(Err(Break::TimedOut));
+        self.log.rest();
         let recorder = &self.log.recorder;
         came.outcome = match result {
             Ok(()) => {

@@ -6,13 +6,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ask, Client, Outcome};
-use crate::timeline::{NotOpened, Role};
+use crate::timeline::NotOpened;
 
 /// Pause of a client that was refused: nobody listens, and a tight loop would only heat the machine.
 const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+
+/// Time for a load to get going.
+const WARM_WITHIN: Duration = Duration::from_secs(15);
+/// Pause between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A load did not get going.
+#[derive(Debug, thiserror::Error)]
+#[error("only {answered} of {answers} answers within {} s", WARM_WITHIN.as_secs())]
+pub struct NotWarm {
+    answered: u64,
+    answers: u64,
+}
 
 /// Clients at work.
 pub struct Load {
@@ -22,22 +36,23 @@ pub struct Load {
 }
 
 /// Starts clients that each ask back to back on one connection, and open another when theirs has ended.
-pub fn back_to_back(client: &Client, address: SocketAddr, role: Role, clients: usize) -> Load {
-    start(client, address, role, clients, false)
+pub fn back_to_back(client: &Client, address: SocketAddr, ask: &Ask, clients: usize) -> Load {
+    start(client, address, ask, clients, false)
 }
 
 /// Starts clients that each connect for every request.
-pub fn connect_storm(client: &Client, address: SocketAddr, role: Role, clients: usize) -> Load {
-    start(client, address, role, clients, true)
+pub fn connect_storm(client: &Client, address: SocketAddr, ask: &Ask, clients: usize) -> Load {
+    start(client, address, ask, clients, true)
 }
 
-fn start(client: &Client, address: SocketAddr, role: Role, clients: usize, one_each: bool) -> Load {
+fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, one_each: bool) -> Load {
     let mut load = Load { clients: JoinSet::new(), stop: CancellationToken::new(), answered: Arc::default() };
     for _ in 0..clients {
-        let (client, stop, answered) = (client.clone(), load.stop.clone(), load.answered.clone());
+        let (client, ask) = (client.clone(), ask.clone());
+        let (stop, answered) = (load.stop.clone(), load.answered.clone());
         load.clients.spawn(async move {
             while !stop.is_cancelled() {
-                let mut connection = match client.connect(address, role).await {
+                let mut connection = match client.connect(address, ask.role()).await {
                     Ok(connection) => connection,
                     Err(NotOpened::Refused | NotOpened::TimedOut | NotOpened::Other) => {
                         tokio::time::sleep(REFUSED_PAUSE).await;
@@ -45,7 +60,7 @@ fn start(client: &Client, address: SocketAddr, role: Role, clients: usize, one_e
                     }
                 };
                 while !stop.is_cancelled() {
-                    let answer = connection.ask(Ask::get("/", role)).await;
+                    let answer = connection.ask(ask.clone()).await;
                     if answer.outcome == Outcome::Answered {
                         answered.fetch_add(1, Ordering::Relaxed);
                     }
@@ -60,9 +75,20 @@ fn start(client: &Client, address: SocketAddr, role: Role, clients: usize, one_e
 }
 
 impl Load {
-    /// Requests answered so far.
-    pub fn answered(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
+    /// Waits until so many requests have been answered.
+    ///
+    /// # Errors
+    /// When that does not come about.
+    pub async fn warm(&self, answers: u64) -> Result<(), NotWarm> {
+        let deadline = Instant::now() + WARM_WITHIN;
+        loop {
+            let answered = self.answered.load(Ordering::Relaxed);
+            match answered {
+                enough if enough >= answers => return Ok(()),
+                _ if Instant::now() > deadline => return Err(NotWarm { answered, answers }),
+                _ => tokio::time::sleep(LOOK).await,
+            }
+        }
     }
 
     /// Lets every client finish what it is doing.

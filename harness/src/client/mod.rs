@@ -6,12 +6,13 @@ mod raw;
 mod wire;
 
 pub use http::{Answer, Ask, Connection, Outcome, Payload, Pending};
-pub use load::{Load, back_to_back, connect_storm};
+pub use load::{Load, NotWarm, back_to_back, connect_storm};
 pub use raw::Raw;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpSocket;
@@ -29,12 +30,16 @@ pub struct Client {
     recorder: Recorder,
     connections: Arc<AtomicU32>,
     requests: Arc<AtomicU32>,
+    under_way: UnderWay,
 }
+
+/// Requests under way, by the client's port.
+type UnderWay = Arc<Mutex<BTreeMap<u16, RequestId>>>;
 
 impl Client {
     /// A client that writes to this timeline.
     pub fn new(recorder: Recorder) -> Self {
-        Self { recorder, connections: Arc::default(), requests: Arc::default() }
+        Self { recorder, connections: Arc::default(), requests: Arc::default(), under_way: Arc::default() }
     }
 
     /// Opens a connection for HTTP.
@@ -80,7 +85,7 @@ impl Client {
         let why = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
             Ok(Ok(stream)) => {
                 self.recorder.record(Event::Opened { connection, role });
-                return Ok(Wire::new(stream, connection, self.recorder.clone()));
+                return Ok(Wire::new(stream, connection, self.recorder.clone(), self.under_way.clone()));
             }
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => NotOpened::Refused,
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => NotOpened::TimedOut,
@@ -89,6 +94,11 @@ impl Client {
         };
         self.recorder.record(Event::NotOpened { connection, role, why });
         Err(why)
+    }
+
+    /// Requests of which a byte has been written and that have not ended, by the client's port.
+    pub fn under_way(&self) -> BTreeMap<u16, RequestId> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn next_request(&self) -> RequestId {

@@ -16,6 +16,8 @@ const MAX_RESPONSE: usize = 4 << 20;
 
 /// A connection for bytes.
 pub struct Raw {
+    /// The client's port.
+    pub client_port: u16,
     wire: Wire,
     log: Arc<WireLog>,
     client: Client,
@@ -46,7 +48,7 @@ enum Parsed<T> {
 
 impl Raw {
     pub(super) fn new(wire: Wire, client: Client) -> Self {
-        Self { log: wire.log(), wire, client, received: Vec::new() }
+        Self { client_port: wire.log().client_port, log: wire.log(), wire, client, received: Vec::new() }
     }
 
     /// A head with the usual fields. The id is sent along.

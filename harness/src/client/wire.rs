@@ -1,6 +1,7 @@
 //! The stream beneath HTTP: it sees the first byte of a request leave, and how the connection ends. Without it
 //! FIN and RST are guesses.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::UnderWay;
 use crate::recorder::Recorder;
 use crate::timeline::{ConnectionId, Ending, Event, RequestId, Role};
 
@@ -23,8 +25,11 @@ pub struct Wire {
 pub struct WireLog {
     /// Number of the connection.
     pub connection: ConnectionId,
+    /// This side's port.
+    pub client_port: u16,
     /// Where it is recorded.
     pub recorder: Recorder,
+    under_way: UnderWay,
     announced: Mutex<Option<Announced>>,
     sent: watch::Sender<Option<RequestId>>,
     ended: watch::Sender<Option<Ending>>,
@@ -44,9 +49,11 @@ pub struct Announced {
 
 impl Wire {
     /// Wraps a connected stream.
-    pub fn new(stream: TcpStream, connection: ConnectionId, recorder: Recorder) -> Self {
+    pub fn new(stream: TcpStream, connection: ConnectionId, recorder: Recorder, under_way: UnderWay) -> Self {
         let log = WireLog {
             connection,
+            client_port: stream.local_addr().map_or(0, |address| address.port()),
+            under_way,
             recorder,
             announced: Mutex::new(None),
             sent: watch::Sender::new(None),
@@ -104,6 +111,7 @@ impl WireLog {
         let announced = self.lock().take();
         if let Some(request) = announced {
             let id = request.id.clone();
+            self.under_way().insert(self.client_port, id.clone());
             self.recorder.record(Event::Sent {
                 connection: self.connection,
                 request: request.id,
@@ -113,6 +121,15 @@ impl WireLog {
             });
             self.sent.send_replace(Some(id));
         }
+    }
+
+    /// Says that no request is under way on this connection any more.
+    pub fn rest(&self) {
+        self.under_way().remove(&self.client_port);
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, BTreeMap<u16, RequestId>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn end(&self, how: Ending) {
@@ -139,6 +156,7 @@ impl WireLog {
 
 impl Drop for Wire {
     fn drop(&mut self) {
+        self.log.rest();
         self.log.end(Ending::Local);
     }
 }

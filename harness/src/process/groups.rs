@@ -17,6 +17,7 @@ impl Group {
     pub fn new(leader: u32) -> Self {
         let pid = Pid::from_raw(leader as i32);
         groups().insert(pid.as_raw());
+        super::guardian::tell('+', leader);
         Self(pid)
     }
 
@@ -36,6 +37,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
         groups().remove(&self.0.as_raw());
+        super::guardian::tell('-', self.0.as_raw() as u32);
     }
 }
 

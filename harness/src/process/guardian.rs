@@ -1,18 +1,22 @@
 //! Nothing stays behind, also when the harness is killed.
 //!
-//! The guardian is a small process in a session of its own that holds the read end of a pipe. However the harness
-//! ends, the pipe closes; the guardian then kills whatever carries the run's tag in its environment, also a child
-//! that made a session of its own, and removes the run's temporary folder. A parent-death signal would not do:
-//! it follows the thread that spawned, and is not inherited.
+//! The guardian is a small process in a session of its own that holds the read end of a pipe, through which it is
+//! told of every process group that starts and ends. However the harness ends, the pipe closes; the guardian then
+//! kills the groups that are left and whatever carries the run's tag in its environment (a child that made a
+//! session of its own), and removes the run's temporary folder. Both are needed: some servers write their title
+//! over their environment. A parent-death signal would not do: it follows the thread that spawned, and is not
+//! inherited.
 
-use std::io::Read;
+use std::collections::BTreeSet;
+use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// The variable that marks every process of a run.
@@ -30,6 +34,7 @@ const QUIET_LOOKS: u32 = 4;
 const LOOK: Duration = Duration::from_millis(50);
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+static PIPE: Mutex<Option<ChildStdin>> = Mutex::new(None);
 
 /// The harness's side. Dropping it lets the guardian clean up, and waits for that.
 pub struct Guardian {
@@ -56,9 +61,10 @@ impl Guardian {
         unsafe {
             command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?));
         }
-        let child = command.spawn().inspect_err(|_| {
+        let mut child = command.spawn().inspect_err(|_| {
             let _ = std::fs::remove_dir(&folder);
         })?;
+        *PIPE.lock().unwrap_or_else(PoisonError::into_inner) = child.stdin.take();
         let _ = FOLDER.set(folder);
         Ok(Self { child })
     }
@@ -66,7 +72,7 @@ impl Guardian {
 
 impl Drop for Guardian {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
+        drop(PIPE.lock().unwrap_or_else(PoisonError::into_inner).take());
         let _ = self.child.wait();
     }
 }
@@ -76,19 +82,37 @@ pub fn run_folder() -> PathBuf {
     FOLDER.get().cloned().unwrap_or_else(std::env::temp_dir)
 }
 
-/// The variable, with its value, that every process of this run gets.
+/// The variable, with its value, that marks one more process of this run and whatever it starts.
 pub fn tag() -> Option<(&'static str, String)> {
-    let folder = FOLDER.get()?;
-    Some((VARIABLE, folder.file_name()?.to_string_lossy().into_owned()))
+    static STARTED: AtomicU64 = AtomicU64::new(0);
+    let run = FOLDER.get()?.file_name()?.to_string_lossy();
+    Some((VARIABLE, format!("{run}.{}", STARTED.fetch_add(1, Ordering::Relaxed))))
+}
+
+/// Tells the guardian of a process group that starts (`+`) or has ended (`-`).
+pub fn tell(what: char, group: u32) {
+    if let Some(pipe) = PIPE.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        let _ = writeln!(pipe, "{what}{group}");
+    }
 }
 
 /// The guardian's side: waits for the end of the harness, then cleans up.
 pub fn guard(folder: &Path) {
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    let mut groups = BTreeSet::new();
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        match (line.get(..1), line.get(1..).and_then(|group| group.parse::<i32>().ok())) {
+            (Some("+"), Some(group)) => drop(groups.insert(group)),
+            (Some("-"), Some(group)) => drop(groups.remove(&group)),
+            _ => {}
+        }
+    }
+    for group in groups {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
     // Only ever a folder that `Guardian::start` made.
     let name = folder.file_name().map(|name| name.to_string_lossy()).filter(|name| name.starts_with(PREFIX));
     let Some(name) = name else { return };
-    let tag = format!("{VARIABLE}={name}");
+    let tag = format!("{VARIABLE}={name}.");
     let mut quiet = 0;
     while quiet < QUIET_LOOKS {
         let found = carriers(&tag);
@@ -108,7 +132,7 @@ fn carriers(tag: &str) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let carries = |pid: &Pid| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == tag.as_bytes())
+        environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(tag.as_bytes()))
     };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
     pids.filter(carries).collect()

@@ -3,10 +3,12 @@
 mod build;
 mod groups;
 pub mod guardian;
-mod listeners;
+mod sockets;
 mod spawn;
+mod tree;
 
 pub use build::{BuildError, build};
 pub use groups::kill_all;
-pub use listeners::closed as listener_closed;
-pub use spawn::{Exit, Launch, Spawned, StartError, start};
+pub use sockets::{closed as listener_closed, server_sides};
+pub use spawn::{Exit, Launch, Listening, Output, Spawned, StartError, start};
+pub use tree::Tree;

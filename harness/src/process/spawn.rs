@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 
 use super::groups::Group;
+use super::{Tree, guardian};
 use crate::recorder::Recorder;
 use crate::timeline::{Event, ProcessId};
 
@@ -83,6 +84,14 @@ pub enum StartError {
         /// Its last lines of standard error.
         output: Output,
     },
+    /// No process of it ever listened on a port.
+    #[error("listened on no port within {} s{output}", within.as_secs())]
+    NeverListened {
+        /// How long it was waited for.
+        within: Duration,
+        /// Its last lines of standard error.
+        output: Output,
+    },
     /// Its first line is not what the contract says.
     #[error("its first line is not a `listening` event: {line:?}")]
     NotListening {
@@ -122,6 +131,7 @@ pub struct Spawned {
     /// Its number in the timeline.
     pub id: ProcessId,
     pid: Pid,
+    tag: Option<String>,
     group: Group,
     exit: watch::Receiver<Option<Exit>>,
     listening: oneshot::Receiver<Result<Listening, String>>,
@@ -133,12 +143,13 @@ pub struct Spawned {
 /// # Errors
 /// When the program cannot be executed.
 pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spawned, StartError> {
+    let tag = guardian::tag();
     let mut command = Command::new(&launch.command[0]);
     command
         .args(&launch.command[1..])
         .current_dir(&launch.folder)
         .envs(&launch.env)
-        .envs(super::guardian::tag())
+        .envs(tag.clone())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -165,7 +176,8 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
     }
     let (exit_sender, exit) = watch::channel(None);
     tokio::spawn(wait(child, id, recorder.clone(), exit_sender));
-    Ok(Spawned { id, pid: Pid::from_raw(pid as i32), group: Group::new(pid), exit, listening, stderr })
+    let tag = tag.map(|(_, value)| value);
+    Ok(Spawned { id, pid: Pid::from_raw(pid as i32), tag, group: Group::new(pid), exit, listening, stderr })
 }
 
 impl Spawned {
@@ -176,6 +188,11 @@ impl Spawned {
         }
         recorder.record(Event::Signal { process: self.id, name: signal.as_str().to_owned() });
         nix::sys::signal::kill(self.pid, signal).is_ok()
+    }
+
+    /// What this process and its children are at the moment.
+    pub fn tree(&self) -> Tree {
+        Tree::of(self.pid.as_raw(), self.tag.as_deref())
     }
 
     /// Waits for the end of the leader; `None` where it does not come in time.
@@ -231,7 +248,8 @@ impl Spawned {
         }
     }
 
-    fn last_lines(&self) -> Output {
+    /// The last lines that it printed on standard error.
+    pub fn last_lines(&self) -> Output {
         Output(self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect())
     }
 }

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal::SIGTERM;
-
-use super::world::unconfirmed;
+use super::run::unconfirmed;
 use super::{Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{Limits, Slow};
-use crate::client::{Ask, Load, back_to_back, connect_storm};
+use crate::client::{Load, back_to_back, connect_storm};
 use crate::timeline::Role;
 
 /// What a drain may take to close the listener, before a scenario goes on without it.
@@ -106,7 +104,7 @@ async fn idle_keep_alive_closes(run: &mut Run<'_>) -> Result<(), Stop> {
         return Err(unconfirmed("idle connections stay open", "the server closed one after its first response"));
     }
     run.confirmed("five connections are idle");
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     target.exited().await;
     for connection in idle {
         connection.ended(Duration::from_secs(1)).await;
@@ -123,7 +121,7 @@ async fn unused_connection_closes(run: &mut Run<'_>) -> Result<(), Stop> {
     // Accepted in order: once a later one has answered, these have been accepted.
     run.used_connection(&target, Role::Warmup).await?;
     run.confirmed("five connections are open and unused");
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     target.exited().await;
     for connection in unused {
         connection.ended(Duration::from_secs(1)).await;
@@ -143,12 +141,12 @@ async fn late_request_on_keep_alive(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn ask_late(run: &mut Run<'_>, target: &mut Target, late: Role, slow: Role) -> Result<(), Stop> {
     let mut idle = run.used_connection(target, Role::Idle).await?;
-    let pending = run.in_flight(target, Ask::get("/slow?delay=1.5", slow)).await?;
-    target.signal(SIGTERM);
+    let pending = run.in_flight(target, run.subject.ask_slow(1.5, slow)).await?;
+    target.signal(run.stop_signal());
     if !target.listener_closed(CLOSES).await {
         return Err(unconfirmed("the listener closes", "it was open 4 s after the signal"));
     }
-    idle.ask(Ask::get("/", late)).await;
+    idle.ask(run.subject.ask(late)).await;
     pending.finish().await;
     target.exited().await;
     Ok(())
@@ -156,14 +154,15 @@ async fn ask_late(run: &mut Run<'_>, target: &mut Target, late: Role, slow: Role
 
 async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let load = back_to_back(&run.client, target.address, Role::KeepAlive, run.param("clients") as usize);
+    let load =
+        back_to_back(&run.client, target.address, &run.subject.ask(Role::KeepAlive), run.param("clients") as usize);
     under_load(run, &mut target, load).await
 }
 
 async fn new_connection_refused(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pending = run.in_flight(&target, Ask::get("/slow?delay=1.5", Role::InFlight)).await?;
-    target.signal(SIGTERM);
+    let pending = run.in_flight(&target, run.subject.ask_slow(1.5, Role::InFlight)).await?;
+    target.signal(run.stop_signal());
     // Where it stays open, the attempts below show what comes of that.
     target.listener_closed(Duration::from_secs(1)).await;
     for _ in 0..3 {
@@ -176,15 +175,15 @@ async fn new_connection_refused(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let load = connect_storm(&run.client, target.address, Role::Storm, run.param("clients") as usize);
+    let load = connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), run.param("clients") as usize);
     under_load(run, &mut target, load).await
 }
 
 async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let clients = run.param("clients") as usize;
-    let storm = connect_storm(&run.client, target.address, Role::Storm, clients);
-    let load = back_to_back(&run.client, target.address, Role::Sustained, clients);
+    let storm = connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), clients);
+    let load = back_to_back(&run.client, target.address, &run.subject.ask(Role::Sustained), clients);
     under_load(run, &mut target, load).await?;
     storm.stop().await;
     Ok(())
@@ -192,18 +191,9 @@ async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
 
 /// Signals once every client has been answered several times, and lets the load go on until the process is gone.
 async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Result<(), Stop> {
-    let enough = 5 * run.param("clients") as u64;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
-    while load.answered() < enough {
-        if tokio::time::Instant::now() > deadline {
-            let why = format!("{} answers within 15 s", load.answered());
-            load.stop().await;
-            return Err(unconfirmed("the load is running", why));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    load.warm(5 * run.param("clients") as u64).await?;
     run.confirmed("every client has been answered several times");
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     target.exited().await;
     load.stop().await;
     Ok(())
@@ -216,7 +206,7 @@ async fn immediate_rebind(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..3 {
         idle.push(run.used_connection(&target, Role::Idle).await?);
     }
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     if target.exited().await.is_none() {
         return Err(unconfirmed("the process ends", "it did not"));
     }
@@ -224,7 +214,7 @@ async fn immediate_rebind(run: &mut Run<'_>) -> Result<(), Stop> {
     let port = target.address.port().to_string();
     if let Some(successor) = run.start_successor(&port).await? {
         let mut connection = successor.connect(Role::Successor).await?;
-        connection.ask(Ask::get("/", Role::Successor)).await;
+        connection.ask(run.subject.ask(Role::Successor)).await;
         successor.kill().await;
     }
     Ok(())

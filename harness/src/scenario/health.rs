@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal::SIGTERM;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -62,7 +61,7 @@ async fn readiness_fails_and_latches(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let probes = probe(&run.client, target.address, "/health/ready", Role::Ready);
     tokio::time::sleep(3 * PROBE).await;
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     target.exited().await;
     probes.stop().await;
     Ok(())
@@ -70,10 +69,10 @@ async fn readiness_fails_and_latches(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn liveness_stays(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pending = run.in_flight(&target, Ask::get("/slow?delay=1.5", Role::InFlight)).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(1.5, Role::InFlight)).await?;
     let admin = target.admin.unwrap_or(target.address);
     let probes = probe(&run.client, admin, "/health/live", Role::Live);
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;
     probes.stop().await;
@@ -82,13 +81,13 @@ async fn liveness_stays(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     not_ready(run, &target).await?;
     // For half of the delay: what is asked later may meet the end of it.
     let deadline = tokio::time::Instant::now() + run.duration("shutdown_delay") / 2;
     while tokio::time::Instant::now() < deadline {
         if let Ok(mut connection) = target.try_connect(Role::LameDuck).await {
-            connection.ask(Ask::get("/", Role::LameDuck)).await;
+            connection.ask(run.subject.ask(Role::LameDuck)).await;
         }
         tokio::time::sleep(PROBE).await;
     }
@@ -118,9 +117,9 @@ async fn prestop_endpoint(run: &mut Run<'_>) -> Result<(), Stop> {
     second.finish().await;
     // The hook stops nothing: what is asked now is served.
     if let Ok(mut connection) = target.try_connect(Role::AfterHook).await {
-        connection.ask(Ask::get("/", Role::AfterHook)).await;
+        connection.ask(run.subject.ask(Role::AfterHook)).await;
     }
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     target.exited().await;
     Ok(())
 }

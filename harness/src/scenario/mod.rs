@@ -5,10 +5,14 @@
 mod connections;
 mod health;
 mod requests;
+mod run;
 mod signals;
-mod world;
+mod subject;
+mod target;
 
-pub use world::{Run, Stop, Target};
+pub use run::{Run, Stop};
+pub use subject::{Manner, Stranger, Subject};
+pub use target::Target;
 
 use std::future::Future;
 use std::pin::Pin;

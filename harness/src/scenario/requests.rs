@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use nix::sys::signal::Signal::SIGTERM;
-
 use super::{Run, Scenario, Stop, body};
-use crate::catalog::Feature::{Admin, Limits, Slow, Streams, Upload};
-use crate::client::{Ask, Payload};
+use crate::catalog::Feature::{Admin, KeepAlive, Limits, Slow, Streams, Upload};
+use crate::client::{Ask, Payload, back_to_back, connect_storm};
 use crate::timeline::Role;
+use bytes::Bytes;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -36,6 +34,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         params: &[("clients", 100.0), ("max_in_flight", 1000.0)],
         heavy: false,
         body: body!(many_in_flight),
+    },
+    Scenario {
+        slug: "saturated-in-flight",
+        group: "requests",
+        summary: "64 clients keep the server so busy that requests wait inside it when the stop signal arrives.",
+        needs: &[],
+        rules: &["in-flight-answered"],
+        params: &[("clients", 64.0), ("max_in_flight", 1000.0)],
+        heavy: true,
+        body: body!(saturated_in_flight),
     },
     Scenario {
         slug: "slow-upload-completes",
@@ -141,8 +149,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 async fn in_flight_completes(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pending = run.in_flight(&target, Ask::get("/slow?delay=1", Role::InFlight)).await?;
-    target.signal(SIGTERM);
+    let pending = run.in_flight(&target, run.subject.ask_slow(1.0, Role::InFlight)).await?;
+    target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;
     Ok(())
@@ -159,15 +167,33 @@ async fn many_in_flight(run: &mut Run<'_>) -> Result<(), Stop> {
     for (number, connection) in connections.into_iter().enumerate() {
         // From 1.5 s to 2.5 s, so that they end one after the other, well after the signal.
         let delay = 1.5 + number as f64 / clients as f64;
-        pending.push(connection.begin(Ask::get(format!("/slow?delay={delay:.2}"), Role::InFlight)).await);
+        pending.push(connection.begin(run.subject.ask_slow(delay, Role::InFlight)).await);
     }
-    run.settle(&target, clients).await?;
+    let ports: Vec<u16> = pending.iter().map(|request| request.client_port).collect();
+    run.settle(&target, &ports, ports.len()).await?;
     run.confirmed("all requests are in flight");
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     for request in pending {
         request.finish().await;
     }
     target.exited().await;
+    Ok(())
+}
+
+async fn saturated_in_flight(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let (ask, clients) = (run.subject.ask_busy(Role::Saturated), run.param("clients") as usize);
+    let load = match run.has(KeepAlive) {
+        true => back_to_back(&run.client, target.address, &ask, clients),
+        false => connect_storm(&run.client, target.address, &ask, clients),
+    };
+    load.warm(3 * clients as u64).await?;
+    run.note_read(&target)?;
+    // What has been read and is unanswered after this pause is in the server's hands, not on its way there.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    target.signal(run.stop_signal());
+    target.exited().await;
+    load.stop().await;
     Ok(())
 }
 
@@ -177,7 +203,7 @@ async fn slow_upload_completes(run: &mut Run<'_>) -> Result<(), Stop> {
     let length = pieces.iter().map(Bytes::len).sum::<usize>() as u64;
     let payload = Payload::Dripped { pieces, pause: Duration::from_millis(100) };
     let pending = run.in_flight(&target, Ask::post("/echo", Role::Upload, payload).expect_bytes(length)).await?;
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;
     Ok(())
@@ -189,7 +215,7 @@ async fn slow_headers_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
     let (id, head) = raw.head("GET", "/", "X-Slow: ");
     raw.announce(&id, Role::SlowHead, "/", None);
     raw.write(head.trim_end().as_bytes()).await;
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     let longest = run.duration("header_timeout") + Duration::from_secs(6);
     raw.drip(&id, b"x", Duration::from_millis(100), longest).await;
     drop(raw);
@@ -206,8 +232,8 @@ async fn slow_reader_untruncated(run: &mut Run<'_>) -> Result<(), Stop> {
         .expect_bytes(size)
         .read_slowly(Duration::from_micros(500));
     let pending = connection.begin(ask).await;
-    run.settle(&target, 1).await?;
-    target.signal(SIGTERM);
+    run.settle(&target, &[pending.client_port], 1).await?;
+    target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;
     Ok(())
@@ -219,7 +245,7 @@ async fn finite_stream_completes(run: &mut Run<'_>) -> Result<(), Stop> {
     let length: usize = (0..chunks).map(|number| format!("chunk {number}\n").len()).sum();
     let ask = Ask::get(format!("/stream?chunks={chunks}&interval=0.15"), Role::Finite).expect_bytes(length as u64);
     let pending = run.in_flight(&target, ask).await?;
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;
     Ok(())
@@ -228,7 +254,7 @@ async fn finite_stream_completes(run: &mut Run<'_>) -> Result<(), Stop> {
 async fn endless_stream_ends(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let pending = run.in_flight(&target, Ask::get("/events", Role::Endless)).await?;
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;
     Ok(())
@@ -236,11 +262,11 @@ async fn endless_stream_ends(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn deadline_cuts_and_says_so(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let slow = run.in_flight(&target, Ask::get("/slow?delay=12", Role::Doomed)).await?;
+    let slow = run.in_flight(&target, run.subject.ask_slow(12.0, Role::Doomed)).await?;
     let length: usize = (0..100).map(|number| format!("chunk {number}\n").len()).sum();
     let ask = Ask::get("/stream?chunks=100&interval=0.12", Role::Doomed).expect_bytes(length as u64);
     let stream = run.in_flight(&target, ask).await?;
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     target.exited().await;
     slow.finish().await;
     stream.finish().await;
@@ -253,7 +279,7 @@ async fn stalled_upload_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
     let (id, head) = raw.head("POST", "/echo", "Content-Length: 100000\r\n");
     raw.announce(&id, Role::SlowBody, "/echo", None);
     raw.write(head.as_bytes()).await;
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     let longest = run.duration("body_timeout") + Duration::from_secs(6);
     raw.drip(&id, b"x", Duration::from_millis(100), longest).await;
     drop(raw);
@@ -263,7 +289,7 @@ async fn stalled_upload_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn client_disconnect_releases(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pending = run.in_flight(&target, Ask::get("/slow?delay=12", Role::Gone)).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(12.0, Role::Gone)).await?;
     pending.leave().await;
     if run.has(Admin) {
         // Where the count stays up, the rule says so.
@@ -271,7 +297,7 @@ async fn client_disconnect_releases(run: &mut Run<'_>) -> Result<(), Stop> {
     } else {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     target.exited().await;
     Ok(())
 }
@@ -298,9 +324,9 @@ async fn pipelined_and_expect_continue(run: &mut Run<'_>) -> Result<(), Stop> {
     raw.write(bytes.as_bytes()).await;
     raw.sent_along(&second, Role::Pipelined, "/bytes?size=17", Some(17));
     raw.sent_along(&third, Role::Pipelined, "/bytes?size=23", Some(23));
-    run.settle(&target, 2).await?;
+    run.settle(&target, &[waiting.client_port, raw.client_port], 2).await?;
 
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     if told {
         waiting.write(payload).await;
     }
@@ -322,13 +348,14 @@ async fn overload_sheds(run: &mut Run<'_>) -> Result<(), Stop> {
     }
     let mut pending = Vec::new();
     for connection in connections {
-        pending.push(connection.begin(Ask::get("/slow?delay=1", Role::Overload)).await);
+        pending.push(connection.begin(run.subject.ask_slow(1.0, Role::Overload)).await);
     }
-    run.settle(&target, run.param("max_in_flight") as u64).await?;
+    let ports: Vec<u16> = pending.iter().map(|request| request.client_port).collect();
+    run.settle(&target, &ports, run.param("max_in_flight") as usize).await?;
     let mut probe = target.connect(Role::Live).await?;
     probe.ask(Ask::get("/health/live", Role::Live)).await;
     drop(probe);
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     for request in pending {
         request.finish().await;
     }

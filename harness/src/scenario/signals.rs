@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL};
 
-use super::world::unconfirmed;
+use super::run::unconfirmed;
 use super::{Run, Scenario, Stop, body};
 use crate::catalog::Feature::{Reload, Slow};
-use crate::client::Ask;
 use crate::timeline::Role;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -75,14 +74,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 async fn idle_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     target.exited().await;
     Ok(())
 }
 
 async fn sigint_like_sigterm(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pending = run.in_flight(&target, Ask::get("/slow?delay=1", Role::InFlight)).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(1.0, Role::InFlight)).await?;
     target.signal(SIGINT);
     pending.finish().await;
     target.exited().await;
@@ -91,15 +90,15 @@ async fn sigint_like_sigterm(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn second_signal_forces_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pending = run.in_flight(&target, Ask::get("/slow?delay=12", Role::Doomed)).await?;
-    target.signal(SIGTERM);
+    let pending = run.in_flight(&target, run.subject.ask_slow(12.0, Role::Doomed)).await?;
+    target.signal(run.stop_signal());
     // The drain has begun when the listener is closed; by then the first signal was certainly taken.
     if !target.listener_closed(Duration::from_secs(5)).await {
         return Err(unconfirmed("the first signal began the drain", "the listener was open 5 s later"));
     }
     // Where the process is gone instead, the rule says so.
     target.exited_within(Duration::from_millis(50)).await;
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     target.exited().await;
     pending.finish().await;
     Ok(())
@@ -110,13 +109,13 @@ async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
     std::fs::write(&file, "# nothing yet\n").map_err(|error| Stop::Io("writing CONFIG_FILE", error))?;
     let path = file.to_string_lossy().into_owned();
     let mut target = run.start_with(&[("CONFIG_FILE", &path)]).await?;
-    let pending = run.in_flight(&target, Ask::get("/slow?delay=1", Role::InFlight)).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(1.0, Role::InFlight)).await?;
     if run.has(Reload) {
         // Below what is in flight, so that the new value shows; a bad file after it must change nothing.
         for text in ["MAX_IN_FLIGHT=1\n", "MAX_IN_FLIGHT=many\n"] {
             std::fs::write(&file, text).map_err(|error| Stop::Io("writing CONFIG_FILE", error))?;
             target.signal(SIGHUP);
-            shed_soon(&target).await?;
+            shed_soon(run, &target).await?;
         }
     } else {
         target.signal(SIGHUP);
@@ -128,24 +127,24 @@ async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
         run.metrics_say(&target, |in_flight| in_flight == 0).await?;
     }
     if let Ok(mut connection) = target.try_connect(Role::AfterReload).await {
-        connection.ask(Ask::get("/", Role::AfterReload)).await;
+        connection.ask(run.subject.ask(Role::AfterReload)).await;
     }
-    target.signal(SIGTERM);
+    target.signal(run.stop_signal());
     target.exited().await;
     Ok(())
 }
 
 /// Asks until the limit of one request in flight shows; what came last is the verdict's.
-async fn shed_soon(target: &super::Target) -> Result<(), Stop> {
+async fn shed_soon(run: &Run<'_>, target: &super::Target) -> Result<(), Stop> {
     let mut connection = target.connect(Role::Warmup).await?;
     for _ in 0..40 {
-        let answer = connection.ask(Ask::get("/", Role::Warmup)).await;
+        let answer = connection.ask(run.subject.ask(Role::Warmup)).await;
         if answer.status == Some(429) || answer.status.is_none() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    connection.ask(Ask::get("/", Role::Overload)).await;
+    connection.ask(run.subject.ask(Role::Overload)).await;
     Ok(())
 }
 
@@ -153,7 +152,7 @@ async fn sigterm_during_startup(run: &mut Run<'_>) -> Result<(), Stop> {
     for wait in [0, 2, 10, 25, 50, 100, 250] {
         let process = run.spawn(&[])?;
         tokio::time::sleep(Duration::from_millis(wait)).await;
-        process.signal(SIGTERM, &run.recorder);
+        process.signal(run.stop_signal(), &run.recorder);
         process.exited(Duration::from_secs(6)).await;
         process.kill().await;
     }
@@ -162,14 +161,14 @@ async fn sigterm_during_startup(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn sigkill_loses_requests(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pending = run.in_flight(&target, Ask::get("/slow?delay=1", Role::Doomed)).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(1.0, Role::Doomed)).await?;
     target.signal(SIGKILL);
     target.exited().await;
     pending.finish().await;
     let port = target.address.port().to_string();
     let successor = run.start_with(&[("PORT", &port)]).await?;
     let mut connection = successor.connect(Role::Successor).await?;
-    connection.ask(Ask::get("/", Role::Successor)).await;
+    connection.ask(run.subject.ask(Role::Successor)).await;
     successor.kill().await;
     Ok(())
 }

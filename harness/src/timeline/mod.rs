@@ -107,6 +107,8 @@ pub enum Role {
     KeepAlive,
     /// Connects for each request.
     Storm,
+    /// Keeps the server so busy that requests wait inside it.
+    Saturated,
     /// Goes on asking long after the signal.
     Sustained,
     /// A connection that has answered and waits.
@@ -203,6 +205,8 @@ pub enum Event {
     },
     /// A request could not be written at all: the connection had ended.
     Unsent { connection: ConnectionId, request: RequestId, role: Role },
+    /// The kernel says that the server has accepted the connections of these requests and read all of them.
+    Read { requests: Vec<RequestId> },
     /// The last byte of a request's body was written.
     Uploaded { request: RequestId },
     /// `100 Continue` came.

@@ -36,6 +36,8 @@ pub struct Request<'t> {
     pub path: &'t str,
     /// When its first bytes were written, or should have been.
     pub sent: Micros,
+    /// When the server had certainly read it, where that is known.
+    pub read: Option<Micros>,
     /// When the last byte of its body was written, where it has one.
     pub uploaded: Option<Micros>,
     /// When `100 Continue` came.
@@ -135,6 +137,7 @@ impl<'t> Request<'t> {
             role,
             path: "",
             sent,
+            read: None,
             uploaded: None,
             continued: None,
             head: None,
@@ -247,6 +250,11 @@ impl<'t> View<'t> {
                 request.end = End::Unsent;
                 request.ended = Some(t);
                 self.requests.push(request);
+            }
+            Event::Read { requests: read } => {
+                for index in read.iter().filter_map(request) {
+                    self.requests[index].read.get_or_insert(t);
+                }
             }
             Event::Uploaded { request: id } => {
                 if let Some(index) = request(id) {

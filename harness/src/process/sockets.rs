@@ -1,5 +1,6 @@
-//! When does a listener close? Asked of the kernel's table of sockets, not guessed from connect attempts: those
-//! would be part of the load, and a dropped SYN says nothing for a second.
+//! The kernel's table of sockets: when a listener closes, what a server has accepted and read, which ports a
+//! process listens on. Asked of the kernel, not guessed: connect attempts would be part of the load, and a
+//! dropped SYN says nothing for a second.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -32,10 +33,11 @@ pub async fn closed(port: u16) {
 
 fn watch() {
     loop {
-        let Ok(open) = table::listening() else {
+        let Ok(rows) = table::rows(table::LISTEN) else {
             *WAITING.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return;
         };
+        let open: BTreeSet<u16> = rows.iter().map(|row| row.local_port).collect();
         {
             let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
             let ports = waiting.get_or_insert_default();
@@ -58,38 +60,77 @@ fn watch() {
     }
 }
 
+/// The server's side of one connection, as the kernel sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerSide {
+    /// The client's port.
+    pub client_port: u16,
+    /// Whether the server has accepted it; until then no process owns it.
+    pub accepted: bool,
+    /// Bytes that have arrived and that the server has not read.
+    pub unread: u32,
+}
+
+/// The server's side of every established connection to this port.
+///
+/// # Errors
+/// Where the kernel's table cannot be read.
+pub fn server_sides(port: u16) -> std::io::Result<Vec<ServerSide>> {
+    let rows = table::rows(table::ESTABLISHED)?;
+    let sides = rows.into_iter().filter(|row| row.local_port == port);
+    Ok(sides
+        .map(|row| ServerSide { client_port: row.peer_port, accepted: row.inode != 0, unread: row.unread })
+        .collect())
+}
+
+/// Ports that sockets with these inodes listen on.
+///
+/// # Errors
+/// Where the kernel's table cannot be read.
+pub fn listening_ports(inodes: &BTreeSet<u32>) -> std::io::Result<BTreeSet<u16>> {
+    let rows = table::rows(table::LISTEN)?;
+    Ok(rows.into_iter().filter(|row| inodes.contains(&row.inode)).map(|row| row.local_port).collect())
+}
+
+/// One socket.
+struct Row {
+    local_port: u16,
+    peer_port: u16,
+    inode: u32,
+    unread: u32,
+}
+
 #[cfg(target_os = "linux")]
 mod table {
     //! sock_diag(7): the kernel filters by state, so that thousands of closed connections cost nothing.
 
-    use super::BTreeSet;
+    use super::Row;
     use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
     use netlink_packet_sock_diag::SockDiagMessage;
     use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
     use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
     use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
-    pub fn listening() -> std::io::Result<BTreeSet<u16>> {
+    pub const LISTEN: StateFlags = StateFlags::LISTEN;
+    pub const ESTABLISHED: StateFlags = StateFlags::ESTABLISHED;
+
+    pub fn rows(states: StateFlags) -> std::io::Result<Vec<Row>> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        let mut ports = BTreeSet::new();
+        let mut rows = Vec::new();
         for (family, socket_id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-            dump(&socket, family, socket_id, &mut ports)?;
+            let extensions = ExtensionFlags::empty();
+            let states = states.clone();
+            let request = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
+            dump(&socket, request, &mut rows)?;
         }
-        Ok(ports)
+        Ok(rows)
     }
 
-    fn dump(socket: &Socket, family: u8, socket_id: SocketId, ports: &mut BTreeSet<u16>) -> std::io::Result<()> {
+    fn dump(socket: &Socket, request: InetRequest, rows: &mut Vec<Row>) -> std::io::Result<()> {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let request = InetRequest {
-            family,
-            protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::empty(),
-            states: StateFlags::LISTEN,
-            socket_id,
-        };
         let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
@@ -103,7 +144,13 @@ mod table {
                     .map_err(|error| std::io::Error::other(error.to_string()))?;
                 match message.payload {
                     NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                        ports.insert(response.header.socket_id.source_port);
+                        let header = response.header;
+                        rows.push(Row {
+                            local_port: header.socket_id.source_port,
+                            peer_port: header.socket_id.destination_port,
+                            inode: header.inode,
+                            unread: header.recv_queue,
+                        });
                     }
                     NetlinkPayload::Done(_) => return Ok(()),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
@@ -118,9 +165,12 @@ mod table {
 
 #[cfg(not(target_os = "linux"))]
 mod table {
-    use super::BTreeSet;
+    use super::Row;
 
-    pub fn listening() -> std::io::Result<BTreeSet<u16>> {
+    pub const LISTEN: () = ();
+    pub const ESTABLISHED: () = ();
+
+    pub fn rows((): ()) -> std::io::Result<Vec<Row>> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
 }
@@ -134,10 +184,26 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let gone = tokio::spawn(closed(port));
-        assert!(table::listening().unwrap().contains(&port));
+        assert!(table::rows(table::LISTEN).unwrap().iter().any(|row| row.local_port == port));
         tokio::time::sleep(Duration::from_millis(30)).await;
         assert!(!gone.is_finished(), "it is still open");
         drop(listener);
         tokio::time::timeout(Duration::from_secs(10), gone).await.expect("seen to close").unwrap();
+    }
+
+    #[test]
+    fn accepted_and_read_are_told_apart() {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        client.write_all(b"hello").unwrap();
+        let side = || server_sides(port).unwrap()[0];
+        let client_port = client.local_addr().unwrap().port();
+        assert_eq!(side(), ServerSide { client_port, accepted: false, unread: 5 });
+        let (mut server, _) = listener.accept().unwrap();
+        assert_eq!(side(), ServerSide { client_port, accepted: true, unread: 5 });
+        server.read_exact(&mut [0; 5]).unwrap();
+        assert_eq!(side(), ServerSide { client_port, accepted: true, unread: 0 });
     }
 }

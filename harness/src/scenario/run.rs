@@ -1,0 +1,336 @@
+//! What a scenario works with: one run of it against one subject.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+
+use super::subject::{Manner, Stranger, Subject};
+use super::target::Target;
+use crate::catalog::Feature;
+use crate::client::{Ask, Client, Connection, NotWarm, Outcome, Pending};
+use crate::process::{self, Launch, Listening, Spawned, StartError};
+use crate::recorder::Recorder;
+use crate::timeline::{Event, ProcessId, Role};
+
+/// How long a precondition is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between two looks at metrics, or at the kernel's table.
+const LOOK: Duration = Duration::from_millis(10);
+/// Parameters that are variables of the contract.
+const VARIABLES: [&str; 7] = [
+    "shutdown_delay",
+    "drain_timeout",
+    "idle_linger",
+    "max_in_flight",
+    "header_timeout",
+    "body_timeout",
+    "keep_alive_timeout",
+];
+
+/// Why a scenario went no further.
+#[derive(Debug, thiserror::Error)]
+pub enum Stop {
+    /// A precondition could not be established: there is no verdict.
+    #[error("{what}: {why}")]
+    Unconfirmed {
+        /// The precondition.
+        what: String,
+        /// Why it does not hold.
+        why: String,
+    },
+    /// The server did not start.
+    #[error("the server {0}")]
+    Start(#[from] StartError),
+    /// Somebody else answers on the server's port.
+    #[error(
+        "the server says it is instance {expected}, but {found} answers on its port: is another one still running?"
+    )]
+    Impostor {
+        /// Who was started.
+        expected: String,
+        /// Who answers.
+        found: String,
+    },
+    /// The harness could not do its part.
+    #[error("{0}: {1}")]
+    Io(&'static str, std::io::Error),
+}
+
+/// A precondition does not hold.
+pub fn unconfirmed(what: &str, why: impl Into<String>) -> Stop {
+    Stop::Unconfirmed { what: what.to_owned(), why: why.into() }
+}
+
+impl From<NotWarm> for Stop {
+    fn from(load: NotWarm) -> Self {
+        unconfirmed("the load is running", load.to_string())
+    }
+}
+
+/// One run of one scenario against one subject.
+pub struct Run<'s> {
+    /// Where everything is recorded.
+    pub recorder: Recorder,
+    /// The client.
+    pub client: Client,
+    /// What is under test.
+    pub subject: &'s Subject,
+    /// Parameters of the scenario.
+    pub params: BTreeMap<String, f64>,
+    /// A folder of its own, removed afterwards.
+    pub folder: tempfile::TempDir,
+    processes: ProcessId,
+}
+
+impl<'s> Run<'s> {
+    /// Prepares a run.
+    ///
+    /// # Errors
+    /// When no temporary folder can be made.
+    pub fn new(recorder: Recorder, subject: &'s Subject, params: BTreeMap<String, f64>) -> std::io::Result<Self> {
+        Ok(Self {
+            client: Client::new(recorder.clone()),
+            recorder,
+            subject,
+            params,
+            folder: tempfile::tempdir_in(process::guardian::run_folder())?,
+            processes: 0,
+        })
+    }
+
+    /// A parameter of the scenario; every one that a scenario asks for is in its table.
+    pub fn param(&self, name: &str) -> f64 {
+        self.params.get(name).copied().unwrap_or_default()
+    }
+
+    /// A parameter that is a duration.
+    pub fn duration(&self, name: &str) -> Duration {
+        Duration::from_secs_f64(self.param(name))
+    }
+
+    /// Whether the subject can do this.
+    pub fn has(&self, feature: Feature) -> bool {
+        self.subject.has(feature)
+    }
+
+    /// The signal that stops the subject.
+    pub fn stop_signal(&self) -> Signal {
+        self.subject.stop_signal()
+    }
+
+    /// Notes that a precondition holds.
+    pub fn confirmed(&self, what: &str) {
+        self.recorder.record(Event::Confirmed { what: what.to_owned() });
+    }
+
+    /// Starts the subject and makes sure that it is the one that answers.
+    ///
+    /// # Errors
+    /// When it does not start, or somebody else answers.
+    pub async fn start(&mut self) -> Result<Target, Stop> {
+        self.start_with(&[]).await
+    }
+
+    /// As [`Self::start`], with variables on top of the scenario's.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(&mut self, more: &[(&str, &str)]) -> Result<Target, Stop> {
+        let mut process = self.spawn(more)?;
+        let listening = match &self.subject.manner {
+            Manner::Contract => process.listening().await?,
+            Manner::Stranger(stranger) => self.discover(&process, stranger).await?,
+        };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listening.port));
+        self.greet(address, listening.instance.as_deref()).await?;
+        self.recorder.record(Event::Listening {
+            process: process.id,
+            port: listening.port,
+            admin_port: listening.admin_port,
+            instance: listening.instance,
+        });
+        let admin = listening.admin_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let longest = self.duration("shutdown_delay") + self.duration("drain_timeout") + Duration::from_secs(5);
+        Ok(Target::new(address, admin, process, &self.recorder, &self.client, longest))
+    }
+
+    /// Starts a successor on this port; `None` where it ends instead of listening, which the timeline tells.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_successor(&mut self, port: &str) -> Result<Option<Target>, Stop> {
+        match self.start_with(&[("PORT", port)]).await {
+            Ok(target) => Ok(Some(target)),
+            Err(Stop::Start(StartError::Exited { .. })) => Ok(None),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// Starts the process without waiting for anything.
+    ///
+    /// # Errors
+    /// When the program cannot be executed.
+    pub fn spawn(&mut self, more: &[(&str, &str)]) -> Result<Spawned, Stop> {
+        self.processes += 1;
+        let mut launch: Launch = self.subject.launch.clone();
+        if matches!(self.subject.manner, Manner::Contract) {
+            launch.env.insert("PORT".to_owned(), "0".to_owned());
+            launch.env.insert("ADMIN_PORT".to_owned(), "0".to_owned());
+            for variable in VARIABLES {
+                if let Some(value) = self.params.get(variable) {
+                    launch.env.insert(variable.to_uppercase(), value.to_string());
+                }
+            }
+            launch.env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        }
+        Ok(process::start(&launch, self.processes, &self.recorder)?)
+    }
+
+    /// Finds the port of a server that does not announce it: the one that it was asked to use, or whichever its
+    /// processes listen on.
+    async fn discover(&self, process: &Spawned, stranger: &Stranger) -> Result<Listening, Stop> {
+        let deadline = Instant::now() + stranger.start_within;
+        loop {
+            let ports = process.tree().ports();
+            let found = if ports.contains(&stranger.port) { Some(stranger.port) } else { ports.first().copied() };
+            if let Some(port) = found {
+                return Ok(Listening { port, admin_port: None, instance: None });
+            }
+            if let Some(exit) = process.exit() {
+                sleep(5 * LOOK).await; // its last words may still be in the pipe
+                return Err(StartError::Exited { exit, output: process.last_lines() }.into());
+            }
+            if Instant::now() > deadline {
+                return Err(
+                    StartError::NeverListened { within: stranger.start_within, output: process.last_lines() }.into()
+                );
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn greet(&self, address: SocketAddr, instance: Option<&str>) -> Result<(), Stop> {
+        let stranger = matches!(self.subject.manner, Manner::Stranger(_));
+        let mut connection = self
+            .client
+            .connect(address, Role::Warmup)
+            .await
+            .map_err(|why| unconfirmed("the server answers", format!("connecting to {address}: {why:?}")))?;
+        let answer = connection.ask(self.subject.ask(Role::Warmup).patience(PATIENCE)).await;
+        if answer.outcome != Outcome::Answered || (!stranger && answer.status != Some(200)) {
+            return Err(unconfirmed("the server answers", format!("{:?}, status {:?}", answer.outcome, answer.status)));
+        }
+        match instance {
+            Some(expected) if answer.instance.as_deref() != Some(expected) => Err(Stop::Impostor {
+                expected: expected.to_owned(),
+                found: answer.instance.unwrap_or_else(|| "somebody without an instance id".to_owned()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens a connection and, where it can be used again, lets it answer once.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn used_connection(&self, target: &Target, role: Role) -> Result<Connection, Stop> {
+        let mut connection = target.connect(role).await?;
+        if !self.has(Feature::KeepAlive) {
+            return Ok(connection);
+        }
+        let answer = connection.ask(self.subject.ask(Role::Warmup)).await;
+        match answer.outcome {
+            Outcome::Answered => Ok(connection),
+            _ => Err(unconfirmed("a connection answers", format!("{:?}", answer.outcome))),
+        }
+    }
+
+    /// Puts a request in flight on a connection that has answered before.
+    ///
+    /// # Errors
+    /// When it is not in flight.
+    pub async fn in_flight(&self, target: &Target, ask: Ask) -> Result<Pending, Stop> {
+        let connection = self.used_connection(target, Role::Warmup).await?;
+        let pending = connection.begin(ask).await;
+        self.settle(target, &[pending.client_port], 1).await?;
+        if pending.is_open() {
+            self.confirmed("a request is in flight");
+            Ok(pending)
+        } else {
+            Err(unconfirmed("a request is in flight", "it ended at once"))
+        }
+    }
+
+    /// Waits until the server works on at least so many of the requests on these connections: by its own metrics,
+    /// or else by the kernel's word that it has accepted the connections and read all that was sent.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub async fn settle(&self, target: &Target, client_ports: &[u16], at_least: usize) -> Result<(), Stop> {
+        let what = format!("{at_least} requests in flight");
+        if target.admin.is_some() {
+            return match self.metrics_say(target, |in_flight| in_flight >= at_least as u64).await? {
+                true => Ok(()),
+                false => Err(unconfirmed(&what, format!("not by the server's metrics within {PATIENCE:?}"))),
+            };
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let sides = process::server_sides(target.address.port())
+                .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
+            let read = sides.iter().filter(|s| s.accepted && s.unread == 0 && client_ports.contains(&s.client_port));
+            if read.count() >= at_least {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(unconfirmed(&what, format!("the server had not read them within {PATIENCE:?}")));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until the server's count of requests in flight is as wanted; `false` where it does not get there.
+    ///
+    /// # Errors
+    /// When the server has no metrics.
+    pub async fn metrics_say(&self, target: &Target, wanted: impl Fn(u64) -> bool) -> Result<bool, Stop> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut admin = target.connect_admin(Role::Metrics).await?;
+        loop {
+            let answer = admin.ask(Ask::get("/metrics", Role::Metrics)).await;
+            let text = String::from_utf8_lossy(&answer.body);
+            let value = text.lines().find_map(|line| line.strip_prefix("http_requests_in_flight "));
+            let Some(in_flight) = value.and_then(|value| value.trim().parse().ok()) else {
+                return Err(unconfirmed("metrics tell the requests in flight", format!("GET /metrics: {answer:?}")));
+            };
+            let met = wanted(in_flight);
+            if met || Instant::now() > deadline {
+                self.recorder.record(Event::InFlight { process: target.id(), requests: in_flight });
+                return Ok(met);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Records which of the requests under way the server has read whole, by the kernel's word.
+    ///
+    /// # Errors
+    /// Where the kernel's table cannot be read.
+    pub fn note_read(&self, target: &Target) -> Result<(), Stop> {
+        let before = self.client.under_way();
+        let sides = process::server_sides(target.address.port())
+            .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
+        // Still the same request after the look: so the look was at this one.
+        let after = self.client.under_way();
+        let read = sides.iter().filter(|side| side.accepted && side.unread == 0);
+        let requests = read
+            .filter_map(|side| before.get(&side.client_port).filter(|id| after.get(&side.client_port) == Some(id)))
+            .cloned()
+            .collect();
+        self.recorder.record(Event::Read { requests });
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! A server that was started for a run.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::run::{Stop, unconfirmed};
+use crate::client::{Client, Connection, Raw};
+use crate::process::{self, Exit, Spawned};
+use crate::recorder::Recorder;
+use crate::timeline::{Event, NotOpened, ProcessId, Role};
+
+/// A server that was started for a run. Dropping it kills its process group.
+pub struct Target {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Where its admin port is, if it has one.
+    pub admin: Option<SocketAddr>,
+    process: Spawned,
+    recorder: Recorder,
+    client: Client,
+    listener: watch::Sender<bool>,
+    watcher: Option<AbortOnDropHandle<()>>,
+    longest: Duration,
+}
+
+impl Target {
+    pub(super) fn new(
+        address: SocketAddr,
+        admin: Option<SocketAddr>,
+        process: Spawned,
+        recorder: &Recorder,
+        client: &Client,
+        longest: Duration,
+    ) -> Self {
+        Self {
+            address,
+            admin,
+            process,
+            recorder: recorder.clone(),
+            client: client.clone(),
+            listener: watch::Sender::new(true),
+            watcher: None,
+            longest,
+        }
+    }
+
+    /// Its number in the timeline.
+    pub fn id(&self) -> ProcessId {
+        self.process.id
+    }
+
+    /// The process itself.
+    pub fn process(&self) -> &Spawned {
+        &self.process
+    }
+
+    /// Opens a connection to the traffic port.
+    ///
+    /// # Errors
+    /// When that fails, although the server is expected to listen.
+    pub async fn connect(&self, role: Role) -> Result<Connection, Stop> {
+        self.try_connect(role).await.map_err(not_accepted)
+    }
+
+    /// Opens a connection to the traffic port, if that is possible.
+    ///
+    /// # Errors
+    /// Tells refused from timed out.
+    pub async fn try_connect(&self, role: Role) -> Result<Connection, NotOpened> {
+        self.client.connect(self.address, role).await
+    }
+
+    /// Opens a connection to the traffic port, for bytes.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_raw(&self, role: Role) -> Result<Raw, Stop> {
+        self.client.connect_raw(self.address, role).await.map_err(not_accepted)
+    }
+
+    /// Opens a connection to the traffic port whose kernel buffers little.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_narrow(&self, role: Role, receive_buffer: u32) -> Result<Connection, Stop> {
+        self.client.connect_narrow(self.address, role, receive_buffer).await.map_err(not_accepted)
+    }
+
+    /// Opens a connection to the admin port.
+    ///
+    /// # Errors
+    /// When that fails, or there is no admin port.
+    pub async fn connect_admin(&self, role: Role) -> Result<Connection, Stop> {
+        let admin = self.admin.ok_or_else(|| unconfirmed("the admin port answers", "the server has none"))?;
+        let connected = self.client.connect(admin, role).await;
+        connected.map_err(|why| unconfirmed("the admin port answers", format!("{why:?}")))
+    }
+
+    /// Sends a signal to the leader; `false` where it has ended already. The first one that is meant to stop it
+    /// starts the watch on its listener.
+    pub fn signal(&mut self, signal: Signal) -> bool {
+        if self.watcher.is_none() && signal != Signal::SIGHUP {
+            let (port, id) = (self.address.port(), self.process.id);
+            let (recorder, listener) = (self.recorder.clone(), self.listener.clone());
+            self.watcher = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                process::listener_closed(port).await;
+                recorder.record(Event::ListenerClosed { process: id });
+                listener.send_replace(false);
+            })));
+        }
+        self.process.signal(signal, &self.recorder)
+    }
+
+    /// Waits until the listener has closed; `false` where it has not in time.
+    pub async fn listener_closed(&self, within: Duration) -> bool {
+        let mut listener = self.listener.subscribe();
+        tokio::time::timeout(within, listener.wait_for(|open| !open)).await.is_ok()
+    }
+
+    /// Waits for the process to end, as long as its own deadlines can take and a little more.
+    pub async fn exited(&self) -> Option<Exit> {
+        let exit = self.process.exited(self.longest).await;
+        if exit.is_some() {
+            // Where no child holds the port, the table shows its end within milliseconds.
+            self.listener_closed(Duration::from_millis(100)).await;
+        }
+        exit
+    }
+
+    /// Whether the process has ended.
+    pub fn has_exited(&self) -> bool {
+        self.process.exit().is_some()
+    }
+
+    /// Waits for the process to end, at most so long.
+    pub async fn exited_within(&self, within: Duration) -> Option<Exit> {
+        self.process.exited(within).await
+    }
+
+    /// Kills whatever is left of the process group.
+    pub async fn kill(&self) {
+        self.process.kill().await;
+    }
+}
+
+fn not_accepted(why: NotOpened) -> Stop {
+    unconfirmed("a connection is accepted", format!("{why:?}"))
+}
