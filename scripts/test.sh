@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Everything that must hold, in one command; stops at the first step that fails and names it.
+#
+#   ./scripts/test.sh
+#
+# Installs what is missing (scripts/setup.sh), checks formats and lints, runs the tests of the harness and of
+# each server, and plays the whole matrix. Needs no terminal. The last line is `N passed, 0 failed`, in steps.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec </dev/null
+
+passed=0
+current=
+trap finish EXIT
+
+main() {
+    step 'set-up' scripts/setup.sh
+    PATH="$PWD/.venv/bin:$PWD/target/tools:$PATH"
+
+    step 'scripts: shellcheck' shellcheck scripts/*.sh .ci/run
+    step 'harness: rustfmt' cargo fmt --check
+    step 'harness: clippy' cargo clippy --quiet --locked --all-targets -- -D warnings
+    step 'harness: tests' cargo test --quiet --locked
+
+    each_server go.mod go_checks
+    each_server pyproject.toml python_checks
+    each_server package.json node_checks
+    each_server Cargo.toml rust_checks
+
+    step 'harness: release build' cargo build --quiet --release --locked
+    step 'shutdown test of a server that is in order' scripts/shutdown-test.sh go
+    step 'shutdown test of a server that is not' fails scripts/shutdown-test.sh naive/go
+    step 'matrix' cargo run --quiet --release --locked -- matrix --repeat 1
+}
+
+go_checks() {
+    step "$1: gofmt" is_formatted "$1"
+    step "$1: vet" in_folder "$1" go vet ./...
+    step "$1: staticcheck" in_folder "$1" staticcheck ./...
+    if has "$1" '*_test.go'; then
+        step "$1: tests" in_folder "$1" go test ./...
+    fi
+}
+
+python_checks() {
+    step "$1: ruff format" ruff format --quiet --check "$1"
+    step "$1: ruff check" ruff check --quiet "$1"
+    if has "$1" 'test_*.py'; then
+        step "$1: tests" in_folder "$1" python3 -B -m unittest discover -s tests
+    fi
+}
+
+node_checks() {
+    step "$1: lint" in_folder "$1" npm run --silent lint
+    if has "$1" '*.test.js'; then
+        step "$1: tests" in_folder "$1" npm test --silent
+    fi
+}
+
+# One target folder for all Rust servers: they share most of what they are built from.
+rust_checks() {
+    local target="$PWD/servers/target/rust"
+    step "$1: rustfmt" in_folder "$1" cargo fmt --check
+    step "$1: clippy" in_folder "$1" cargo clippy --quiet --locked --all-targets --target-dir "$target" -- -D warnings
+    if has "$1/tests" '*.rs'; then
+        step "$1: tests" in_folder "$1" cargo test --quiet --locked --target-dir "$target"
+    fi
+}
+
+# each_server FILE CHECKS: calls CHECKS with each server's folder that has FILE. None at all is a mistake.
+each_server() {
+    local folder folders
+    folders=$(find servers -type d \( -name node_modules -o -name target -o -name build \) -prune -o \
+        -type f -name "$1" -print | sed 's,/[^/]*$,,' | sort)
+    if [[ -z $folders ]]; then
+        current="servers with a $1"
+        return 1
+    fi
+    for folder in $folders; do
+        "$2" "$folder"
+    done
+}
+
+# step NAME COMMAND…: runs the command plainly, so that `set -e` holds within it too.
+step() {
+    local began=$SECONDS
+    current=$1
+    shift
+    printf '\n=== %s\n' "$current"
+    "$@"
+    printf -- '--- %s: passed, %d s\n' "$current" $((SECONDS - began))
+    passed=$((passed + 1))
+    current=
+}
+
+finish() {
+    local status=$?
+    if [[ $status == 0 && -z $current ]]; then
+        printf '\nall steps in %d s\n%d passed, 0 failed\n' "$SECONDS" "$passed"
+    else
+        printf '\nFAILED after %d s: %s (exit status %d)\n%d passed, 1 failed\n' \
+            "$SECONDS" "${current:-scripts/test.sh itself}" "$status" "$passed"
+    fi
+}
+
+in_folder() {
+    (cd "$1" && shift && "$@")
+}
+
+has() {
+    [[ -n $(find "$1" -name node_modules -prune -o -name "$2" -print -quit 2>/dev/null) ]]
+}
+
+is_formatted() {
+    local files
+    files=$(gofmt -l "$1")
+    printf '%s' "${files:+not formatted, run gofmt -w: $files$'\n'}"
+    [[ -z $files ]]
+}
+
+# fails COMMAND…: passes where the command ends with 1, its word for "something was lost".
+fails() {
+    local status=0
+    "$@" || status=$?
+    [[ $status == 1 ]]
+}
+
+main
