@@ -13,10 +13,14 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// longestQueue is how many connections can have been waiting: Go asks for the kernel's maximum, 4096 by default.
+const longestQueue = 4096
 
 // Listener hands connections to net/http until its accept queue is to be emptied.
 type Listener struct {
@@ -41,16 +45,20 @@ func (l *Listener) Accept() (net.Conn, error) {
 			if closing {
 				l.emptied.Add(1)
 			}
-			if connection := l.registry.Open(conn); connection != nil {
+			connection, admitted := l.registry.Open(conn)
+			if admitted {
 				return connection, nil
 			}
-			go refuse(conn, l.registry.settings.Now().CloseTimeout)
+			go connection.refuse()
 		case closing && errors.Is(err, os.ErrDeadlineExceeded):
-			// The deadline says nothing about the queue: the kernel does.
-			if !l.filtered.Load() || !l.waiting() {
+			// The deadline says nothing about the queue: the kernel does. Without the filter it may never be empty.
+			if !waiting(l) || !l.filtered.Load() && l.emptied.Load() >= longestQueue {
 				return nil, net.ErrClosed
 			}
 			l.wakeAccept()
+		case closing: // out of descriptors, say: net/http would try again and again
+			fmt.Fprintln(os.Stderr, "the accept queue could not be emptied:", err)
+			return nil, net.ErrClosed
 		default:
 			return nil, err
 		}
@@ -77,10 +85,10 @@ func (l *Listener) wakeAccept() {
 	_ = l.SetDeadline(time.Now().Add(time.Millisecond))
 }
 
-// waiting asks the kernel whether a connection waits in the queue.
-func (l *Listener) waiting() bool {
+// waiting asks the kernel whether a connection waits in the queue of a listener, or input in that of a connection.
+func waiting(socket syscall.Conn) bool {
 	ready := 0
-	raw, err := l.SyscallConn()
+	raw, err := socket.SyscallConn()
 	if err == nil {
 		err = raw.Control(func(fd uintptr) {
 			ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -218,6 +217,7 @@ func (s *Settings) Reload() (changed []string, err error) {
 		return nil, err
 	}
 	next := *s.Now()
+	changed = []string{} // "none" is a list too
 	apply := func(name string, differs bool) {
 		if differs {
 			changed = append(changed, name)
@@ -230,10 +230,25 @@ func (s *Settings) Reload() (changed []string, err error) {
 	apply("MAX_IN_FLIGHT", next.MaxInFlight != loaded.MaxInFlight)
 	next.ShutdownDelay, next.DrainTimeout, next.IdleLinger = loaded.ShutdownDelay, loaded.DrainTimeout, loaded.IdleLinger
 	next.DrainPolicy, next.MaxInFlight = loaded.DrainPolicy, loaded.MaxInFlight
-	if next != loaded {
-		fmt.Fprintln(os.Stderr, "CONFIG_FILE: a change of anything but SHUTDOWN_DELAY, DRAIN_TIMEOUT, "+
-			"IDLE_LINGER, DRAIN_POLICY and MAX_IN_FLIGHT needs a restart")
-	}
+	needRestart(next, loaded)
 	s.current.Store(&next)
-	return slices.Clip(changed), nil
+	return changed, nil
+}
+
+func needRestart(next, loaded Config) {
+	report := func(name string, differs bool) {
+		if differs {
+			fmt.Fprintf(os.Stderr, "%s: a change needs a restart\n", name)
+		}
+	}
+	report("HOST", next.Host != loaded.Host)
+	report("PORT", next.Port != loaded.Port)
+	report("ADMIN_HOST", next.AdminHost != loaded.AdminHost)
+	report("ADMIN_PORT", next.AdminPort != loaded.AdminPort)
+	report("MAX_CONNECTIONS", next.MaxConnections != loaded.MaxConnections)
+	report("MAX_BODY_BYTES", next.MaxBodyBytes != loaded.MaxBodyBytes)
+	report("HEADER_TIMEOUT", next.HeaderTimeout != loaded.HeaderTimeout)
+	report("BODY_TIMEOUT", next.BodyTimeout != loaded.BodyTimeout)
+	report("KEEP_ALIVE_TIMEOUT", next.KeepAliveTimeout != loaded.KeepAliveTimeout)
+	report("CLOSE_TIMEOUT", next.CloseTimeout != loaded.CloseTimeout)
 }

@@ -3,10 +3,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,25 +31,117 @@ func (s ConnectionState) String() string {
 	return [...]string{"unused", "active", "idle", "closing"}[s]
 }
 
-// Connection sits between net/http and the socket: it sees the first byte of each request, which ConnState
-// reports only after the whole head, and it closes by FIN.
+// Connection sits between net/http and the socket. It sees the first byte of each request, which ConnState reports
+// only after the whole head, and it closes by FIN. One goroutine, net/http's, reads it and closes it: a request that
+// has arrived is seen before the FIN is sent.
 type Connection struct {
 	*net.TCPConn
 	registry *Registry
+	refused  bool // above MaxConnections
+	closed   sync.Once
 
-	// Guarded by registry.mu.
+	mu             sync.Mutex // may be taken while registry.mu is held, not the other way round
 	state          ConnectionState
-	inFlight       bool // a whole head has come, its response is not complete
-	lingerDeadline *time.Timer
-	closed         sync.Once
+	answered       bool      // the response is complete; net/http may hold bytes of the next request already
+	ahead          bool      // the last byte that came is of the next request
+	inFlight       bool      // a whole head has come, its response is not complete: to cut now is a loss
+	headDeadline   time.Time // of the head that is arriving, else zero
+	lingerDeadline time.Time // of an idle connection, once the listener has closed, else zero
 }
 
+// Read is where net/http waits for a request. That a deadline passed says nothing about the socket: before the FIN
+// the kernel is asked. rule: nothing-lost-on-keep-alive
 func (c *Connection) Read(buffer []byte) (int, error) {
-	n, err := c.TCPConn.Read(buffer)
-	if n > 0 && !c.registry.activate(c) {
-		return 0, io.EOF // came after our FIN: it cannot be answered any more
+	c.await()
+	for {
+		n, err := c.TCPConn.Read(buffer)
+		if n > 0 {
+			c.activate(len(buffer))
+		}
+		if err == nil || !c.isIdle() || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		if !waiting(c.TCPConn) {
+			c.HalfClose()
+			return n, err // net/http then calls Close
+		}
+		_ = c.TCPConn.SetReadDeadline(time.Time{}) // the bytes are there: no wait
 	}
-	return n, err
+}
+
+// await notes that net/http needs more input than it has.
+func (c *Connection) await() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.answered && c.ahead:
+		c.activateLocked()
+	case c.answered:
+		c.answered = false
+		c.state = ConnectionIdle
+	}
+	if c.registry.draining.Load() {
+		c.lingerLocked()
+	}
+}
+
+// activate notes that a byte of a request has come. Room for one byte only is what net/http has while a handler
+// runs: that byte is of the next request.
+func (c *Connection) activate(room int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ahead = room == 1
+	if c.state != ConnectionActive {
+		c.activateLocked()
+	}
+}
+
+func (c *Connection) activateLocked() {
+	if c.state != ConnectionUnused { // whose head has had its deadline since it was opened
+		c.headDeadline = time.Now().Add(c.registry.settings.Now().HeaderTimeout)
+	}
+	c.state = ConnectionActive
+	c.answered = false
+	c.lingerDeadline = time.Time{}
+	_ = c.TCPConn.SetReadDeadline(c.headDeadline)
+}
+
+func (c *Connection) isIdle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state == ConnectionIdle || c.state == ConnectionUnused
+}
+
+// lingerLocked gives an idle connection its last chance: the read in which net/http waits ends at the deadline.
+// rule: late-request-answered, idle-holds-nothing, unused-holds-nothing
+func (c *Connection) lingerLocked() {
+	if c.state != ConnectionIdle && c.state != ConnectionUnused {
+		return // a request that has begun to arrive is served
+	}
+	if c.lingerDeadline.IsZero() {
+		c.lingerDeadline = time.Now().Add(c.registry.settings.Now().IdleLinger)
+	}
+	_ = c.TCPConn.SetReadDeadline(c.lingerDeadline)
+}
+
+// SetReadDeadline is called by net/http: KeepAliveTimeout when it begins to wait, none when it has the first bytes
+// of a request, perhaps out of its buffer. A head's deadline is ours: net/http would count from the fourth byte.
+// rule: slow-head-bounded
+func (c *Connection) SetReadDeadline(deadline time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.answered && deadline.IsZero() {
+		c.activateLocked()
+	}
+	if !c.headDeadline.IsZero() {
+		return nil
+	}
+	return c.TCPConn.SetReadDeadline(deadline)
+}
+
+// CloseWrite is called by net/http where a client may still be sending; it then sleeps with the input unread.
+func (c *Connection) CloseWrite() error {
+	return c.Close()
 }
 
 // Close is called by net/http after the last response, or when the client left. Closing a socket with unread
@@ -54,7 +149,6 @@ func (c *Connection) Read(buffer []byte) (int, error) {
 func (c *Connection) Close() error {
 	c.closed.Do(func() {
 		c.HalfClose()
-		_ = c.SetReadDeadline(time.Now().Add(c.registry.settings.Now().CloseTimeout))
 		_, _ = io.Copy(io.Discard, c.TCPConn)
 		_ = c.TCPConn.Close()
 		c.registry.forget(c)
@@ -62,23 +156,35 @@ func (c *Connection) Close() error {
 	return nil
 }
 
-// HalfClose sends FIN after everything that was written. rule: idle-closed-by-fin
+// HalfClose sends FIN after everything that was written. What still comes is discarded. rule: idle-closed-by-fin
 func (c *Connection) HalfClose() {
-	c.registry.setClosing(c)
-	_ = c.CloseWrite()
-	// Wakes net/http from its wait for the next request; it then calls Close.
-	_ = c.SetReadDeadline(time.Now().Add(c.registry.settings.Now().CloseTimeout))
+	c.mu.Lock()
+	c.state = ConnectionClosing
+	c.inFlight = false
+	c.mu.Unlock()
+	_ = c.TCPConn.CloseWrite()
+	_ = c.TCPConn.SetReadDeadline(time.Now().Add(c.registry.settings.Now().CloseTimeout))
+}
+
+// refuse answers a connection above MaxConnections without giving it to net/http.
+func (c *Connection) refuse() {
+	const answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 33\r\n" +
+		"Retry-After: 1\r\nConnection: close\r\n\r\n{\"error\":\"too many connections\"}\n"
+	_ = c.SetWriteDeadline(time.Now().Add(c.registry.settings.Now().CloseTimeout))
+	_, _ = c.Write([]byte(answer))
+	_ = c.Close()
 }
 
 // Registry knows every open connection. Its methods may be called from any goroutine.
 type Registry struct {
 	settings *Settings
 	drained  chan struct{}
+	draining atomic.Bool
+	inFlight atomic.Int64
 
 	mu          sync.Mutex
 	connections map[*Connection]struct{}
-	inFlight    int
-	draining    bool
+	refused     int // of the connections, those above MaxConnections
 }
 
 func NewRegistry(settings *Settings) *Registry {
@@ -89,92 +195,63 @@ func NewRegistry(settings *Settings) *Registry {
 	}
 }
 
-// Open registers a connection, or returns nil where there are too many.
-func (r *Registry) Open(conn *net.TCPConn) *Connection {
+// Open registers a connection. It is not admitted where there are too many: refuse it.
+func (r *Registry) Open(conn *net.TCPConn) (c *Connection, admitted bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.connections) >= r.settings.Now().MaxConnections {
-		return nil
+	c = &Connection{TCPConn: conn, registry: r}
+	r.connections[c] = struct{}{}
+	if len(r.connections)-r.refused > r.settings.Now().MaxConnections {
+		r.refused++
+		c.refused = true
+		c.state = ConnectionClosing
+		return c, false
 	}
-	connection := &Connection{TCPConn: conn, registry: r}
-	r.connections[connection] = struct{}{}
-	return connection
-}
-
-// activate notes that a byte of a request has come. False after our FIN.
-func (r *Registry) activate(c *Connection) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if c.state == ConnectionClosing {
-		return false
-	}
-	c.state = ConnectionActive
-	if c.lingerDeadline != nil {
-		c.lingerDeadline.Stop()
-	}
-	return true
+	c.headDeadline = time.Now().Add(r.settings.Now().HeaderTimeout)
+	_ = conn.SetReadDeadline(c.headDeadline)
+	return c, true
 }
 
 // BeginRequest counts a request whose head is complete. False above MaxInFlight. rule: overload-sheds
 func (r *Registry) BeginRequest(c *Connection, exempt bool) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.headDeadline = time.Time{}
+	_ = c.TCPConn.SetReadDeadline(time.Time{})
 	c.inFlight = true
-	r.inFlight++
-	return exempt || r.inFlight <= r.settings.Now().MaxInFlight
+	return r.inFlight.Add(1) <= int64(r.settings.Now().MaxInFlight) || exempt
 }
 
-// Follow is net/http's report of a connection: idle means that the last byte of a response was written.
+// FinishRequest is called when a handler returns. The end of its response may still have to be flushed: so a client
+// that has seen it finds the place free.
+func (r *Registry) FinishRequest() {
+	r.inFlight.Add(-1)
+}
+
+// Follow is net/http's report of a connection: idle means that the last byte of a response was written. The next
+// request may be in net/http's buffer: the connection is idle only when net/http asks for more.
 func (r *Registry) Follow(conn net.Conn, state http.ConnState) {
 	if state != http.StateIdle {
 		return
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	c := conn.(*Connection)
-	r.finishRequestLocked(c)
-	if c.state == ConnectionClosing {
-		return
-	}
-	c.state = ConnectionIdle
-	if r.draining {
-		r.lingerLocked(c)
-	}
-}
-
-func (r *Registry) finishRequestLocked(c *Connection) {
-	if c.inFlight {
-		c.inFlight = false
-		r.inFlight--
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answered = true
+	c.inFlight = false
 }
 
 // BeginDrain is called once, when the listener has closed: whoever is idle, or becomes idle, may ask once more.
 func (r *Registry) BeginDrain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.draining = true
+	r.draining.Store(true)
 	for c := range r.connections {
-		if c.state == ConnectionIdle || c.state == ConnectionUnused { // rule: unused-holds-nothing
-			r.lingerLocked(c)
-		}
+		c.mu.Lock()
+		c.lingerLocked()
+		c.mu.Unlock()
 	}
 	r.reportDrainedLocked()
-}
-
-// lingerLocked gives an idle connection its last chance. rule: late-request-answered
-func (r *Registry) lingerLocked(c *Connection) {
-	c.lingerDeadline = time.AfterFunc(r.settings.Now().IdleLinger, func() { // rule: idle-holds-nothing
-		r.mu.Lock()
-		idle := c.state == ConnectionIdle || c.state == ConnectionUnused
-		if idle { // a request that has begun to arrive is served instead. rule: nothing-lost-on-keep-alive
-			c.state = ConnectionClosing
-		}
-		r.mu.Unlock()
-		if idle {
-			c.HalfClose()
-		}
-	})
 }
 
 // CutInFlight ends every connection at once and returns how many requests that cost. By RST, because a FIN can
@@ -183,11 +260,13 @@ func (r *Registry) CutInFlight() (cut int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := range r.connections {
-		if c.inFlight && c.state == ConnectionActive {
+		c.mu.Lock()
+		if c.inFlight {
 			cut++
 			_ = c.SetLinger(0)
 		}
 		_ = c.TCPConn.Close()
+		c.mu.Unlock()
 	}
 	return cut
 }
@@ -197,22 +276,18 @@ func (r *Registry) Drained() <-chan struct{} {
 	return r.drained
 }
 
-func (r *Registry) setClosing(c *Connection) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c.state = ConnectionClosing
-	r.finishRequestLocked(c)
-}
-
 func (r *Registry) forget(c *Connection) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.connections, c)
+	if c.refused {
+		r.refused--
+	}
 	r.reportDrainedLocked()
 }
 
 func (r *Registry) reportDrainedLocked() {
-	if r.draining && len(r.connections) == 0 {
+	if r.draining.Load() && len(r.connections) == 0 {
 		select {
 		case <-r.drained: // has been reported
 		default:
@@ -222,14 +297,16 @@ func (r *Registry) reportDrainedLocked() {
 }
 
 // Count returns the requests in flight and the connections in each state, for /metrics.
-func (r *Registry) Count() (inFlight int, states map[ConnectionState]int) {
+func (r *Registry) Count() (inFlight int64, states map[ConnectionState]int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	states = map[ConnectionState]int{}
 	for c := range r.connections {
+		c.mu.Lock()
 		states[c.state]++
+		c.mu.Unlock()
 	}
-	return r.inFlight, states
+	return r.inFlight.Load(), states
 }
 
 type connectionKey struct{}
@@ -241,15 +318,4 @@ func WithConnection(ctx context.Context, conn net.Conn) context.Context {
 
 func connectionOf(request *http.Request) *Connection {
 	return request.Context().Value(connectionKey{}).(*Connection)
-}
-
-// refuse answers a connection above MaxConnections without giving it to net/http.
-func refuse(conn *net.TCPConn, timeout time.Duration) {
-	const answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 33\r\n" +
-		"Retry-After: 1\r\nConnection: close\r\n\r\n{\"error\":\"too many connections\"}\n"
-	_ = conn.SetDeadline(time.Now().Add(timeout))
-	_, _ = conn.Write([]byte(answer))
-	_ = conn.CloseWrite()
-	_, _ = io.Copy(io.Discard, conn)
-	_ = conn.Close()
 }

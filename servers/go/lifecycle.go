@@ -39,7 +39,7 @@ func (p Phase) String() string {
 // Steps is what the sequence does, without how.
 type Steps struct {
 	DrainTimeout  func() time.Duration
-	CloseListener func()          // returns when the accept queue is empty and the listener closed
+	CloseListener func() []Field  // returns when the accept queue is empty and the listener closed; what to log
 	Drained       <-chan struct{} // closed when, after CloseListener, no connection is left
 	CutInFlight   func() int      // cuts every connection, returns how many requests that cost
 	Release       []ReleaseStep
@@ -143,9 +143,10 @@ func (l *Lifecycle) BeginLameDuck(reason string) <-chan struct{} {
 }
 
 func (l *Lifecycle) closeListener(steps Steps) {
-	steps.CloseListener() // before any idle connection is touched. rule: listener-closes-first
+	fields := steps.CloseListener() // before any idle connection is touched. rule: listener-closes-first
 	l.advance(PhaseDraining)
 	close(l.listenerClosed)
+	l.logEvent("listener_closed", fields...) // whoever reads it finds the phase reached
 }
 
 // drain waits for the last connection, but not beyond the deadline, and returns the number of requests cut.

@@ -28,6 +28,7 @@ func run() int {
 	// From here on a signal waits in the channel instead of killing us. rule: startup-signal-ends-process
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Ignore(syscall.SIGPIPE) // whoever read our log may be gone before we are
 
 	config, err := LoadConfig(os.LookupEnv)
 	if err != nil {
@@ -60,6 +61,7 @@ func run() int {
 		_ = server.Serve(listener) // returns, and closes the listener, once the accept queue is empty
 	}()
 	adminServer := newServer(config, app.AdminHandler())
+	adminServer.ReadHeaderTimeout = config.HeaderTimeout
 	go func() { _ = adminServer.Serve(admin) }()
 
 	lifecycle.Ready()
@@ -68,15 +70,16 @@ func run() int {
 
 	return lifecycle.Run(signals, Steps{
 		DrainTimeout: func() time.Duration { return settings.Now().DrainTimeout },
-		CloseListener: func() {
+		CloseListener: func() []Field {
 			emptied, filtered := listener.EmptyAcceptQueue(served)
 			registry.BeginDrain()
-			LogEvent("listener_closed", Field{"emptied", emptied}, Field{"filtered", filtered})
+			return []Field{{"emptied", emptied}, {"filtered", filtered}}
 		},
 		Drained:     registry.Drained(),
 		CutInFlight: registry.CutInFlight,
 		// The admin listener answers liveness to the end, so it is released last.
 		Release: []ReleaseStep{{Name: "admin", Timeout: time.Second, Run: func(context.Context) error {
+			app.Prestops.Lock() // until those that waited for the same delay as we did have their answer
 			return adminServer.Close()
 		}}},
 		Reload: func() { reload(settings) },
@@ -95,10 +98,10 @@ func listen(host netip.Addr, port uint16) (*net.TCPListener, error) {
 
 func newServer(config Config, handler http.Handler) *http.Server {
 	return &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: config.HeaderTimeout, // rule: slow-head-bounded
-		IdleTimeout:       config.KeepAliveTimeout,
-		MaxHeaderBytes:    maxHeadBytes,
+		Handler:                      handler,
+		IdleTimeout:                  config.KeepAliveTimeout,
+		MaxHeaderBytes:               maxHeadBytes - 4096, // net/http adds as much
+		DisableGeneralOptionsHandler: true,                // "OPTIONS *" is ours to answer too
 	}
 }
 

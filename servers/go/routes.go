@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"regexp"
 	"strconv"
@@ -27,8 +26,7 @@ const (
 // Request is what a handler gets: parsed, its body received whole.
 type Request struct {
 	*http.Request
-	Query url.Values
-	Body  []byte
+	Body []byte
 }
 
 type handler func(http.ResponseWriter, *Request)
@@ -45,6 +43,7 @@ type App struct {
 	Lifecycle *Lifecycle
 	Registry  *Registry
 	Instance  string
+	Prestops  sync.RWMutex // held for reading by each /prestop until it is answered
 }
 
 func (a *App) Routes() []route {
@@ -78,9 +77,10 @@ func (a *App) healthRoutes() []route {
 func (a *App) Handler() http.Handler {
 	routes := a.Routes()
 	return http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
-		response := &response{ResponseWriter: writer, app: a, request: request}
+		response := a.respond(writer, request)
 		found, reject := find(routes, request)
 		admitted := a.Registry.BeginRequest(connectionOf(request), found.exempt)
+		defer a.Registry.FinishRequest()
 		switch {
 		case a.Lifecycle.Phase() >= PhaseDraining && a.Settings.Now().DrainPolicy == DrainPolicyReject:
 			response.Header().Set("Retry-After", "1")
@@ -99,7 +99,7 @@ func (a *App) AdminHandler() http.Handler {
 	routes := a.AdminRoutes()
 	return http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
 		found, reject := find(routes, request)
-		a.dispatch(&response{ResponseWriter: writer, app: a, request: request}, request, found, reject)
+		a.dispatch(a.respond(writer, request), request, found, reject)
 	})
 }
 
@@ -111,7 +111,7 @@ func (a *App) dispatch(response *response, request *http.Request, found route, r
 	case reject != nil:
 		reject(response)
 	default:
-		found.handle(response, &Request{Request: request, Query: request.URL.Query(), Body: body})
+		found.handle(response, &Request{Request: request, Body: body})
 	}
 }
 
@@ -138,29 +138,34 @@ func find(routes []route, request *http.Request) (route, func(*response)) {
 
 // readBody receives the whole body, within BODY_TIMEOUT in all rather than for each read. It is what makes
 // net/http answer "Expect: 100-continue". rule: stalled-body-bounded, continue-answered
-func (a *App) readBody(writer http.ResponseWriter, request *http.Request) (body []byte, status int, reason string) {
-	if request.ContentLength == 0 {
+func (a *App) readBody(response *response, request *http.Request) (body []byte, status int, reason string) {
+	if !response.unread {
 		return nil, 0, ""
 	}
 	settings := a.Settings.Now()
-	connection := http.NewResponseController(writer)
+	limit := int64(settings.MaxBodyBytes)
+	if request.ContentLength > limit { // before "100 Continue" invites it
+		return nil, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body is at most %d bytes", limit)
+	}
+	connection := http.NewResponseController(response)
 	_ = connection.SetReadDeadline(time.Now().Add(settings.BodyTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(writer, request.Body, int64(settings.MaxBodyBytes)))
+	body, err := io.ReadAll(http.MaxBytesReader(response, request.Body, limit))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body is at most %d bytes", settings.MaxBodyBytes)
+		return nil, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body is at most %d bytes", limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, http.StatusRequestTimeout, "the body took too long"
 	case err != nil:
 		return nil, http.StatusBadRequest, "the body is malformed or incomplete"
 	}
 	_ = connection.SetReadDeadline(time.Time{})
+	response.unread = false
 	return body, 0, ""
 }
 
 func (a *App) root(w http.ResponseWriter, _ *Request) {
-	sendJSON(w, http.StatusOK, "server", "go", "phase", a.Lifecycle.Phase().String())
+	sendJSON(w, http.StatusOK, Field{"server", "go"}, Field{"phase", a.Lifecycle.Phase().String()})
 }
 
 // slow is a request that takes its time. A client that leaves ends the wait. rule: client-gone-releases
@@ -171,7 +176,7 @@ func (a *App) slow(w http.ResponseWriter, r *Request) {
 		return
 	}
 	wait(r, delay)
-	sendJSON(w, http.StatusOK, "slept", delay.Seconds())
+	sendJSON(w, http.StatusOK, Field{"slept", delay.Seconds()})
 }
 
 func (a *App) echo(w http.ResponseWriter, r *Request) {
@@ -236,7 +241,7 @@ func (a *App) events(w http.ResponseWriter, r *Request) {
 
 // live says that a restart would not help; a shutdown is no reason for one. rule: liveness-stays
 func (a *App) live(w http.ResponseWriter, _ *Request) {
-	sendJSON(w, http.StatusOK, "phase", a.Lifecycle.Phase().String())
+	sendJSON(w, http.StatusOK, Field{"phase", a.Lifecycle.Phase().String()})
 }
 
 func (a *App) ready(w http.ResponseWriter, _ *Request) {
@@ -244,7 +249,7 @@ func (a *App) ready(w http.ResponseWriter, _ *Request) {
 	if !a.Lifecycle.IsReady() {
 		status = http.StatusServiceUnavailable
 	}
-	sendJSON(w, status, "phase", a.Lifecycle.Phase().String())
+	sendJSON(w, status, Field{"phase", a.Lifecycle.Phase().String()})
 }
 
 func (a *App) metrics(w http.ResponseWriter, _ *Request) {
@@ -262,9 +267,12 @@ func (a *App) metrics(w http.ResponseWriter, _ *Request) {
 // prestop takes the server out of rotation and answers when traffic has had time to go elsewhere. It stops
 // nothing: the signal comes from whoever called. rule: prestop-waits, prestop-keeps-process
 func (a *App) prestop(w http.ResponseWriter, r *Request) {
+	a.Prestops.RLock()
+	defer a.Prestops.RUnlock()
 	select {
 	case <-a.Lifecycle.BeginLameDuck("prestop"): // rule: lame-duck-serves
-		sendJSON(w, http.StatusOK, "phase", a.Lifecycle.Phase().String())
+		sendJSON(w, http.StatusOK, Field{"phase", a.Lifecycle.Phase().String()})
+		_ = http.NewResponseController(w).Flush()
 	case <-r.Context().Done():
 		panic(http.ErrAbortHandler)
 	}
@@ -287,7 +295,12 @@ type response struct {
 	http.ResponseWriter
 	app     *App
 	request *http.Request
+	unread  bool // the body, or part of it
 	begun   bool
+}
+
+func (a *App) respond(writer http.ResponseWriter, request *http.Request) *response {
+	return &response{ResponseWriter: writer, app: a, request: request, unread: request.ContentLength != 0}
 }
 
 func (r *response) WriteHeader(status int) {
@@ -296,7 +309,7 @@ func (r *response) WriteHeader(status int) {
 	if r.app.Lifecycle.Stopping() { // net/http then reads no further request. rule: pipelined-in-order
 		r.Header().Set("Connection", "close")
 	}
-	if id := r.request.Header.Get("X-Request-Id"); status < 400 && requestID.MatchString(id) {
+	if id := r.request.Header.Get("X-Request-Id"); id != "" && status < 400 && requestID.MatchString(id) {
 		LogEvent("executed", Field{"request_id", id})
 	}
 	r.ResponseWriter.WriteHeader(status)
@@ -315,18 +328,19 @@ func (r *response) Unwrap() http.ResponseWriter {
 }
 
 func (r *response) fail(status int, reason string) {
-	if r.request.ContentLength != 0 {
-		r.Header().Set("Connection", "close") // its body may not have been read
+	if r.unread { // net/http would wait for the rest, also after the response: Close discards it
+		r.Header().Set("Connection", "close")
+		_ = http.NewResponseController(r).SetReadDeadline(time.Now())
 	}
 	fail(r, status, reason)
 }
 
 func fail(w http.ResponseWriter, status int, reason string) {
-	sendJSON(w, status, "error", reason)
+	sendJSON(w, status, Field{"error", reason})
 }
 
-func sendJSON(w http.ResponseWriter, status int, pairs ...any) {
-	body := encode(pairs)
+func sendJSON(w http.ResponseWriter, status int, fields ...Field) {
+	body := encode(fields)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
@@ -334,7 +348,7 @@ func sendJSON(w http.ResponseWriter, status int, pairs ...any) {
 }
 
 func seconds(r *Request, name, fallback string, limit float64) (time.Duration, error) {
-	text := r.Query.Get(name)
+	text := r.URL.Query().Get(name)
 	if text == "" {
 		text = fallback
 	}
@@ -346,7 +360,7 @@ func seconds(r *Request, name, fallback string, limit float64) (time.Duration, e
 }
 
 func integer(r *Request, name string, fallback, low, high int) (int, error) {
-	text := r.Query.Get(name)
+	text := r.URL.Query().Get(name)
 	if text == "" {
 		return fallback, nil
 	}
@@ -359,7 +373,7 @@ func integer(r *Request, name string, fallback, low, high int) (int, error) {
 
 var requestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// Field is one member of a log line.
+// Field is one member of a JSON object: of a response or of a log line.
 type Field struct {
 	Name  string
 	Value any
@@ -369,25 +383,25 @@ var stdout sync.Mutex
 
 // LogEvent writes one JSON line to standard output, at once: its reader may be waiting for it.
 func LogEvent(event string, fields ...Field) {
-	pairs := []any{"event", event}
-	for _, field := range fields {
-		pairs = append(pairs, field.Name, field.Value)
-	}
+	line := encode(append([]Field{{"event", event}}, fields...))
 	stdout.Lock()
 	defer stdout.Unlock()
-	_, _ = os.Stdout.Write(encode(pairs))
+	_, _ = os.Stdout.Write(line)
 }
 
-// encode writes names and values, in their order, as one line of JSON.
-func encode(pairs []any) []byte {
-	line := []byte{'{'}
-	for i, part := range pairs {
-		text, err := json.Marshal(part)
+// encode writes the fields, in their order, as one line of JSON.
+func encode(fields []Field) []byte {
+	line := append(make([]byte, 0, 128), '{')
+	for _, field := range fields {
+		value, err := json.Marshal(field.Value)
 		if err != nil {
-			text = []byte("null")
+			value = []byte("null")
 		}
-		line = append(line, text...)
-		line = append(line, ":,"[i%2])
+		line = append(line, '"')
+		line = append(line, field.Name...) // ours: nothing to escape
+		line = append(line, `":`...)
+		line = append(line, value...)
+		line = append(line, ',')
 	}
 	line[len(line)-1] = '}'
 	return append(line, '\n')

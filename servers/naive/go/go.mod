@@ -1,0 +1,3 @@
+module drainspec.example/naive
+
+go 1.24.0
