@@ -8,6 +8,7 @@
 pub mod catalog;
 pub mod cli;
 pub mod client;
+pub mod compare;
 pub mod measures;
 pub mod process;
 pub mod recorder;

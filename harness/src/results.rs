@@ -18,6 +18,40 @@ pub const FILE: &str = "results.json";
 /// Its name while it is being written: always the same, so that a killed harness leaves at most one.
 const PARTIAL: &str = ".results.json.partial";
 
+#[derive(Deserialize)]
+struct Format {
+    format: u64,
+}
+
+/// A results file is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It could not be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It is not the JSON that it should be.
+    #[error("{}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        source: serde_json::Error,
+    },
+    /// Another version wrote it.
+    #[error("{}: format {found} is not known to this version, which reads format {FORMAT}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The version found.
+        found: u64,
+    },
+}
+
 /// Everything that a matrix came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -121,6 +155,21 @@ impl Results {
             machine,
             cells: Vec::new(),
         }
+    }
+
+    /// Reads a results file, or the one in a folder.
+    ///
+    /// # Errors
+    /// Names the file, and the line and column at fault, or the format of another version.
+    pub fn read(path: &Path) -> Result<Self, ReadError> {
+        let path = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
+        let text = std::fs::read_to_string(&path).map_err(|source| ReadError::Io { path: path.clone(), source })?;
+        let json = |source| ReadError::Json { path: path.clone(), source };
+        let format: Format = serde_json::from_str(&text).map_err(json)?;
+        if format.format != u64::from(FORMAT) {
+            return Err(ReadError::Format { path, found: format.format });
+        }
+        serde_json::from_str(&text).map_err(|source| ReadError::Json { path, source })
     }
 
     /// Adds one repeat to its cell.

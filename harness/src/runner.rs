@@ -51,18 +51,14 @@ async fn record(subject: &Subject, scenario: &Scenario, recorder: Recorder) -> O
     let played = scenario.play(&mut run).await;
     drop(run);
     drop(heartbeat);
-    if let Err(Stop::Unconfirmed { what, why }) = &played {
-        recorder.record(Event::Unconfirmed { what: what.clone(), why: why.clone() });
-    }
-    let timeline = match recorder.finish() {
-        Ok(timeline) => timeline,
-        Err(error) => {
-            return Outcome::without_run(Verdict::Error, format!("the timeline could not be written: {error}"));
-        }
-    };
     match played {
-        Ok(()) | Err(Stop::Unconfirmed { .. }) => verdict(&timeline),
-        Err(stop) => Outcome::without_run(Verdict::Error, stop.to_string()),
+        Ok(()) => {}
+        Err(Stop::Unconfirmed { what, why }) => recorder.record(Event::Unconfirmed { what, why }),
+        Err(stop) => recorder.record(Event::Aborted { why: stop.to_string() }),
+    }
+    match recorder.finish() {
+        Ok(timeline) => verdict(&timeline),
+        Err(error) => Outcome::without_run(Verdict::Error, format!("the timeline could not be written: {error}")),
     }
 }
 

@@ -77,22 +77,27 @@ pub struct RuleVerdict {
 /// Judges a run by the rules that its header names. Pure: the same timeline, the same verdicts.
 ///
 /// # Errors
-/// Names a rule that this version does not know.
-pub fn judge(timeline: &Timeline) -> Result<Vec<RuleVerdict>, UnknownRule> {
+/// Says why there is no verdict: the run was aborted, or names a rule that this version does not know.
+pub fn judge(timeline: &Timeline) -> Result<Vec<RuleVerdict>, NoVerdict> {
     let view = View::new(timeline);
-    let known: Vec<&Rule> = timeline
-        .header
-        .rules
-        .iter()
-        .map(|slug| rules::find(slug).ok_or_else(|| UnknownRule(slug.clone())))
-        .collect::<Result<_, _>>()?;
-    Ok(known.into_iter().map(|rule| judge_rule(rule, &view)).collect())
+    if let Some(why) = view.aborted {
+        return Err(NoVerdict::Aborted(why.to_owned()));
+    }
+    let known = |slug: &String| rules::find(slug).ok_or_else(|| NoVerdict::UnknownRule(slug.clone()));
+    let rules: Vec<&Rule> = timeline.header.rules.iter().map(known).collect::<Result<_, _>>()?;
+    Ok(rules.into_iter().map(|rule| judge_rule(rule, &view)).collect())
 }
 
-/// A timeline names a rule that does not exist.
+/// Why a timeline has no verdict.
 #[derive(Debug, thiserror::Error)]
-#[error("rule `{0}` is not known to this version; `drainspec list rules` shows the ones that are")]
-pub struct UnknownRule(String);
+pub enum NoVerdict {
+    /// The run went no further.
+    #[error("{0}")]
+    Aborted(String),
+    /// The timeline names a rule that does not exist.
+    #[error("rule `{0}` is not known to this version; `drainspec list rules` shows the ones that are")]
+    UnknownRule(String),
+}
 
 fn judge_rule(rule: &Rule, view: &View) -> RuleVerdict {
     let finding = match view.unconfirmed.first() {

@@ -92,6 +92,23 @@ pub enum CliError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A timeline is not in order.
+    #[error("{}: {source}", path.display())]
+    Timeline {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        source: crate::timeline::ReadError,
+    },
+    /// A folder holds no timeline.
+    #[error("{}: no timeline (*.ndjson) here or below", folder.display())]
+    NothingToJudge {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A results file is not in order.
+    #[error(transparent)]
+    Results(#[from] crate::results::ReadError),
     /// The guardian could not be started.
     #[error("the process that cleans up after this one could not be started: {0}")]
     Guardian(std::io::Error),
@@ -104,12 +121,14 @@ impl CliError {
     /// The exit status for it.
     pub fn status(&self) -> Status {
         match self {
-            Self::NothingSelected { .. } => Status::NothingSelected,
+            Self::NothingSelected { .. } | Self::NothingToJudge { .. } => Status::NothingSelected,
             Self::Unknown { .. } => Status::Usage,
             Self::NoServers { .. }
             | Self::Catalog(_)
             | Self::KnownMatchesNothing { .. }
             | Self::Io { .. }
+            | Self::Timeline { .. }
+            | Self::Results(_)
             | Self::Guardian(_)
             | Self::Runtime(_) => Status::Environment,
         }

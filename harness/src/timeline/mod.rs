@@ -233,8 +233,8 @@ pub enum Event {
     Confirmed { what: String },
     /// A precondition could not be established: no verdict is possible.
     Unconfirmed { what: String, why: String },
-    /// Processes of the run that were still there after the leader had exited.
-    Survivors { pids: Vec<u32> },
+    /// The harness or its environment failed, or the server did not start: there is no verdict.
+    Aborted { why: String },
     /// The scenario is over. A timeline without this record is truncated.
     Finished,
 }

@@ -20,6 +20,8 @@ pub struct View<'t> {
     pub processes: BTreeMap<ProcessId, Process>,
     /// Preconditions that did not hold: what, and why.
     pub unconfirmed: Vec<(&'t str, &'t str)>,
+    /// Why the run went no further, where it did not.
+    pub aborted: Option<&'t str>,
     stalls: Vec<(Micros, Micros)>,
 }
 
@@ -184,6 +186,7 @@ impl<'t> View<'t> {
             connections: Vec::new(),
             processes: BTreeMap::new(),
             unconfirmed: Vec::new(),
+            aborted: None,
             stalls: Vec::new(),
         };
         let mut requests: BTreeMap<&RequestId, usize> = BTreeMap::new();
@@ -299,12 +302,9 @@ impl<'t> View<'t> {
                 }
             }
             Event::Stalled { late_us } => self.stalls.push((t, *late_us)),
+            Event::Aborted { why } => self.aborted = Some(why),
             Event::Unconfirmed { what, why } => self.unconfirmed.push((what, why)),
-            Event::Log { .. }
-            | Event::Stderr { .. }
-            | Event::Confirmed { .. }
-            | Event::Survivors { .. }
-            | Event::Finished => {}
+            Event::Log { .. } | Event::Stderr { .. } | Event::Confirmed { .. } | Event::Finished => {}
         }
     }
 
