@@ -1,0 +1,84 @@
+// The server that people write first: it serves, and knows nothing of being stopped.
+
+import { randomBytes } from 'node:crypto';
+import http from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const instance = randomBytes(8).toString('hex');
+
+const routes = {
+  'GET /': root,
+  'GET /health': health,
+  'GET /health/live': health,
+  'GET /health/ready': health,
+  'GET /slow': slow,
+  'POST /echo': echo,
+  'GET /bytes': bytes,
+  'GET /stream': stream,
+  'GET /events': events,
+};
+
+const server = http.createServer((request, response) => {
+  const url = new URL(request.url, 'http://localhost');
+  response.setHeader('X-Instance-Id', instance);
+  const handle = routes[`${request.method} ${url.pathname}`] ?? notFound;
+  handle(request, response, url.searchParams);
+});
+
+server.listen(Number(process.env.PORT || 8080), process.env.HOST || '127.0.0.1', () => {
+  console.log(JSON.stringify({ event: 'listening', port: server.address().port, pid: process.pid, instance }));
+});
+
+function root(_request, response) {
+  sendJSON(response, { server: 'node' });
+}
+
+function health(_request, response) {
+  sendJSON(response, { status: 'ok' });
+}
+
+async function slow(_request, response, query) {
+  const delay = Number(query.get('delay') ?? 1);
+  await sleep(delay * 1000);
+  sendJSON(response, { slept: delay });
+}
+
+function echo(request, response) {
+  response.setHeader('Content-Type', request.headers['content-type'] ?? 'application/octet-stream');
+  request.pipe(response);
+}
+
+function bytes(_request, response, query) {
+  const size = Number(query.get('size') ?? 1024);
+  response.setHeader('Content-Type', 'application/octet-stream');
+  response.setHeader('Content-Length', size);
+  response.end(Buffer.alloc(size));
+}
+
+async function stream(_request, response, query) {
+  response.setHeader('Content-Type', 'text/plain');
+  const chunks = Number(query.get('chunks') ?? 10);
+  for (let chunk = 0; chunk < chunks; chunk++) {
+    if (chunk > 0) await sleep(Number(query.get('interval') ?? 0.1) * 1000);
+    response.write(`chunk ${chunk}\n`);
+  }
+  response.end();
+}
+
+async function events(_request, response) {
+  response.setHeader('Content-Type', 'text/event-stream');
+  for (let event = 0; !response.closed; event++) {
+    response.write(`data: ${event}\n\n`);
+    await sleep(1000);
+  }
+}
+
+function notFound(_request, response) {
+  response.statusCode = 404;
+  sendJSON(response, { error: 'no such path' });
+}
+
+function sendJSON(response, body) {
+  response.setHeader('Content-Type', 'application/json');
+  response.end(`${JSON.stringify(body)}\n`);
+}

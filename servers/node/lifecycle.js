@@ -1,0 +1,228 @@
+// The order in which this server stops. Copy this file: all it needs is passed in.
+//
+//   1 not ready         readiness fails, for good
+//   2 lame-duck         for shutdownDelay everything is still served
+//   3 listener          closes first, and resets nobody
+//   4 idle connections  close last, after one more chance        }
+//   5 in flight         requests finish                          } side by side
+//   6 deadline          after drainTimeout the rest is cut       }
+//   7 workers           none yet
+//   8 release           each step within its own time
+//   9 exit              0 if nothing was lost, else 1
+
+import { setMaxListeners } from 'node:events';
+import { constants } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/** Only ever goes forward. */
+export const Phase = Object.freeze({ STARTING: 0, READY: 1, LAME_DUCK: 2, DRAINING: 3, RELEASING: 4, EXITED: 5 });
+
+export function phaseName(phase) {
+  return ['starting', 'ready', 'lame-duck', 'draining', 'releasing', 'exited'][phase];
+}
+
+/**
+ * What the sequence does, without how.
+ * @typedef {object} Steps
+ * @property {() => number} drainTimeout in milliseconds, like every duration
+ * @property {() => Promise<void>} closeListener done when the accept queue is empty and the listener closed
+ * @property {Promise<void>} drained fulfilled when, after closeListener, no connection is left
+ * @property {() => number} cutInFlight cuts every connection, returns how many requests that cost
+ * @property {ReleaseStep[]} release
+ * @property {() => void} reload
+ */
+
+/**
+ * Gives back one resource.
+ * @typedef {{ name: string, timeout: number, run: (ended: AbortSignal) => void | Promise<void> }} ReleaseStep
+ */
+
+/** Knows the phase. Anybody may ask; only beginLameDuck and run change it. */
+export class Lifecycle {
+  #logEvent;
+  #shutdownDelay;
+  #lameDuckOver;
+  #listenerClosed = new AbortController();
+  #phase = Phase.STARTING;
+
+  /**
+   * @param {(event: string, fields?: object) => void} logEvent
+   * @param {() => number} shutdownDelay
+   */
+  constructor(logEvent, shutdownDelay) {
+    this.#logEvent = logEvent;
+    this.#shutdownDelay = shutdownDelay;
+    setMaxListeners(0, this.#listenerClosed.signal); // one for each endless stream
+  }
+
+  phase() {
+    return this.#phase;
+  }
+
+  /** What the readiness probe asks. rule: readiness-fails */
+  isReady() {
+    return this.#phase === Phase.READY;
+  }
+
+  /** Means that responses say "Connection: close". rule: close-announced */
+  stopping() {
+    return this.#phase >= Phase.LAME_DUCK;
+  }
+
+  /**
+   * Is aborted after step 3: endless streams end then. A signal and no promise, because a promise keeps whoever
+   * waited for it until it is settled, also those that have long gone.
+   */
+  listenerClosed() {
+    return this.#listenerClosed.signal;
+  }
+
+  /** Ends the start. */
+  ready() {
+    this.#advance(Phase.READY);
+  }
+
+  /**
+   * Answers signals until the process may exit, and returns its status.
+   * @param {Signals} signals
+   * @param {Steps} steps
+   * @returns {Promise<number>}
+   */
+  run(signals, steps) {
+    return new Promise((resolve, reject) => {
+      let stopped; // undefined until the first signal
+      signals.receive((signal) => {
+        this.#logEvent('signal', { signal });
+        if (signal === 'SIGHUP') {
+          steps.reload();
+        } else if (stopped === undefined) {
+          stopped = this.shutDown(steps); // SIGTERM and SIGINT alike. rule: int-like-term
+          // The last thing finished. rule: term-ends-process
+          stopped.then((status) => resolve(this.#exit(status))).catch(reject);
+        } else {
+          resolve(this.#exit(128 + constants.signals[signal])); // whoever asks twice wants out. rule: second-signal-exits
+        }
+      });
+    });
+  }
+
+  /** Goes through the steps once and returns the exit status. */
+  async shutDown(steps) {
+    const lameDuckOver = this.beginLameDuck('signal'); // 1, 2
+    await lameDuckOver; // rule: lame-duck-lasts
+    await this.#closeListener(steps); // 3
+    const cut = await this.#drain(steps); // 4, 5, 6
+    const failed = await this.#releaseAll(steps.release); // 8
+    return exitStatus(cut, failed); // 9
+  }
+
+  /**
+   * Is steps 1 and 2, begun by a signal or by /prestop. It may be called again: the delay that has begun goes on,
+   * no other one starts. The promise is fulfilled when the delay is over. rule: prestop-delay-once
+   */
+  beginLameDuck(reason) {
+    // Never goes back. rule: readiness-latched
+    if (this.#advance(Phase.LAME_DUCK)) {
+      this.#logEvent('not_ready', { reason });
+      this.#lameDuckOver = sleep(this.#shutdownDelay());
+    }
+    return this.#lameDuckOver;
+  }
+
+  async #closeListener(steps) {
+    await steps.closeListener(); // before any idle connection is touched. rule: listener-closes-first
+    this.#advance(Phase.DRAINING);
+    this.#listenerClosed.abort();
+  }
+
+  /** Waits for the last connection, but not beyond the deadline, and returns the number of requests cut. */
+  async #drain(steps) {
+    let cut = 0;
+    const drainDeadline = steps.drainTimeout();
+    // rule: deadline-bounds-drain
+    if (!(await within(drainDeadline, steps.drained))) {
+      cut = steps.cutInFlight();
+      if (cut > 0) this.#logEvent('cut', { requests: cut });
+      // Their handlers have seen their response close; what they use is released only after they returned.
+      if (!(await within(1000, steps.drained))) {
+        console.error('a handler did not return after its connection was cut');
+      }
+    }
+    this.#logEvent('drained');
+    return cut;
+  }
+
+  /** Runs every step, also after one has failed or run out of time, and returns how many did. */
+  async #releaseAll(steps) {
+    this.#advance(Phase.RELEASING);
+    let failed = 0;
+    for (const step of steps) {
+      let ok = true;
+      try {
+        await runWithin(step);
+      } catch (error) {
+        ok = false;
+        failed++;
+        console.error(`release of ${step.name}: ${error.message}`);
+      }
+      this.#logEvent('released', { step: step.name, ok });
+    }
+    return failed;
+  }
+
+  #exit(status) {
+    this.#advance(Phase.EXITED);
+    this.#logEvent('exit', { status });
+    return status;
+  }
+
+  /** Moves to a later phase; returns false where that phase has been reached already. */
+  #advance(to) {
+    if (to <= this.#phase) return false;
+    this.#phase = to;
+    return true;
+  }
+}
+
+/** Runs a step; what it still does after its time-out is nobody's concern any more. */
+async function runWithin(step) {
+  const ended = new AbortController();
+  const run = (async () => step.run(ended.signal))();
+  if (await within(step.timeout, run)) return;
+  ended.abort();
+  throw new Error(`took longer than ${step.timeout} ms`);
+}
+
+/** Tells whoever started us whether the shutdown was clean. */
+export function exitStatus(cut, failed) {
+  if (cut > 0 || failed > 0) return 1; // a loss is never a success. rule: cut-exit-status
+  return 0; // rule: clean-exit-status
+}
+
+/** Waits for a promise, but not longer: false where the time ran out. */
+async function within(timeout, promise) {
+  let deadline;
+  const late = new Promise((resolve) => {
+    deadline = setTimeout(resolve, timeout, false);
+  });
+  try {
+    return await Promise.race([promise.then(() => true), late]);
+  } finally {
+    clearTimeout(deadline);
+  }
+}
+
+/** Keeps the signals that come until somebody receives them. */
+export class Signals {
+  #waiting = [];
+  #receiver = (signal) => this.#waiting.push(signal);
+
+  constructor(...names) {
+    for (const name of names) process.on(name, (signal) => this.#receiver(signal));
+  }
+
+  receive(receiver) {
+    this.#receiver = receiver;
+    this.#waiting.splice(0).forEach(receiver);
+  }
+}

@@ -1,0 +1,104 @@
+// A server that loses no request when it is stopped.
+//
+// It loads its configuration, listens, and serves until SIGTERM or SIGINT. Then readiness fails, the listener
+// closes without resetting anybody, idle connections get a last chance and a FIN, requests in flight finish,
+// and the process ends with a status that says whether anything was lost. lifecycle.js holds that sequence;
+// everything it needs is built here and passed in.
+
+import { randomBytes } from 'node:crypto';
+import http from 'node:http';
+import { Listener } from './accept_queue.js';
+import { Config, ConfigError, Settings } from './config.js';
+import { follow, Registry } from './connections.js';
+import { Lifecycle, Signals } from './lifecycle.js';
+import { App, logEvent, MAX_HEAD_BYTES } from './routes.js';
+
+process.exit(await run());
+
+async function run() {
+  // From here on a signal waits in the queue instead of killing us. rule: startup-signal-ends-process
+  const signals = new Signals('SIGTERM', 'SIGINT', 'SIGHUP');
+
+  const lookup = (name) => process.env[name];
+  let config;
+  try {
+    config = Config.load(lookup);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    console.error(error.message);
+    return 2;
+  }
+  const settings = new Settings(config, lookup);
+  const registry = new Registry(settings);
+  const adminRegistry = new Registry(settings);
+  const lifecycle = new Lifecycle(logEvent, () => settings.now().shutdownDelay);
+
+  const app = new App({ settings, lifecycle, registry, instance: newInstance() });
+  const listener = new Listener(registry, newServer(app.handler()));
+  const adminListener = new Listener(adminRegistry, newServer(app.adminHandler()));
+  try {
+    await listener.listen(config.host, config.port);
+    await adminListener.listen(config.adminHost, config.adminPort);
+  } catch (error) {
+    console.error(error.message);
+    return 1;
+  }
+
+  lifecycle.ready();
+  logEvent('listening', {
+    port: listener.port(),
+    admin_port: adminListener.port(),
+    pid: process.pid,
+    instance: app.instance,
+  });
+
+  return lifecycle.run(signals, {
+    drainTimeout: () => settings.now().drainTimeout,
+    closeListener: async () => {
+      const { emptied, filtered } = await listener.emptyAcceptQueue();
+      registry.beginDrain();
+      logEvent('listener_closed', { emptied, filtered });
+    },
+    drained: registry.drained,
+    cutInFlight: () => registry.cutInFlight(),
+    // The admin listener answers liveness to the end, so it is released last.
+    release: [
+      {
+        name: 'admin',
+        timeout: 1000,
+        run: () => {
+          adminListener.close();
+          adminRegistry.cutInFlight();
+        },
+      },
+    ],
+    reload: () => reload(settings),
+  });
+}
+
+/**
+ * An HTTP server that never listens: since Node 19 closing one also closes its idle connections, at once. It is
+ * handed connections instead. Its own time-outs work only where it listens, so every deadline is ours.
+ */
+function newServer(handler) {
+  const server = http.createServer({ maxHeaderSize: MAX_HEAD_BYTES, keepAliveTimeout: 0 }, handler);
+  server.on('checkContinue', handler); // otherwise http would invite a body before anybody wants it
+  server.on('checkExpectation', handler);
+  follow(server);
+  return server;
+}
+
+function reload(settings) {
+  try {
+    logEvent('reloaded', { changed: settings.reload() }); // rule: hup-keeps-serving
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    console.error(error.message);
+    logEvent('reload_failed', { reason: error.message });
+  }
+}
+
+/** Names this process, so that a client can tell it from its successor on the same port. */
+function newInstance() {
+  return randomBytes(8).toString('hex');
+}
