@@ -6,6 +6,7 @@
 //! [`report`] and [`cli`] face the user.
 
 pub mod catalog;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod compare;

@@ -42,7 +42,7 @@ pub async fn play(subject: &Subject, scenario: &Scenario, repeat: u32, out: &Pat
 }
 
 async fn record(subject: &Subject, scenario: &Scenario, recorder: Recorder) -> Outcome {
-    let params = params(scenario);
+    let params = params(subject, scenario);
     let heartbeat = recorder.heartbeat();
     let mut run = match Run::new(recorder.clone(), subject, params) {
         Ok(run) => run,
@@ -80,8 +80,9 @@ pub fn verdict(timeline: &Timeline) -> Outcome {
     Outcome { verdict, reason, measures, excerpts, duration_ms: 0.0, timeline: None, rules }
 }
 
-fn params(scenario: &Scenario) -> BTreeMap<String, f64> {
-    DEFAULTS.iter().chain(scenario.params).map(|(name, value)| ((*name).to_owned(), *value)).collect()
+fn params(subject: &Subject, scenario: &Scenario) -> BTreeMap<String, f64> {
+    let own = DEFAULTS.iter().chain(scenario.params).map(|(name, value)| ((*name).to_owned(), *value));
+    own.chain(subject.params.iter().cloned()).collect()
 }
 
 fn header(subject: &Subject, scenario: &Scenario, repeat: u32) -> Header {
@@ -94,7 +95,23 @@ fn header(subject: &Subject, scenario: &Scenario, repeat: u32) -> Header {
         repeat,
         promises_contract: subject.promises_contract,
         features: subject.features.iter().map(|feature| feature.word().to_owned()).collect(),
-        params: params(scenario),
+        params: params(subject, scenario),
+        environment: machine(),
+    }
+}
+
+/// The header of the timeline on which a stranger is learnt to know, by which nothing is judged.
+pub fn check_header(subject: &Subject) -> Header {
+    Header {
+        format: timeline::FORMAT,
+        scenario: "learning".to_owned(),
+        rules: Vec::new(),
+        server: subject.name.clone(),
+        topology: "direct".to_owned(),
+        repeat: 1,
+        promises_contract: subject.promises_contract,
+        features: Vec::new(),
+        params: BTreeMap::new(),
         environment: machine(),
     }
 }

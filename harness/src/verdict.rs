@@ -106,8 +106,8 @@ fn judge_rule(rule: &Rule, view: &View) -> RuleVerdict {
     };
     let level = rule.level_for(view.header.promises_contract);
     let verdict = match (finding.outcome, level) {
-        (Outcome::Holds, _) | (_, Level::Info) => Verdict::Pass,
         (Outcome::Inconclusive, _) => Verdict::Inconclusive,
+        (Outcome::Holds, _) | (Outcome::Violated, Level::Info) => Verdict::Pass,
         (Outcome::Violated, Level::Must) => Verdict::Fail,
         (Outcome::Violated, Level::Should) => Verdict::Warn,
     };

@@ -51,9 +51,17 @@ impl KnownFailures {
         if !path.exists() {
             return Ok(Self::default());
         }
-        let file: File = read_toml(&path)?;
+        Self::read(&path)
+    }
+
+    /// Reads a file in the format of `known.toml`.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and when there is no such file.
+    pub fn read(path: &Path) -> Result<Self, CatalogError> {
+        let file: File = read_toml(path)?;
         let value =
-            |key: String, reason: &str| CatalogError::Value { path: path.clone(), key, reason: reason.to_owned() };
+            |key: String, reason: &str| CatalogError::Value { path: path.to_owned(), key, reason: reason.to_owned() };
         let mut entries = Vec::new();
         for entry in file.known {
             if entry.pattern.split('/').count() != 2 {

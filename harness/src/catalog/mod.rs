@@ -1,6 +1,7 @@
 //! What there is to run: servers, and what each is known to fail. TOML in, types out.
 
 mod known;
+pub mod markers;
 mod server;
 
 pub use known::{Known, KnownFailures};
@@ -35,6 +36,16 @@ pub enum CatalogError {
         /// The key at fault.
         key: String,
         /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// A marker in a source file is malformed.
+    #[error("{}:{line}: {reason}", path.display())]
+    Marker {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// What is wrong with it.
         reason: String,
     },
     /// A glob is malformed.

@@ -79,6 +79,7 @@ impl Feature {
     /// What it is, in one sentence.
     pub fn meaning(self) -> &'static str {
         match self {
+            Self::KeepAlive => "HTTP/1.1 keep-alive: a connection answers more than once",
             Self::Slow => "`GET /slow?delay=S`: an answer that takes as long as asked",
             Self::Health => "`GET /health/ready` and `GET /health/live`",
             Self::Streams => "`GET /bytes`, `GET /stream` and `GET /events`",

@@ -18,6 +18,8 @@ pub enum Status {
     NothingSelected,
     /// The environment lacks something, or a cell was skipped for it.
     Environment,
+    /// Nothing failed, but a rule could not be tested.
+    Untested,
     /// The run was interrupted.
     Interrupted,
 }
@@ -29,6 +31,7 @@ pub const HELP: &str = "Exit status:
   2    the command line is wrong
   3    nothing was selected
   4    the environment lacks something (see `drainspec doctor`), or a file is not in order
+  5    check: nothing failed, but a rule could not be tested
   130  interrupted; everything that was started has been stopped";
 
 impl From<Status> for ExitCode {
@@ -39,6 +42,7 @@ impl From<Status> for ExitCode {
             Status::Usage => 2,
             Status::NothingSelected => 3,
             Status::Environment => 4,
+            Status::Untested => 5,
             Status::Interrupted => 130,
         })
     }
@@ -92,6 +96,14 @@ pub enum CliError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A server could not be tested at all.
+    #[error("`{command}` cannot be tested: {why}")]
+    NotTestable {
+        /// Its command.
+        command: String,
+        /// Why not, and what to do.
+        why: String,
+    },
     /// A timeline is not in order.
     #[error("{}: {source}", path.display())]
     Timeline {
@@ -127,6 +139,7 @@ impl CliError {
             | Self::Catalog(_)
             | Self::KnownMatchesNothing { .. }
             | Self::Io { .. }
+            | Self::NotTestable { .. }
             | Self::Timeline { .. }
             | Self::Results(_)
             | Self::Guardian(_)

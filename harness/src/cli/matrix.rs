@@ -84,7 +84,8 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     status
 }
 
-async fn interrupted() {
+/// Resolves on Ctrl-C and on SIGTERM.
+pub(super) async fn interrupted() {
     let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
         return std::future::pending().await;
     };

@@ -1,12 +1,17 @@
 //! The command line: one module for each subcommand.
 
+mod check;
+mod compare;
 mod completions;
+mod docs;
 mod doctor;
 mod exit;
 mod explain;
+mod judge;
 mod list;
 mod matrix;
 mod project;
+mod rulebook;
 
 pub use exit::{CliError, Status};
 
@@ -26,18 +31,27 @@ struct Cli {
 enum Command {
     /// Play scenarios against servers and compare them
     Matrix(matrix::Args),
+    /// Check anybody's server: drainspec check -- CMD
+    Check(check::Args),
     /// List servers, scenarios or rules
     List(list::Args),
     /// Explain a rule or a scenario, with the lines of the four reference servers
     Explain(explain::Args),
     /// Say what is installed, what would be skipped, and how to install it
     Doctor(doctor::Args),
+    /// Judge recorded timelines again
+    Judge(judge::Args),
+    /// Show what changed between two results
+    Compare(compare::Args),
     /// Clean up after a harness that has ended
     #[command(name = crate::process::guardian::SUBCOMMAND, hide = true)]
     Guardian {
         /// The run's temporary folder
         folder: std::path::PathBuf,
     },
+    /// Write the pages about rules and scenarios
+    #[command(hide = true)]
+    Docs(docs::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -53,13 +67,17 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Matrix(args) => matrix::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::List(args) => list::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Judge(args) => judge::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Guardian { folder } => {
             crate::process::guardian::guard(&folder);
             Ok(Status::AsExpected)
         }
+        Command::Docs(args) => docs::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     match result {

@@ -190,6 +190,11 @@ impl Spawned {
         nix::sys::signal::kill(self.pid, signal).is_ok()
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
     /// What this process and its children are at the moment.
     pub fn tree(&self) -> Tree {
         Tree::of(self.pid.as_raw(), self.tag.as_deref())

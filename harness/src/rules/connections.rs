@@ -1,7 +1,9 @@
 //! Connections: the listener first, idle ones last, nothing reset.
 
-use super::{Basis, Finding, Level, Rule, each, ending_word, fate, in_flight, ms, opened, seconds, stopped, within};
-use crate::timeline::{Ending, NotOpened, Opening, Role, View};
+use super::{
+    Basis, Finding, Level, Rule, SLACK_US, each, ending_word, fate, in_flight, ms, opened, seconds, stopped, within,
+};
+use crate::timeline::{End, Ending, NotOpened, Opening, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -130,7 +132,7 @@ fn close_announced(view: &View) -> Finding {
     };
     let told = in_flight(view, Role::InFlight, signalled)
         .chain(view.requests(Role::LameDuck))
-        .filter(|request| request.head.is_some());
+        .filter(|request| request.head.is_some_and(|head| head > signalled));
     each(told, "no response came after the signal", |request| request.close)
 }
 
@@ -145,12 +147,13 @@ fn nothing_lost(view: &View, roles: &[Role]) -> Finding {
     if before < clients {
         return Finding::inconclusive(format!("only {before} requests by {clients} clients before the signal"));
     }
-    let lost: Vec<_> = asked().filter(|request| request.lost()).collect();
+    // Without an end it has no complete response either.
+    let lost: Vec<_> = asked().filter(|request| request.lost() || request.end == End::Open).collect();
     match lost.first() {
         None => Finding::holds(format!("0 of {} lost", asked().count())),
         Some(first) => Finding::violated(
             format!("{} of {} lost: {}", lost.len(), asked().count(), fate(first)),
-            lost.iter().take(5).filter_map(|request| request.ended),
+            lost.iter().take(5).map(|request| request.ended.unwrap_or(request.sent)),
         ),
     }
 }
@@ -179,8 +182,8 @@ fn listener_closes_first(view: &View) -> Finding {
 }
 
 fn new_connections_refused(view: &View) -> Finding {
-    let process = match stopped(view) {
-        Ok((process, _)) => process,
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
     let mut refused = 0;
@@ -190,6 +193,9 @@ fn new_connections_refused(view: &View) -> Finding {
         match connection.opening {
             Opening::Failed(NotOpened::Refused) => refused += 1,
             Opening::Opened => return Finding::violated(format!("accepted: {state}"), [connection.at]),
+            Opening::Failed(NotOpened::TimedOut) if view.stalled(signalled, connection.at, SLACK_US / 2) => {
+                return Finding::inconclusive("connecting took too long, but the harness itself stalled meanwhile");
+            }
             Opening::Failed(NotOpened::TimedOut) => {
                 return Finding::violated("neither accepted nor refused: left hanging", [connection.at]);
             }

@@ -1,6 +1,6 @@
 //! Readiness, liveness, lame-duck and the preStop hook.
 
-use super::{Basis, Finding, Level, Rule, each, fate, ms, seconds, stopped, within};
+use super::{Basis, Finding, Level, Outcome, Rule, each, fate, ms, not_opened, seconds, stopped, within};
 use crate::timeline::{Opening, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
@@ -73,6 +73,11 @@ fn readiness_fails(view: &View) -> Finding {
     let closed = process.listener_closed.unwrap_or(u64::MAX);
     let asked: Vec<_> = view.requests(Role::Ready).filter(|probe| (signalled..closed).contains(&probe.sent)).collect();
     let Some(first) = asked.iter().position(|probe| probe.status == Some(503)) else {
+        // Whoever slept through the lame-duck has asked nobody.
+        let delay = view.param("shutdown_delay").map_or(0, seconds);
+        if view.stalled(signalled, signalled.saturating_add(delay), delay / 2) {
+            return Finding::inconclusive("the harness itself stalled meanwhile");
+        }
         return match asked.last() {
             Some(last) => Finding::violated(
                 format!("{} probes after the signal, the last: {}", asked.len(), fate(last)),
@@ -117,11 +122,17 @@ fn liveness_stays(view: &View) -> Finding {
 }
 
 fn lame_duck_serves(view: &View) -> Finding {
-    let refused = view.connections(Role::LameDuck).find(|connection| connection.opening != Opening::Opened);
-    if let Some(refused) = refused {
+    let signalled = match stopped(view) {
+        Ok((_, signalled)) => signalled,
+        Err(finding) => return finding,
+    };
+    // What came when the delay was over has been promised nothing.
+    let over = signalled.saturating_add(view.param("shutdown_delay").map_or(0, seconds));
+    if let Some(refused) = not_opened(view, Role::LameDuck).filter(|connection| connection.at < over) {
         return Finding::violated("a new connection was not accepted", [refused.at]);
     }
-    each(view.requests(Role::LameDuck), "nothing was asked during the lame-duck", |request| request.served())
+    let asked = view.requests(Role::LameDuck).filter(|request| request.sent < over);
+    each(asked, "nothing was asked during the lame-duck", |request| request.served())
 }
 
 fn lame_duck_lasts(view: &View) -> Finding {
@@ -133,8 +144,8 @@ fn lame_duck_lasts(view: &View) -> Finding {
         return Finding::inconclusive("no delay was set");
     };
     match process.listener_closed {
-        Some(closed) if closed + TOLERANCE_US < signalled + delay => Finding::violated(
-            format!("the listener closed after {}, where {} were due", ms(closed - signalled), ms(delay)),
+        Some(closed) if closed + TOLERANCE_US < signalled.saturating_add(delay) => Finding::violated(
+            format!("the listener closed after {}, where {} were due", ms(closed.saturating_sub(signalled)), ms(delay)),
             [signalled, closed],
         ),
         closed => within(view, "the listener closed", signalled, closed, delay),
@@ -149,18 +160,21 @@ fn prestop_waits(view: &View) -> Finding {
         return Finding::inconclusive("the hook was not called");
     };
     match first.ended {
-        Some(_) if view.requests(Role::Ready).last().is_some_and(|probe| probe.status != Some(503)) => {
-            Finding::violated("readiness did not fail while the hook was running", first.ended)
-        }
         Some(ended) if first.answered() && first.status == Some(200) => {
             let took = ended - first.sent;
+            let Some(probe) = view.requests(Role::Ready).last() else {
+                return Finding::inconclusive("nobody asked whether the server is ready");
+            };
+            if probe.status != Some(503) {
+                return Finding::violated("readiness did not fail while the hook was running", first.ended);
+            }
             if took + TOLERANCE_US < delay {
                 Finding::violated(format!("answered after {}, where {} were due", ms(took), ms(delay)), [ended])
             } else {
                 within(view, "the hook answered", first.sent, Some(ended), delay)
             }
         }
-        _ => Finding::violated(fate(first), first.ended),
+        _ => Finding::violated(fate(first), [first.ended.unwrap_or(first.sent)]),
     }
 }
 
@@ -172,8 +186,14 @@ fn prestop_keeps_process(view: &View) -> Finding {
     if let Some((at, ..)) = process.exited.filter(|(at, ..)| *at < signalled) {
         return Finding::violated("the process ended before any signal", [at]);
     }
-    let calls = view.requests(Role::Prestop).chain(view.requests(Role::AfterHook));
-    each(calls, "the hook was not called", |request| request.served())
+    let calls = each(view.requests(Role::Prestop), "the hook was not called", |request| request.served());
+    if calls.outcome != Outcome::Holds {
+        return calls;
+    }
+    if let Some(refused) = not_opened(view, Role::AfterHook) {
+        return Finding::violated("a connection after the hook was not accepted", [refused.at]);
+    }
+    each(view.requests(Role::AfterHook), "nothing was asked after the hook", |request| request.served())
 }
 
 fn prestop_delay_once(view: &View) -> Finding {
@@ -185,7 +205,7 @@ fn prestop_delay_once(view: &View) -> Finding {
     else {
         return Finding::inconclusive("the hook was not called");
     };
-    let latest = signalled + delay * 3 / 4;
+    let latest = signalled.saturating_add(delay / 4 * 3);
     match process.listener_closed {
         Some(closed) if closed <= latest => {
             Finding::holds(format!("the listener closed {} after the signal", ms(closed.saturating_sub(signalled))))

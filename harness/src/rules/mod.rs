@@ -156,7 +156,7 @@ fn stopped<'v>(view: &'v View) -> Result<(&'v Process, u64), Finding> {
 /// Whether something happened within `limit` (µs) and slack of `from`. Where it did not, but the harness stalled
 /// meanwhile, nobody is accused.
 fn within(view: &View, what: &str, from: u64, at: Option<u64>, limit: u64) -> Finding {
-    let latest = from + limit + SLACK_US;
+    let latest = from.saturating_add(limit).saturating_add(SLACK_US);
     match at {
         Some(at) if at <= latest => Finding::holds(format!("{what} after {}", ms(at.saturating_sub(from)))),
         _ if view.stalled(from, latest, SLACK_US / 2) => Finding::inconclusive("the harness itself stalled meanwhile"),
@@ -242,6 +242,11 @@ fn ending_word(how: Ending) -> &'static str {
 fn in_flight<'v, 't>(view: &'v View<'t>, role: Role, signalled: u64) -> impl Iterator<Item = &'v Request<'t>> {
     view.requests(role)
         .filter(move |request| request.sent <= signalled && request.ended.is_none_or(|ended| ended > signalled))
+}
+
+/// The first connection with this role that could not be made.
+fn not_opened<'v>(view: &'v View, role: Role) -> Option<&'v Connection> {
+    view.connections(role).find(|connection| connection.opening != crate::timeline::Opening::Opened)
 }
 
 /// Opened connections with one of these roles.

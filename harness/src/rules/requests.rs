@@ -1,7 +1,7 @@
 //! Requests in flight: they finish, or their end is bounded.
 
 use super::{Basis, Finding, Level, Outcome, Rule, each, fate, in_flight, ms, seconds, signals, stopped, within};
-use crate::timeline::{End, Request, Role, View};
+use crate::timeline::{Break, End, Ending, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -94,7 +94,7 @@ const DUE: [Role; 5] = [Role::InFlight, Role::Finite, Role::Upload, Role::SlowRe
 
 /// How long before the signal a server must have read a request for that request to be in flight for certain,
 /// in microseconds: by then it has parsed the head.
-const READ_BEFORE_US: u64 = 15_000;
+const READ_BEFORE_US: u64 = 5_000;
 
 fn due<'v, 't>(view: &'v View<'t>, signalled: u64) -> impl Iterator<Item = &'v Request<'t>> {
     let read = move |request: &&Request| request.read.is_some_and(|read| read + READ_BEFORE_US <= signalled);
@@ -139,13 +139,16 @@ fn deadline_bounds_drain(view: &View) -> Finding {
     let (Some(timeout), 1..) = (view.param("drain_timeout"), doomed) else {
         return Finding::inconclusive("no request was to outlast the deadline");
     };
+    if in_flight(view, Role::Doomed, signalled).next().is_none() {
+        return Finding::inconclusive("no request that outlasts the deadline was in flight when the signal was sent");
+    }
     let deadline = seconds(timeout + view.param("shutdown_delay").unwrap_or(0.0));
     let exited = process.exited.map(|(at, ..)| at);
     // Timers fire late, never early; the tolerance is for the clocks of two processes.
     let early = in_flight(view, Role::Doomed, signalled)
         .filter(|request| !request.answered())
         .filter_map(|request| request.ended)
-        .find(|cut| cut + 50_000 < signalled + deadline);
+        .find(|cut| cut + 50_000 < signalled.saturating_add(deadline));
     match early {
         Some(cut) => Finding::violated(
             format!("cut after {}, where {} were allowed", ms(cut - signalled), ms(deadline)),
@@ -188,8 +191,11 @@ fn connection_bounded(view: &View, role: Role, limit: &str) -> Finding {
     let (Some(connection), Some(limit)) = (view.connections(role).next(), view.param(limit)) else {
         return Finding::inconclusive("nothing trickled");
     };
-    let answered = view.requests(role).next().and_then(|request| request.ended);
-    let given_up = [answered, connection.ended.map(|(at, _)| at)].into_iter().flatten().min();
+    // Where the harness gave up, the server did not.
+    let by_server = |request: &&Request| !matches!(request.end, End::Lost(Break::TimedOut | Break::Left));
+    let answered = view.requests(role).next().filter(by_server).and_then(|request| request.ended);
+    let closed = connection.ended.filter(|(_, how)| *how != Ending::Local).map(|(at, _)| at);
+    let given_up = [answered, closed].into_iter().flatten().min();
     within(view, "the server gave up", connection.at, given_up, seconds(limit))
 }
 
@@ -198,7 +204,8 @@ fn client_gone_releases(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
-    let Some(left) = view.requests(Role::Gone).filter_map(|request| request.ended).max() else {
+    let gone = view.requests(Role::Gone).filter(|request| request.end == End::Lost(Break::Left));
+    let Some(left) = gone.filter_map(|request| request.ended).max() else {
         return Finding::inconclusive("no client left");
     };
     if let Some((at, requests)) = process.in_flight.iter().rfind(|(at, _)| (left..signalled).contains(at))
@@ -246,11 +253,14 @@ fn overload_sheds(view: &View) -> Finding {
     let (Some(limit), all) = (view.param("max_in_flight"), view.requests(Role::Overload).count()) else {
         return Finding::inconclusive("no limit is known");
     };
+    if all == 0 {
+        return Finding::inconclusive("nobody asked");
+    }
     let served = view.requests(Role::Overload).filter(|request| request.served()).count();
     let shed = view.requests(Role::Overload).filter(|r| r.status == Some(429) && r.retry_after).count();
     let probes = each(view.requests(Role::Live), "no probe under load", |probe| probe.status == Some(200));
     let tally = format!("{served} served, {shed} shed of {all}, with a limit of {limit}");
-    if probes.outcome == Outcome::Violated {
+    if probes.outcome != Outcome::Holds {
         return Finding { actual: format!("a health path under load: {}", probes.actual), ..probes };
     }
     if served + shed == all && served <= limit as usize && shed > 0 && served > 0 {
@@ -258,6 +268,7 @@ fn overload_sheds(view: &View) -> Finding {
     } else {
         let odd = view.requests(Role::Overload).find(|r| !r.served() && !(r.status == Some(429) && r.retry_after));
         let detail = odd.map_or(String::new(), |request| format!("; {}", fate(request)));
-        Finding::violated(tally + &detail, odd.and_then(|request| request.ended))
+        let shown = odd.or_else(|| view.requests(Role::Overload).last());
+        Finding::violated(tally + &detail, shown.map(|request| request.ended.unwrap_or(request.sent)))
     }
 }

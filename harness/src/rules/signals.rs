@@ -1,6 +1,6 @@
 //! What a signal does.
 
-use super::{Basis, Finding, Level, Rule, each, fate, in_flight, ms, seconds, stopped, within};
+use super::{Basis, Finding, Level, Outcome, Rule, each, fate, in_flight, ms, not_opened, seconds, stopped, within};
 use crate::timeline::{Role, View};
 
 pub(super) const RULES: &[Rule] = &[
@@ -73,12 +73,17 @@ fn clean_exit_status(view: &View) -> Finding {
         Err(finding) => return finding,
     };
     let promised = view.header.promises_contract;
+    let lost = view.requests.iter().filter(|request| request.lost()).count();
     match process.exited {
         None => Finding::inconclusive("the process did not end"),
         Some((_, Some(0), _)) => Finding::holds("status 0"),
         // To end by the signal itself says the same, for whoever has not promised a status.
         Some((_, Some(143), _)) | Some((_, _, Some(15))) if !promised => Finding::holds("ended by SIGTERM"),
         Some((_, Some(130), _)) | Some((_, _, Some(2))) if !promised => Finding::holds("ended by SIGINT"),
+        // That is the status promised after a cut: what was lost is the concern of other rules.
+        Some((_, Some(1), _)) if promised && lost > 0 => {
+            Finding::inconclusive(format!("exit status 1 after {lost} were lost"))
+        }
         Some((at, code, signal)) => Finding::violated(exit_words(code, signal), [at]),
     }
 }
@@ -88,8 +93,10 @@ fn int_like_term(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
-    if let Some(lost) = in_flight(view, Role::InFlight, signalled).find(|request| !request.served()) {
-        return Finding::violated(fate(lost), lost.ended);
+    let nothing = "no request was in flight when the signal was sent";
+    let answered = each(in_flight(view, Role::InFlight, signalled), nothing, |request| request.served());
+    if answered.outcome != Outcome::Holds {
+        return answered;
     }
     match process.exited {
         None => Finding::violated("the process did not end", [signalled]),
@@ -105,18 +112,16 @@ fn second_signal_exits(view: &View) -> Finding {
     let (Some((first, _)), second) = (process.signals.first(), process.signals.get(1)) else {
         return Finding::inconclusive("no signal was sent");
     };
-    let Some((second, _)) = second else {
-        return match process.exited {
-            Some((at, code, signal)) => Finding::violated(
-                format!("the first signal ended it after {}: {}", ms(at - first), exit_words(code, signal)),
-                [*first, at],
-            ),
-            None => Finding::inconclusive("no second signal was sent"),
-        };
-    };
+    // A process may end while the second signal is being sent.
+    if let Some((at, code, signal)) = process.exited.filter(|(at, ..)| second.is_none_or(|(second, _)| at < second)) {
+        let after = ms(at.saturating_sub(*first));
+        let actual = format!("the first signal ended it after {after}: {}", exit_words(code, signal));
+        return Finding::violated(actual, [*first, at]);
+    }
+    let Some((second, _)) = second else { return Finding::inconclusive("no second signal was sent") };
     let bounded = within(view, "the process ended", *second, process.exited.map(|(at, ..)| at), 0);
     match process.exited {
-        Some((at, code, signal)) if bounded.outcome == super::Outcome::Holds => {
+        Some((at, code, signal)) if bounded.outcome == Outcome::Holds => {
             if code == Some(143) || (!view.header.promises_contract && signal == Some(15)) {
                 Finding::holds(format!("{}, {} after the second signal", exit_words(code, signal), ms(at - second)))
             } else {
@@ -147,8 +152,15 @@ fn hup_keeps_serving(view: &View) -> Finding {
             [Some(shed.sent), shed.ended].into_iter().flatten(),
         );
     }
-    let asked = view.requests.iter().filter(|r| matches!(r.role, Role::InFlight | Role::AfterReload));
-    each(asked, "nothing was asked around the SIGHUP", |request| request.served())
+    if let Some(refused) = not_opened(view, Role::AfterReload) {
+        return Finding::violated("a connection after the SIGHUP was not accepted", [refused.at]);
+    }
+    let after = each(view.requests(Role::AfterReload), "nothing was asked after the SIGHUP", |r| r.served());
+    if after.outcome != Outcome::Holds {
+        return after;
+    }
+    let nothing = "no request was in flight when the SIGHUP was sent";
+    each(in_flight(view, Role::InFlight, hup), nothing, |request| request.served())
 }
 
 fn startup_signal_ends_process(view: &View) -> Finding {
@@ -156,7 +168,7 @@ fn startup_signal_ends_process(view: &View) -> Finding {
     for process in view.processes.values() {
         let Some(signalled) = process.signalled() else { continue };
         let finding = within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), 1_000_000);
-        if finding.outcome != super::Outcome::Holds {
+        if finding.outcome != Outcome::Holds {
             let after = ms(signalled - process.started);
             return Finding { actual: format!("signalled {after} after its start: {}", finding.actual), ..finding };
         }

@@ -59,7 +59,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 async fn readiness_fails_and_latches(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let probes = probe(&run.client, target.address, "/health/ready", Role::Ready);
+    let probes = probe(&run.client, target.address, run.subject.ready_path(), Role::Ready);
     tokio::time::sleep(3 * PROBE).await;
     target.signal(run.stop_signal());
     target.exited().await;
@@ -99,7 +99,7 @@ async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
 async fn not_ready(run: &Run<'_>, target: &Target) -> Result<(), Stop> {
     for _ in 0..50 {
         let mut connection = target.connect(Role::Ready).await?;
-        if connection.ask(Ask::get("/health/ready", Role::Ready)).await.status == Some(503) {
+        if connection.ask(Ask::get(run.subject.ready_path(), Role::Ready)).await.status == Some(503) {
             run.confirmed("the server says that it is not ready");
             return Ok(());
         }
@@ -137,13 +137,14 @@ impl Probes {
 }
 
 /// Probes as a kubelet does, on a new connection each time, but more often.
-fn probe(client: &Client, address: std::net::SocketAddr, path: &'static str, role: Role) -> Probes {
+fn probe(client: &Client, address: std::net::SocketAddr, path: &str, role: Role) -> Probes {
+    let path = path.to_owned();
     let (client, stop) = (Arc::new(client.clone()), CancellationToken::new());
     let stopped = stop.clone();
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         while !stopped.is_cancelled() {
             if let Ok(mut connection) = client.connect(address, role).await {
-                connection.ask(Ask::get(path, role)).await;
+                connection.ask(Ask::get(&path, role)).await;
             }
             tokio::time::sleep(PROBE).await;
         }

@@ -10,7 +10,7 @@ mod signals;
 mod subject;
 mod target;
 
-pub use run::{Run, Stop};
+pub use run::{Run, Stop, unconfirmed};
 pub use subject::{Manner, Stranger, Subject};
 pub use target::Target;
 

@@ -8,6 +8,11 @@ use crate::client::{Ask, Payload, back_to_back, connect_storm};
 use crate::timeline::Role;
 use bytes::Bytes;
 
+/// How long a request must have been in the server's hands.
+const IN_HAND: Duration = Duration::from_millis(6);
+/// How long such a request is looked for.
+const HUNT: Duration = Duration::from_secs(4);
+
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "in-flight-completes",
@@ -188,9 +193,17 @@ async fn saturated_in_flight(run: &mut Run<'_>) -> Result<(), Stop> {
         false => connect_storm(&run.client, target.address, &ask, clients),
     };
     load.warm(3 * clients as u64).await?;
-    run.note_read(&target)?;
-    // What has been read and is unanswered after this pause is in the server's hands, not on its way there.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // A request that was read and is unanswered some milliseconds later is in the server's hands, not on its way
+    // there. A quick server has such a one only now and then.
+    let deadline = tokio::time::Instant::now() + HUNT;
+    while tokio::time::Instant::now() < deadline {
+        let read = run.note_read(&target)?;
+        tokio::time::sleep(IN_HAND).await;
+        let under_way = run.client.under_way();
+        if read.iter().any(|id| under_way.values().any(|other| other == id)) {
+            break;
+        }
+    }
     target.signal(run.stop_signal());
     target.exited().await;
     load.stop().await;

@@ -13,7 +13,7 @@ use crate::catalog::Feature;
 use crate::client::{Ask, Client, Connection, NotWarm, Outcome, Pending};
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
-use crate::timeline::{Event, ProcessId, Role};
+use crate::timeline::{Event, ProcessId, RequestId, Role};
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -315,22 +315,22 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// Records which of the requests under way the server has read whole, by the kernel's word.
+    /// Records, and returns, which of the requests under way the server has read whole, by the kernel's word.
     ///
     /// # Errors
     /// Where the kernel's table cannot be read.
-    pub fn note_read(&self, target: &Target) -> Result<(), Stop> {
+    pub fn note_read(&self, target: &Target) -> Result<Vec<RequestId>, Stop> {
         let before = self.client.under_way();
         let sides = process::server_sides(target.address.port())
             .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
         // Still the same request after the look: so the look was at this one.
         let after = self.client.under_way();
         let read = sides.iter().filter(|side| side.accepted && side.unread == 0);
-        let requests = read
+        let requests: Vec<RequestId> = read
             .filter_map(|side| before.get(&side.client_port).filter(|id| after.get(&side.client_port) == Some(id)))
             .cloned()
             .collect();
-        self.recorder.record(Event::Read { requests });
-        Ok(())
+        self.recorder.record(Event::Read { requests: requests.clone() });
+        Ok(requests)
     }
 }

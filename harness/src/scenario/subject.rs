@@ -21,6 +21,8 @@ pub struct Subject {
     pub features: BTreeSet<Feature>,
     /// Whether breaking a contract rule is a failure for it.
     pub promises_contract: bool,
+    /// Parameters that differ from the scenario's.
+    pub params: Vec<(String, f64)>,
     /// How to speak to it.
     pub manner: Manner,
 }
@@ -41,6 +43,8 @@ pub struct Stranger {
     pub path: String,
     /// A path that takes its time, and how long.
     pub slow: Option<(String, Duration)>,
+    /// The path of its readiness probe.
+    pub ready: Option<String>,
     /// The signal that stops it.
     pub stop: Signal,
     /// The port that it was asked to listen on.
@@ -61,6 +65,7 @@ impl Subject {
             },
             features: server.spec.features.iter().copied().collect(),
             promises_contract: server.promises_contract(),
+            params: Vec::new(),
             manner: Manner::Contract,
         }
     }
@@ -75,6 +80,14 @@ impl Subject {
         match &self.manner {
             Manner::Contract => Signal::SIGTERM,
             Manner::Stranger(stranger) => stranger.stop,
+        }
+    }
+
+    /// The path of its readiness probe.
+    pub fn ready_path(&self) -> &str {
+        match &self.manner {
+            Manner::Stranger(Stranger { ready: Some(path), .. }) => path,
+            _ => "/health/ready",
         }
     }
 

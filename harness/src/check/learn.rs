@@ -1,0 +1,131 @@
+//! What can be learnt of a server by starting it once: its port, its latency, its ways.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use super::Diagnosis;
+use crate::catalog::Feature;
+use crate::client::{Ask, Outcome};
+use crate::recorder::Recorder;
+use crate::scenario::{Manner, Run, Stop, Stranger, Subject, Target};
+use crate::timeline::Role;
+
+/// The least latency of a path on which a single request is certainly in flight when the signal arrives.
+pub const SLOW_ENOUGH: Duration = Duration::from_millis(300);
+/// Requests by which latency is measured.
+const SAMPLES: usize = 5;
+/// How long a connection is watched for being closed after its first response.
+const CLOSES_WITHIN: Duration = Duration::from_millis(150);
+
+/// What was learnt.
+#[derive(Debug)]
+pub struct Learned {
+    /// The port that it listens on.
+    pub port: u16,
+    /// Whether that is the port that it was given.
+    pub own_port: bool,
+    /// The status of its answers.
+    pub status: u16,
+    /// The median latency of its path.
+    pub latency: Duration,
+    /// Whether a connection stays open after a response.
+    pub keep_alive: bool,
+    /// The path that is slow enough, and its latency.
+    pub slow: Option<(String, Duration)>,
+    /// Why the slow path that was given is not used.
+    pub not_slow: Option<String>,
+    /// Its language, where the program tells.
+    pub language: Option<&'static str>,
+    /// What is odd about the way it is started or stopped.
+    pub diagnoses: Vec<Diagnosis>,
+}
+
+/// A port that nobody uses at this moment.
+///
+/// # Errors
+/// When the system has none.
+pub fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Starts the subject, watches it, and stops it again.
+///
+/// # Errors
+/// When it does not start or does not answer.
+pub async fn learn(subject: &Subject, slow: Option<&str>, recorder: Recorder) -> Result<Learned, Stop> {
+    let mut run =
+        Run::new(recorder, subject, Default::default()).map_err(|error| Stop::Io("making a folder", error))?;
+    let mut target = run.start().await?;
+    let Manner::Stranger(Stranger { path, port: asked, .. }) = &subject.manner else {
+        return Err(crate::scenario::unconfirmed("the subject is a stranger", "it keeps the contract"));
+    };
+    let (status, keep_alive) = first_answer(&target, path).await?;
+    let latency = latency(&target, path, keep_alive).await?;
+    let (mut chosen, mut not_slow) = (None, None);
+    let candidate = slow.unwrap_or(path);
+    let takes = if slow.is_some() { self::latency(&target, candidate, keep_alive).await? } else { latency };
+    if takes >= SLOW_ENOUGH {
+        chosen = Some((candidate.to_owned(), takes));
+    } else if slow.is_some() {
+        not_slow = Some(format!("{candidate} takes {takes:.1?}; at least {SLOW_ENOUGH:.1?} are needed"));
+    }
+    let port = target.address.port();
+    let language = Diagnosis::language(&target);
+    let diagnoses = Diagnosis::watch_stop(&mut target, subject.stop_signal()).await;
+    target.kill().await;
+    Ok(Learned {
+        port,
+        own_port: port == *asked,
+        status,
+        latency,
+        keep_alive,
+        slow: chosen,
+        not_slow,
+        language,
+        diagnoses,
+    })
+}
+
+impl Learned {
+    /// What the subject can do.
+    pub fn features(&self, ready: bool) -> impl Iterator<Item = Feature> {
+        let health = ready.then_some([Feature::Health, Feature::LameDuck]).into_iter().flatten();
+        let slow = self.slow.is_some().then_some(Feature::Slow);
+        self.keep_alive.then_some(Feature::KeepAlive).into_iter().chain(slow).chain(health)
+    }
+}
+
+async fn first_answer(target: &Target, path: &str) -> Result<(u16, bool), Stop> {
+    let mut connection = target.connect(Role::Warmup).await?;
+    let answer = connection.ask(Ask::get(path, Role::Warmup)).await;
+    let Some(status) = answer.status.filter(|_| answer.outcome == Outcome::Answered) else {
+        return Err(crate::scenario::unconfirmed("the server answers", format!("GET {path}: {:?}", answer.outcome)));
+    };
+    let stays = !answer.close && connection.ended(CLOSES_WITHIN).await.is_none();
+    Ok((status, stays))
+}
+
+/// The median of several requests, on one connection where that stays open.
+async fn latency(target: &Target, path: &str, keep_alive: bool) -> Result<Duration, Stop> {
+    let mut took = Vec::new();
+    let mut connection = target.connect(Role::Warmup).await?;
+    for _ in 0..SAMPLES {
+        if !keep_alive {
+            connection = target.connect(Role::Warmup).await?;
+        }
+        let began = Instant::now();
+        let answer = connection.ask(Ask::get(path, Role::Warmup)).await;
+        if answer.outcome != Outcome::Answered {
+            return Err(crate::scenario::unconfirmed(
+                "the server answers",
+                format!("GET {path}: {:?}", answer.outcome),
+            ));
+        }
+        took.push(began.elapsed());
+        if took.len() >= 2 && took.iter().sum::<Duration>() > Duration::from_secs(4) {
+            break;
+        }
+    }
+    took.sort();
+    Ok(took[took.len() / 2])
+}

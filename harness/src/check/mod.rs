@@ -1,0 +1,132 @@
+//! Anybody's server: nothing is assumed of it but that it speaks HTTP/1.1 on a TCP port.
+
+mod diagnose;
+mod learn;
+mod profile;
+
+pub use diagnose::Diagnosis;
+pub use learn::{Learned, free_port, learn};
+pub use profile::Profile;
+
+use std::path::Path;
+
+use tokio::task::JoinSet;
+
+use crate::catalog::{Feature, KnownFailures};
+use crate::results::Outcome;
+use crate::rules::Level;
+use crate::runner;
+use crate::scenario::{self, Scenario, Subject};
+use crate::verdict::{RuleVerdict, Verdict};
+
+/// Scenarios played side by side, where each can have a port of its own.
+const SIDE_BY_SIDE: usize = 6;
+
+/// What one scenario came to.
+pub struct Played {
+    /// The scenario.
+    pub scenario: &'static Scenario,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
+/// What one rule came to, over all scenarios that prove it.
+#[derive(Debug, Clone)]
+pub struct RuleSummary {
+    /// The verdict that decides: of the scenario named here.
+    pub verdict: RuleVerdict,
+    /// The scenario that decides.
+    pub scenario: &'static str,
+    /// Whether the user has declared it as known.
+    pub known: bool,
+}
+
+/// A scenario that was left out, and what the subject lacks for it.
+pub type Left = (&'static Scenario, Vec<Feature>);
+
+/// The scenarios that can tell something about this subject, and for each other one what it lacks.
+pub fn choose(subject: &Subject) -> (Vec<&'static Scenario>, Vec<Left>) {
+    let (mut chosen, mut left) = (Vec::new(), Vec::new());
+    for scenario in scenario::all() {
+        let informs = scenario.rules.iter().filter_map(|rule| crate::rules::find(rule)).any(|r| r.level != Level::Info);
+        let lacks: Vec<Feature> = scenario.needs.iter().copied().filter(|feature| !subject.has(*feature)).collect();
+        match (informs, lacks.is_empty()) {
+            (false, _) => {}
+            (true, true) => chosen.push(scenario),
+            (true, false) => left.push((scenario, lacks)),
+        }
+    }
+    (chosen, left)
+}
+
+/// Plays scenarios, each against a process of its own. `subject` makes the subject for one run: where the server
+/// takes the port that it is given, every run has another one, and light scenarios go on side by side.
+pub async fn play(
+    scenarios: Vec<&'static Scenario>,
+    subject: impl Fn() -> Subject,
+    own_ports: bool,
+    out: &Path,
+    mut done: impl FnMut(&Played),
+) -> Vec<Played> {
+    let mut all = Vec::new();
+    let (heavy, light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.heavy);
+    for (scenarios, limit) in [(light, if own_ports { SIDE_BY_SIDE } else { 1 }), (heavy, 1)] {
+        let mut waiting = scenarios.into_iter();
+        let mut running = JoinSet::new();
+        loop {
+            while running.len() < limit
+                && let Some(scenario) = waiting.next()
+            {
+                let (subject, out) = (subject(), out.to_owned());
+                running.spawn(
+                    async move { Played { scenario, outcome: runner::play(&subject, scenario, 1, &out).await } },
+                );
+            }
+            match running.join_next().await {
+                Some(Ok(played)) => {
+                    done(&played);
+                    all.push(played);
+                }
+                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                None => break,
+            }
+        }
+    }
+    all
+}
+
+/// One verdict for each rule. A rule that holds in one scenario and could not be tested in another holds; one that
+/// is violated anywhere is violated.
+pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> Vec<RuleSummary> {
+    let weight = |verdict: Verdict| match verdict {
+        Verdict::Fail => 4,
+        Verdict::Warn => 3,
+        Verdict::Pass => 2,
+        _ => 1,
+    };
+    let mut summaries: Vec<RuleSummary> = Vec::new();
+    for one in played {
+        for verdict in &one.outcome.rules {
+            let mut verdict = verdict.clone();
+            if verdict.level != Level::Info && profile.why(&verdict.rule).is_none() {
+                verdict.level = Level::Info;
+                if matches!(verdict.verdict, Verdict::Fail | Verdict::Warn) {
+                    verdict.verdict = Verdict::Pass;
+                }
+            }
+            if verdict.level == Level::Info {
+                continue;
+            }
+            let failed = matches!(verdict.verdict, Verdict::Fail | Verdict::Warn);
+            let known = failed && known.find(one.scenario.slug, &verdict.rule).is_some();
+            let summary = RuleSummary { scenario: one.scenario.slug, known, verdict };
+            let worth = |s: &RuleSummary| (weight(s.verdict.verdict), !s.known);
+            match summaries.iter_mut().find(|other| other.verdict.rule == summary.verdict.rule) {
+                None => summaries.push(summary),
+                Some(other) if worth(&summary) > worth(other) => *other = summary,
+                Some(_) => {}
+            }
+        }
+    }
+    summaries
+}

@@ -1,0 +1,71 @@
+//! Where a server runs decides which rules matter.
+
+use clap::ValueEnum;
+
+/// Where the server under test runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// Clients connect to it directly, and a supervisor restarts it
+    Standalone,
+    /// A load balancer with keep-alive connections stands before it
+    LoadBalancer,
+    /// It runs in a pod behind a Service
+    Kubernetes,
+}
+
+impl Profile {
+    /// Why a rule matters here; `None` where it does not.
+    pub fn why(self, rule: &str) -> Option<&'static str> {
+        let everywhere = match rule {
+            "in-flight-answered" => "a request that was taken and not answered is a failed payment",
+            "response-untruncated" => "a response that breaks off is one that the client has to throw away",
+            "cut-is-visible" => "a client that takes half a response for a whole one works on with wrong data",
+            "pipelined-in-order" | "continue-answered" => "HTTP/1.1 promises it to every client",
+            "term-ends-process" | "idle-holds-nothing" | "unused-holds-nothing" | "load-does-not-hold-exit" => {
+                "what does not end by itself is killed when the grace period is over, with all that it was doing"
+            }
+            "client-gone-releases" => "work for nobody delays the end of the process",
+            "port-free-after-exit" => "the successor must be able to listen at once",
+            "new-connections-refused" => "a refused client goes elsewhere at once; one left hanging waits",
+            "clean-exit-status" => "whoever supervises the process reads a failure from its exit status",
+            "int-like-term" => "Ctrl-C in a terminal and some supervisors send SIGINT",
+            "startup-signal-ends-process" => "a roll-out that is turned back stops processes that are just starting",
+            "second-signal-exits" => "somebody who asks twice wants out",
+            "hup-keeps-serving" => "a closed terminal or a log rotation sends SIGHUP",
+            _ => "",
+        };
+        let here = match (self, rule) {
+            (Self::LoadBalancer, "late-request-answered" | "nothing-lost-on-keep-alive" | "idle-closed-by-fin") => {
+                "the balancer's pooled connections are idle most of the time, and it sends its next request on one of them"
+            }
+            (Self::LoadBalancer, "close-announced") => {
+                "the balancer takes a connection out of its pool when it is told to"
+            }
+            (Self::LoadBalancer, "nothing-lost-in-accept-queue" | "listener-closes-first") => {
+                "the balancer opens new connections until its health check fails"
+            }
+            (Self::LoadBalancer, "readiness-fails" | "readiness-latched") => {
+                "the health check is how the balancer learns of it"
+            }
+            (Self::Kubernetes, "nothing-lost-in-accept-queue" | "listener-closes-first") => {
+                "the endpoint is withdrawn while the signal arrives, in no particular order: connections still come"
+            }
+            (
+                Self::Kubernetes,
+                "late-request-answered" | "nothing-lost-on-keep-alive" | "close-announced" | "idle-closed-by-fin",
+            ) => "connections that are established stay on the pod when its endpoint is withdrawn",
+            (Self::Kubernetes, "readiness-fails" | "readiness-latched") => {
+                "the readiness probe goes on while the pod terminates, and its word decides whether traffic still comes"
+            }
+            (Self::Standalone, "nothing-lost-in-accept-queue" | "nothing-lost-on-keep-alive") => {
+                "clients connect directly, and nobody retries for them"
+            }
+            (
+                Self::Standalone,
+                "late-request-answered" | "close-announced" | "idle-closed-by-fin" | "listener-closes-first",
+            ) => "clients with keep-alive connections send their next request without knowing of the shutdown",
+            _ => "",
+        };
+        [everywhere, here].into_iter().find(|why| !why.is_empty())
+    }
+}

@@ -1,0 +1,322 @@
+//! `drainspec check`: anybody's server.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anstyle::Style;
+use clap::ValueEnum;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::{CliError, Status};
+use crate::catalog::{Feature, KnownFailures};
+use crate::check::{self, Diagnosis, Learned, Profile, RuleSummary};
+use crate::process::{Launch, guardian::Guardian};
+use crate::recorder::Recorder;
+use crate::report::{self, Progress};
+use crate::runner;
+use crate::scenario::{Manner, Stranger, Subject};
+use crate::verdict::Verdict;
+
+/// Arguments of `drainspec check`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The server is started once for each scenario. It learns its port from {port} in the command or from the
+variable PORT; where it takes neither, the port that it listens on is found.
+
+Examples:
+  drainspec check --slow /report -- ./my-server --port {port}
+  drainspec check --signal QUIT -- nginx -c /etc/nginx/nginx.conf -g 'daemon off;'"
+)]
+pub struct Args {
+    /// A path that the server answers
+    #[arg(long, value_name = "PATH", default_value = "/", value_parser = path)]
+    path: String,
+    /// A path that takes half a second or more: with it a request is certainly in flight when the signal arrives
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    slow: Option<String>,
+    /// The readiness probe: with it the probe must fail before the listener closes
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    ready: Option<String>,
+    /// The signal that stops the server
+    #[arg(long, value_enum, default_value_t = StopSignal::Term)]
+    signal: StopSignal,
+    /// Seconds that the server may take to stop while requests are in flight
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+    grace: u64,
+    /// Seconds that the server may take to start
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    start: u64,
+    /// Where the server runs, which decides what matters
+    #[arg(long, value_enum, default_value_t = Profile::Standalone)]
+    profile: Profile,
+    /// Failures that are known (the format of known.toml): they do not count
+    #[arg(long, value_name = "FILE")]
+    known: Option<PathBuf>,
+    /// Warnings, and MUST rules that could not be tested, count as failures
+    #[arg(long)]
+    strict: bool,
+    /// As text, or as JSON for programs
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Keep the timelines in this folder
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The server's command, after --
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StopSignal {
+    Term,
+    Quit,
+    Int,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// How a user makes a server testable in more ways, and the features that this brings. What is missing here needs
+/// a server that keeps drainspec's contract.
+const TESTABLE: [(&str, &[Feature]); 2] =
+    [("--slow PATH", &[Feature::Slow]), ("--ready PATH", &[Feature::Health, Feature::LameDuck])];
+
+/// How long a stranger's idle connections may hold it: long enough for the usual keep-alive time-outs.
+const IDLE_LINGER: f64 = 5.0;
+
+fn path(text: &str) -> Result<String, String> {
+    let good = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+    good.then(|| text.to_owned()).ok_or_else(|| "expected a path that begins with /, without spaces".to_owned())
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<Status, CliError> {
+    let known = match &args.known {
+        Some(file) => KnownFailures::read(file)?,
+        None => KnownFailures::default(),
+    };
+    let guardian = Guardian::start().map_err(CliError::Guardian)?;
+    let out = args.out.clone().unwrap_or_else(|| crate::process::guardian::run_folder().join("check"));
+    let io = |source| CliError::Io { path: out.clone(), source };
+    std::fs::create_dir_all(&out).map_err(io)?;
+    let out = out.canonicalize().map_err(io)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
+    let status = runtime.block_on(async {
+        tokio::select! {
+            status = checkup(args, &known, &out) => status,
+            () = super::matrix::interrupted() => Ok(Status::Interrupted),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    crate::process::kill_all();
+    drop(guardian);
+    status
+}
+
+async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> Result<Status, CliError> {
+    let began = Instant::now();
+    let folder = std::env::current_dir().map_err(|source| CliError::Io { path: PathBuf::from("."), source })?;
+    let subject = |learned: Option<&Learned>| args.subject(&folder, learned);
+
+    let log = out.join("timelines").join("learning.ndjson");
+    let first = subject(None)?;
+    let recorder = Recorder::create(runner::check_header(&first), &log)
+        .map_err(|source| CliError::Io { path: log.clone(), source })?;
+    let learned = check::learn(&first, args.slow.as_deref(), recorder).await;
+    let learned =
+        learned.map_err(|stop| CliError::NotTestable { command: args.command.join(" "), why: stop.to_string() })?;
+    if learned.diagnoses.contains(&Diagnosis::Daemonised) {
+        let why = Diagnosis::Daemonised.to_string();
+        return Err(CliError::NotTestable { command: args.command.join(" "), why });
+    }
+    let chosen_for = subject(Some(&learned))?;
+    let (chosen, left) = check::choose(&chosen_for);
+    let mut progress = Progress::new(chosen.len());
+    let make = || subject(Some(&learned)).unwrap_or_else(|_| chosen_for.clone());
+    let played = check::play(chosen, make, learned.own_port, out, |played| {
+        progress.step(&format!("{} {}", played.scenario.slug, played.outcome.verdict.word()));
+    })
+    .await;
+    progress.finish();
+    let summaries = check::summarise(&played, args.profile, known);
+    let errors: Vec<String> = played
+        .iter()
+        .filter(|played| played.outcome.verdict == Verdict::Error)
+        .map(|played| format!("{}: {}", played.scenario.slug, played.outcome.reason.clone().unwrap_or_default()))
+        .collect();
+    let status = args.status(&summaries, &errors);
+    match args.format {
+        Format::Text => args.print(&learned, &summaries, &left, &errors, began.elapsed()),
+        Format::Json => print_json(&learned, &summaries, &left, &errors),
+    }
+    if args.out.is_some() {
+        anstream::eprintln!("timelines: {}", out.join("timelines").display());
+    }
+    Ok(status)
+}
+
+impl Args {
+    /// The subject of one run, with a port of its own where the server takes it.
+    fn subject(&self, folder: &std::path::Path, learned: Option<&Learned>) -> Result<Subject, CliError> {
+        let fixed = learned.filter(|learned| !learned.own_port).map(|learned| learned.port);
+        let port = match fixed {
+            Some(port) => port,
+            None => check::free_port().map_err(|source| CliError::Io { path: "a free port".into(), source })?,
+        };
+        let command = self.command.iter().map(|part| part.replace("{port}", &port.to_string())).collect();
+        let features: BTreeSet<_> = learned.into_iter().flat_map(|l| l.features(self.ready.is_some())).collect();
+        let mut env = std::collections::BTreeMap::new();
+        env.insert("PORT".to_owned(), port.to_string());
+        Ok(Subject {
+            name: "check".to_owned(),
+            launch: Launch { command, folder: folder.to_owned(), env },
+            features,
+            promises_contract: false,
+            params: vec![("idle_linger".to_owned(), IDLE_LINGER), ("drain_timeout".to_owned(), self.grace as f64)],
+            manner: Manner::Stranger(Stranger {
+                path: self.path.clone(),
+                slow: learned.and_then(|learned| learned.slow.clone()),
+                ready: self.ready.clone(),
+                stop: match self.signal {
+                    StopSignal::Term => Signal::SIGTERM,
+                    StopSignal::Quit => Signal::SIGQUIT,
+                    StopSignal::Int => Signal::SIGINT,
+                },
+                port,
+                start_within: Duration::from_secs(self.start),
+            }),
+        })
+    }
+
+    fn status(&self, summaries: &[RuleSummary], errors: &[String]) -> Status {
+        let any = |verdict: Verdict| summaries.iter().any(|s| s.verdict.verdict == verdict && !s.known);
+        if any(Verdict::Fail) || (self.strict && any(Verdict::Warn)) {
+            Status::Unexpected
+        } else if !errors.is_empty() {
+            Status::Environment
+        } else if any(Verdict::Inconclusive) {
+            if self.strict { Status::Unexpected } else { Status::Untested }
+        } else {
+            Status::AsExpected
+        }
+    }
+
+    fn print(
+        &self,
+        learned: &Learned,
+        summaries: &[RuleSummary],
+        left: &[check::Left],
+        errors: &[String],
+        took: Duration,
+    ) {
+        let bold = Style::new().bold();
+        anstream::println!("{}", report::paint(bold, &self.command.join(" ")));
+        println!("  {}", learned_words(learned, &self.path));
+        for diagnosis in &learned.diagnoses {
+            anstream::println!("  {} {diagnosis}", report::paint(report::verdict_style(Verdict::Warn), "note"));
+        }
+        for verdict in [Verdict::Pass, Verdict::Inconclusive, Verdict::Warn, Verdict::Fail] {
+            let group: Vec<_> = summaries.iter().filter(|summary| summary.verdict.verdict == verdict).collect();
+            let word = report::paint(report::verdict_style(verdict), verdict.word());
+            if verdict == Verdict::Pass && !group.is_empty() {
+                let names: Vec<&str> = group.iter().map(|summary| summary.verdict.rule.as_str()).collect();
+                anstream::println!("\n{word} {}", names.join(", "));
+                continue;
+            }
+            for summary in group {
+                let rule = &summary.verdict;
+                let known = if summary.known { ", known" } else { "" };
+                anstream::println!(
+                    "\n{word} {} ({}{known}; {})",
+                    report::paint(bold, &rule.rule),
+                    rule.level.word(),
+                    summary.scenario
+                );
+                println!("  expected  {}", rule.expected);
+                println!("  actual    {}", rule.actual);
+                if verdict == Verdict::Inconclusive {
+                    println!("  to test   {}", to_test(learned, &rule.rule));
+                    continue;
+                }
+                if let Some(why) = self.profile.why(&rule.rule) {
+                    println!("  why here  {why}");
+                }
+                let text = crate::rules::text(&rule.rule);
+                if let Some(remedy) = learned.language.and_then(|language| text?.remedy.get(language)) {
+                    println!("  remedy    {remedy}");
+                }
+            }
+        }
+        for (how, features) in TESTABLE {
+            let names = left.iter().filter(|(_, lacks)| lacks.iter().all(|lack| features.contains(lack)));
+            let names: Vec<&str> = names.map(|(scenario, _)| scenario.slug).collect();
+            if !names.is_empty() {
+                println!("\nnot tested, but with {how}: {}", names.join(", "));
+            }
+        }
+        for error in errors {
+            anstream::println!("\n{} {error}", report::paint(report::verdict_style(Verdict::Error), "error"));
+        }
+        let count = |verdict: Verdict| summaries.iter().filter(|summary| summary.verdict.verdict == verdict).count();
+        println!(
+            "\n{} rules in {:.0} s: {} fail, {} warn, {} inconclusive, {} pass",
+            summaries.len(),
+            took.as_secs_f64(),
+            count(Verdict::Fail),
+            count(Verdict::Warn),
+            count(Verdict::Inconclusive),
+            count(Verdict::Pass)
+        );
+    }
+}
+
+fn learned_words(learned: &Learned, path: &str) -> String {
+    let port = if learned.own_port { "as it was told" } else { "found; it takes neither {port} nor PORT" };
+    let stays = if learned.keep_alive { "keeps connections open" } else { "closes the connection after each response" };
+    let slow = match (&learned.slow, &learned.not_slow) {
+        (Some((path, takes)), _) => format!("; {path} takes {takes:.1?}"),
+        (None, Some(why)) => format!("; {why}"),
+        (None, None) => String::new(),
+    };
+    let language = learned.language.map_or(String::new(), |language| format!("; written in {language}"));
+    format!(
+        "port {} ({port}); GET {path} is answered {} in {:.1?}; {stays}{slow}{language}",
+        learned.port, learned.status, learned.latency
+    )
+}
+
+fn to_test(learned: &Learned, rule: &str) -> &'static str {
+    match rule {
+        "in-flight-answered" | "response-untruncated" if learned.slow.is_none() => {
+            "name a path that takes half a second or more: --slow PATH"
+        }
+        _ => "run it again; where it stays so, keep the timelines with --out DIR and look at what came first",
+    }
+}
+
+fn print_json(learned: &Learned, summaries: &[RuleSummary], left: &[check::Left], errors: &[String]) {
+    let value = json!({
+        "port": learned.port,
+        "keep_alive": learned.keep_alive,
+        "latency_ms": learned.latency.as_secs_f64() * 1e3,
+        "language": learned.language,
+        "notes": learned.diagnoses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "rules": summaries.iter().map(|summary| json!({
+            "rule": summary.verdict.rule,
+            "level": summary.verdict.level,
+            "verdict": summary.verdict.verdict,
+            "known": summary.known,
+            "scenario": summary.scenario,
+            "expected": summary.verdict.expected,
+            "actual": summary.verdict.actual,
+        })).collect::<Vec<_>>(),
+        "not_tested": left.iter().map(|(scenario, lacks)| json!({"scenario": scenario.slug, "lacks": lacks})).collect::<Vec<_>>(),
+        "errors": errors,
+    });
+    println!("{value:#}");
+}

@@ -1,0 +1,114 @@
+//! What the kernel lets this process do, and what it would let one without privileges do.
+
+/// Whether a filter may be put on a listener: how a server keeps out new connections while it empties its
+/// accept queue.
+pub fn attach_filter() -> Result<String, String> {
+    also_unprivileged("may be attached", try_filter)
+}
+
+/// Whether the table of sockets tells what a server has accepted, and when its listener closes.
+pub fn read_socket_table() -> Result<String, String> {
+    also_unprivileged("may be read", try_table)
+}
+
+#[cfg(target_os = "linux")]
+fn try_filter() -> Result<(), String> {
+    use socket2::{Domain, SockFilter, Socket, Type};
+    const PASS: SockFilter = SockFilter::new(0x06, 0, 0, u32::MAX); // BPF_RET: pass, whole
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(|error| format!("no socket: {error}"))?;
+    listener.attach_filter(&[PASS]).map_err(|error| format!("SO_ATTACH_FILTER: {error}"))
+}
+
+#[cfg(target_os = "linux")]
+fn try_table() -> Result<(), String> {
+    let connect = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let client = std::net::TcpStream::connect(listener.local_addr()?)?;
+        Ok::<_, std::io::Error>((listener.local_addr()?.port(), client.local_addr()?.port(), (listener, client)))
+    };
+    let (port, client_port, _open) = connect().map_err(|error| format!("no connection over loopback: {error}"))?;
+    let sides = crate::process::server_sides(port).map_err(|error| format!("sock_diag(7): {error}"))?;
+    match sides.iter().find(|side| side.client_port == client_port) {
+        Some(_) => Ok(()),
+        None => Err("sock_diag(7): the table does not show a connection that is open".to_owned()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn try_filter() -> Result<(), String> {
+    Err(format!("{} has no SO_ATTACH_FILTER", std::env::consts::OS))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn try_table() -> Result<(), String> {
+    Err(format!("{} has no sock_diag(7)", std::env::consts::OS))
+}
+
+/// Tries something as who we are, since servers are started as that. Root's success says nothing about others.
+fn also_unprivileged(what: &str, try_it: fn() -> Result<(), String>) -> Result<String, String> {
+    try_it()?;
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(what.to_owned());
+    }
+    Ok(match unprivileged(try_it) {
+        Ok(()) => format!("{what}, also without root"),
+        Err(why) => format!("{what} by root; without root: {why}"),
+    })
+}
+
+fn unprivileged(try_it: fn() -> Result<(), String>) -> Result<(), String> {
+    let tried = std::thread::spawn(move || {
+        give_up_root().map_err(|error| format!("not tried, because root could not be given up: {error}"))?;
+        try_it()
+    });
+    tried.join().unwrap_or_else(|_| Err("not tried".to_owned()))
+}
+
+/// The calling thread is nobody from now on. The C library's setresuid(2) would change every thread.
+#[cfg(target_os = "linux")]
+fn give_up_root() -> std::io::Result<()> {
+    const NOBODY: nix::libc::uid_t = 65534;
+    // SAFETY: the call takes three numbers and touches no memory of ours.
+    match unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_up_root() -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_thread_that_tries_gives_up_root() {
+        let before = nix::unistd::geteuid();
+        let is_root = || if nix::unistd::geteuid().is_root() { Err("root".to_owned()) } else { Ok(()) };
+        if before.is_root() {
+            assert_eq!(unprivileged(is_root), Ok(()));
+        }
+        assert_eq!(nix::unistd::geteuid(), before);
+    }
+
+    #[test]
+    fn a_refusal_is_handed_on() {
+        assert_eq!(also_unprivileged("may be", || Err("no".to_owned())), Err("no".to_owned()));
+    }
+
+    #[test]
+    fn the_table_of_this_machine_shows_a_connection() {
+        assert_eq!(try_table(), Ok(()));
+    }
+
+    #[test]
+    fn root_may_attach_a_filter() {
+        match try_filter() {
+            Ok(()) => {}
+            Err(why) => assert!(!nix::unistd::geteuid().is_root() && why.starts_with("SO_ATTACH_FILTER"), "{why}"),
+        }
+    }
+}
