@@ -5,6 +5,7 @@
 //! [`process`] and [`client`] act, [`scenario`] says in which order, [`recorder`] writes the timeline,
 //! [`report`] and [`cli`] face the user.
 
+pub mod bench;
 pub mod catalog;
 pub mod check;
 pub mod cli;

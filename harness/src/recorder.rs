@@ -25,6 +25,7 @@ pub struct Recorder {
 struct Shared {
     timeline: Timeline,
     file: Option<BufWriter<File>>,
+    discard: bool,
     failed: Option<std::io::Error>,
 }
 
@@ -39,13 +40,28 @@ impl Recorder {
         }
         let mut file = BufWriter::new(File::create(path)?);
         write_line(&mut file, &header)?;
-        let shared = Shared { timeline: Timeline { header, records: Vec::new() }, file: Some(file), failed: None };
-        Ok(Self { shared: Arc::new(Mutex::new(shared)), began: Instant::now() })
+        Ok(Self::new(header, Some(file)))
+    }
+
+    /// A recorder that keeps nothing: for measuring a server without measuring its record.
+    pub fn discard(header: Header) -> Self {
+        let recorder = Self::new(header, None);
+        recorder.lock().discard = true;
+        recorder
+    }
+
+    fn new(header: Header, file: Option<BufWriter<File>>) -> Self {
+        let timeline = Timeline { header, records: Vec::new() };
+        let shared = Shared { timeline, file, discard: false, failed: None };
+        Self { shared: Arc::new(Mutex::new(shared)), began: Instant::now() }
     }
 
     /// Notes that something happened now.
     pub fn record(&self, event: Event) {
         let mut shared = self.lock();
+        if shared.discard {
+            return;
+        }
         // Taken under the lock: the order of the records is the order of their times.
         let t_us = self.began.elapsed().as_micros() as u64;
         let record = Record { t_us, event };

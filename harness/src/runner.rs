@@ -100,11 +100,11 @@ fn header(subject: &Subject, scenario: &Scenario, repeat: u32) -> Header {
     }
 }
 
-/// The header of the timeline on which a stranger is learnt to know, by which nothing is judged.
-pub fn check_header(subject: &Subject) -> Header {
+/// The header of a timeline by which nothing is judged.
+pub fn plain_header(subject: &Subject, what: &str) -> Header {
     Header {
         format: timeline::FORMAT,
-        scenario: "learning".to_owned(),
+        scenario: what.to_owned(),
         rules: Vec::new(),
         server: subject.name.clone(),
         topology: "direct".to_owned(),

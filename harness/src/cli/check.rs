@@ -125,7 +125,7 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
 
     let log = out.join("timelines").join("learning.ndjson");
     let first = subject(None)?;
-    let recorder = Recorder::create(runner::check_header(&first), &log)
+    let recorder = Recorder::create(runner::plain_header(&first, "learning"), &log)
         .map_err(|source| CliError::Io { path: log.clone(), source })?;
     let learned = check::learn(&first, args.slow.as_deref(), recorder).await;
     let learned =

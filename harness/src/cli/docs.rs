@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
         let path = args.folder.join(page);
         std::fs::write(&path, text).map_err(|source| CliError::Io { path: path.clone(), source })?;
     }
-    println!("{} pages in {}", pages.len(), args.folder.display());
+    super::print(&format!("{} pages in {}\n", pages.len(), args.folder.display()))?;
     Ok(Status::AsExpected)
 }
 
@@ -98,7 +98,7 @@ fn rule_page(facts: &RuleFacts) -> String {
     line(&mut page, &rulebook::demand(facts.rule));
     if let Some(text) = facts.text {
         line(&mut page, &format!("\n## Why\n\n{}\n\n## Sources\n", text.why));
-        text.sources.iter().for_each(|source| line(&mut page, &format!("- {source}")));
+        text.sources.iter().for_each(|source| line(&mut page, &format!("- {}", source_link(source))));
     }
     line(&mut page, "\n## Proved by\n");
     for scenario in &facts.scenarios {
@@ -159,6 +159,23 @@ fn scenario_page() -> String {
     page
 }
 
+/// Makes a link of `RFC 9112, 9.6 Tear-down` and of `owner/repository#1`; other sources bring their address.
+fn source_link(source: &str) -> String {
+    let rfc = source.strip_prefix("RFC ").and_then(|rest| rest.split_once(", "));
+    if let Some((number, place)) = rfc
+        && let Some((section, _)) = place.split_once(' ')
+    {
+        return format!("[{source}](https://www.rfc-editor.org/rfc/rfc{number}#section-{section})");
+    }
+    let issue = source.split_once('#').filter(|(repository, number)| {
+        repository.split('/').count() == 2 && number.chars().all(|digit| digit.is_ascii_digit())
+    });
+    match issue {
+        Some((repository, number)) => format!("[{source}](https://github.com/{repository}/issues/{number})"),
+        None => source.to_owned(),
+    }
+}
+
 fn scenario_link(scenario: &Scenario, up: &str) -> String {
     format!("[`{slug}`]({up}scenarios.md#{slug})", slug = scenario.slug)
 }
@@ -195,6 +212,16 @@ mod tests {
         run(&Args { folder: folder.path().to_owned(), servers }).unwrap();
         assert!(!rules.join("gone.md").exists());
         assert!(rules.join("mine.md").exists());
+    }
+
+    #[test]
+    fn sources_become_links() {
+        let tear_down = "[RFC 9112, 9.6 Tear-down](https://www.rfc-editor.org/rfc/rfc9112#section-9.6)";
+        assert_eq!(source_link("RFC 9112, 9.6 Tear-down"), tear_down);
+        assert_eq!(source_link("golang/go#22682"), "[golang/go#22682](https://github.com/golang/go/issues/22682)");
+        for plain in ["listen(2)", "Docs: https://example.org/a/b#c", "CVE-2007-6750 (Slowloris)"] {
+            assert_eq!(source_link(plain), plain);
+        }
     }
 
     #[test]

@@ -119,7 +119,8 @@ const NEEDS: [Need; 8] = [
 ];
 
 const RUSTUP: &str = "https://rustup.rs (Debian's own is older)";
-const CAPABILITY: &str = "nothing to install: kernels since 2026 want CAP_NET_ADMIN for a filter on a TCP socket";
+const CAPABILITY: &str =
+    "nothing to install: kernels since 2026 want CAP_NET_ADMIN for a filter on a TCP socket (capabilities(7))";
 const SECCOMP: &str = "nothing to install: every usual kernel has it; look at the seccomp profile of the container";
 const LINUX_ONLY: &str = "not to be had on macOS; run drainspec in a Linux virtual machine or container";
 
@@ -170,18 +171,12 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
             (need, state, found)
         })
         .collect();
-    match args.format {
-        Format::Json => {
-            let items: Vec<_> =
-                findings.iter().map(|(need, state, found)| need.json(*state, found, &in_language)).collect();
-            println!("{:#}", serde_json::Value::Array(items));
-        }
-        Format::Text => {
-            for (need, state, found) in &findings {
-                anstream::print!("{}", need.text(*state, found, &in_language));
-            }
-        }
-    }
+    let lines = findings.iter().map(|(need, state, found)| need.text(*state, found, &in_language));
+    let items = findings.iter().map(|(need, state, found)| need.json(*state, found, &in_language));
+    super::print(&match args.format {
+        Format::Json => format!("{:#}\n", serde_json::Value::Array(items.collect())),
+        Format::Text => lines.collect(),
+    })?;
     let all = findings.iter().all(|(_, state, _)| *state == State::Ok);
     Ok(if all { Status::AsExpected } else { Status::Environment })
 }

@@ -52,13 +52,13 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     match args.format {
         Format::Json => {
             let items = rule.iter().map(rule_json).chain(scenario.map(scenario_json)).collect();
-            println!("{:#}", Value::Array(items));
+            super::print(&format!("{:#}\n", Value::Array(items)))?;
         }
         Format::Text => {
             let width = terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
             let rule = rule.map(|facts| rule_text(&facts, matches!(marked, Some(None)), width));
             let parts: Vec<String> = rule.into_iter().chain(scenario.map(|s| scenario_text(s, width))).collect();
-            anstream::print!("{}", parts.join("\n"));
+            super::print(&parts.join("\n"))?;
         }
     }
     Ok(Status::AsExpected)
@@ -224,7 +224,7 @@ impl Page {
         let first = format!("  {label}");
         let rest = " ".repeat(first.chars().count());
         let width = self.width.unwrap_or(PROSE).clamp(first.len() + 20, PROSE.max(first.len() + 20));
-        let options = textwrap::Options::new(width).initial_indent(&first).subsequent_indent(&rest);
+        let options = unhyphenated(width).initial_indent(&first).subsequent_indent(&rest).break_words(false);
         textwrap::wrap(text, options).iter().for_each(|line| self.line(line));
     }
 
@@ -254,6 +254,11 @@ impl Page {
     }
 }
 
+/// Names and addresses are full of hyphens: nobody could copy them.
+fn unhyphenated(width: usize) -> textwrap::Options<'static> {
+    textwrap::Options::new(width).word_splitter(textwrap::WordSplitter::NoHyphenation)
+}
+
 /// Breaks the lines that are wider than a column; what is left stands below their code.
 fn fold(lines: &[String], width: Option<usize>) -> Vec<String> {
     let Some(width) = width else { return lines.to_vec() };
@@ -261,7 +266,7 @@ fn fold(lines: &[String], width: Option<usize>) -> Vec<String> {
     for line in lines {
         let code = line.chars().skip(5).take_while(|c| *c == ' ').count() + 5;
         let rest = " ".repeat((code + 2).min(width / 2));
-        let options = textwrap::Options::new(width).subsequent_indent(&rest);
+        let options = unhyphenated(width).subsequent_indent(&rest);
         folded.extend(textwrap::wrap(line, options).into_iter().map(std::borrow::Cow::into_owned));
     }
     folded
@@ -313,7 +318,11 @@ mod tests {
     fn every_rule_and_scenario_can_be_explained() {
         for rule in rules::all() {
             let text = rule_text(&RuleFacts::of(rule, &[]), true, None);
-            assert!(text.contains(rule.sentence.split(' ').next().unwrap()), "{text}");
+            let page = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(page.contains(rule.sentence), "{page}");
+            for source in &rules::text(rule.slug).unwrap().sources {
+                assert!(page.contains(source), "{source}: {page}");
+            }
         }
         for scenario in scenario::all() {
             let text = scenario_text(scenario, Some(80));

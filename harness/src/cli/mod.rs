@@ -1,5 +1,6 @@
 //! The command line: one module for each subcommand.
 
+mod bench;
 mod check;
 mod compare;
 mod completions;
@@ -15,6 +16,7 @@ mod rulebook;
 
 pub use exit::{CliError, Status};
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -43,6 +45,8 @@ enum Command {
     Judge(judge::Args),
     /// Show what changed between two results
     Compare(compare::Args),
+    /// Measure speed, as ratios in one run
+    Bench(bench::Args),
     /// Clean up after a harness that has ended
     #[command(name = crate::process::guardian::SUBCOMMAND, hide = true)]
     Guardian {
@@ -73,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Guardian { folder } => {
             crate::process::guardian::guard(&folder);
             Ok(Status::AsExpected)
@@ -86,5 +91,16 @@ pub fn main() -> ExitCode {
             anstream::eprintln!("drainspec: {error}");
             error.status().into()
         }
+    }
+}
+
+/// Prints to standard output. A reader that has seen enough, such as `head`, is no error.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut stdout = anstream::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(source) if source.kind() != ErrorKind::BrokenPipe => {
+            Err(CliError::Io { path: "standard output".into(), source })
+        }
+        _ => Ok(()),
     }
 }

@@ -91,6 +91,11 @@ impl Load {
         }
     }
 
+    /// Requests answered so far.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
     /// Lets every client finish what it is doing.
     pub async fn stop(mut self) {
         self.stop.cancel();

@@ -35,9 +35,9 @@ mod tests {
         for slug in &rules {
             let text = text(slug).unwrap_or_else(|| panic!("texts.toml has no [{slug}]"));
             assert!(!text.why.is_empty() && !text.sources.is_empty(), "[{slug}] lacks why or sources");
-            for language in ["python", "node", "go", "rust"] {
-                assert!(text.remedy.contains_key(language), "[{slug}.remedy] lacks {language}");
-            }
+            let languages: Vec<&str> = text.remedy.keys().map(String::as_str).collect();
+            assert_eq!(languages, ["go", "node", "python", "rust"], "languages of [{slug}.remedy]");
+            assert!(text.remedy.values().all(|remedy| !remedy.is_empty()), "[{slug}.remedy] has an empty one");
         }
         for slug in TEXTS.keys() {
             assert!(rules.contains(&slug.as_str()), "texts.toml has [{slug}], which is no rule");
