@@ -11,7 +11,6 @@
 import { once } from 'node:events';
 import net from 'node:net';
 import util from 'node:util';
-import { refuse } from './connections.js';
 
 const BACKLOG = 4096;
 
@@ -42,7 +41,6 @@ export class Listener {
   #accept(socket, server) {
     if (this.#closing) this.#emptied++;
     if (this.#registry.open(socket)) server.emit('connection', socket);
-    else refuse(socket, this.#registry.settings.now().closeTimeout);
   }
 
   /**

@@ -145,7 +145,7 @@ export class Settings {
     const differing = Object.keys(loaded).filter((field) => loaded[field] !== this.#current[field]);
     const changed = differing.filter((field) => RELOADABLE.includes(field));
     const fixed = differing.filter((field) => !RELOADABLE.includes(field));
-    if (fixed.length > 0) console.error(`${fixed.map(variable).join(', ')}: a change needs a restart`);
+    for (const field of fixed) console.error(`${variable(field)}: a change needs a restart`);
     const next = Object.assign(new Config(), this.#current);
     for (const field of changed) next[field] = loaded[field];
     this.#current = Object.freeze(next);

@@ -24,6 +24,7 @@ export function connectionOf(socket) {
 /** Sits beside http on a socket: it knows whether a request has begun to arrive, and it closes by FIN. */
 export class Connection {
   state = ConnectionState.UNUSED;
+  refused = false; // above MAX_CONNECTIONS
   inFlight = false; // a whole head has come, its response is not complete
   refuseBody; // set while a handler waits for a body: fails that wait
   headDeadline;
@@ -108,9 +109,9 @@ export class Connection {
   }
 
   /** Answers without http, and closes. */
-  refuse(status, reason) {
+  refuse(status, reason, headers = '') {
     if (this.state === ConnectionState.CLOSING) return;
-    this.socket.write(lastAnswer(status, reason));
+    this.socket.write(lastAnswer(status, reason, headers));
     this.halfClose();
   }
 
@@ -133,6 +134,7 @@ export class Registry {
   drained;
   #reportDrained;
   #connections = new Set();
+  #refused = 0; // of the connections, those above MAX_CONNECTIONS
   #inFlight = 0;
   #handling = 0; // handlers that have not returned
   #draining = false;
@@ -144,13 +146,18 @@ export class Registry {
     });
   }
 
-  /** Registers a connection, or returns null where there are too many. */
+  /** Registers a connection. False where there are too many: http shall not see it. */
   open(socket) {
-    if (this.#connections.size >= this.settings.now().maxConnections) return null;
     const connection = new Connection(socket, this);
     this.#connections.add(connection);
+    if (this.#connections.size - this.#refused > this.settings.now().maxConnections) {
+      this.#refused++;
+      connection.refused = true;
+      connection.refuse(503, 'too many connections', 'Retry-After: 1\r\n');
+      return false;
+    }
     this.#expectHead(connection);
-    return connection;
+    return true;
   }
 
   /** Notes that bytes have come, and that http has seen them: had they completed a head, it would be in flight. */
@@ -179,10 +186,13 @@ export class Registry {
     if (connection.state === ConnectionState.CLOSING) return;
     if (connection.beginNext() || connection.refuseMalformed()) return;
     connection.state = ConnectionState.IDLE;
-    if (this.#draining) this.#linger(connection);
-    else if (connection.quietDeadline)
+    if (this.#draining) {
+      this.#linger(connection);
+    } else if (connection.quietDeadline) {
       connection.quietDeadline.refresh(); // far cheaper than a new one
-    else connection.quietDeadline = setTimeout(() => this.#keepAlive(connection), QUIET);
+    } else {
+      connection.quietDeadline = setTimeout(() => this.#keepAlive(connection), QUIET);
+    }
   }
 
   /** Is called when a handler is done: drained waits for those, too, whose connection is gone. */
@@ -222,6 +232,7 @@ export class Registry {
     connection.state = ConnectionState.CLOSING;
     connection.stopDeadlines();
     this.#connections.delete(connection);
+    if (connection.refused) this.#refused--;
     this.#checkDrained();
   }
 
@@ -244,11 +255,13 @@ export class Registry {
   /** Bounds the whole head, however often another byte of it comes. rule: slow-head-bounded */
   #expectHead(connection) {
     connection.headDeadline ??= setTimeout(() => {
+      connection.headDeadline = undefined;
       if (connection.hasBegun()) connection.refuse(408, 'the head took too long');
       else this.#closeIdle(connection);
     }, this.settings.now().headerTimeout);
   }
 
+  /** Lets a connection that has become quiet wait for a request, but not for ever. */
   #keepAlive(connection) {
     if (!isIdle(connection) || this.#draining) return;
     connection.watch();
@@ -273,9 +286,11 @@ export class Registry {
   #closeIdle(connection) {
     if (!isIdle(connection)) return;
     connection.lastLook = setImmediate(() => {
-      if (connection.hasBegun())
+      if (connection.hasBegun()) {
         this.activate(connection); // rule: nothing-lost-on-keep-alive
-      else connection.halfClose();
+      } else {
+        connection.halfClose();
+      }
     });
   }
 
@@ -300,16 +315,7 @@ export function follow(server) {
 
 const REJECTIONS = { HPE_HEADER_OVERFLOW: 431, HPE_CHUNK_EXTENSIONS_OVERFLOW: 413 };
 
-/** Answers a connection above MAX_CONNECTIONS without giving it to http. */
-export function refuse(socket, timeout) {
-  const closeDeadline = setTimeout(() => socket.destroy(), timeout);
-  socket.on('error', () => {});
-  socket.on('close', () => clearTimeout(closeDeadline));
-  socket.resume();
-  socket.end(lastAnswer(503, 'too many connections', 'Retry-After: 1\r\n'));
-}
-
-function lastAnswer(status, reason, headers = '') {
+function lastAnswer(status, reason, headers) {
   const body = `${JSON.stringify({ error: reason })}\n`;
   return (
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nContent-Type: application/json\r\n` +

@@ -25,7 +25,8 @@ export function phaseName(phase) {
  * What the sequence does, without how.
  * @typedef {object} Steps
  * @property {() => number} drainTimeout in milliseconds, like every duration
- * @property {() => Promise<void>} closeListener done when the accept queue is empty and the listener closed
+ * @property {() => Promise<object>} closeListener done when the accept queue is empty and the listener closed;
+ *   what to log
  * @property {Promise<void>} drained fulfilled when, after closeListener, no connection is left
  * @property {() => number} cutInFlight cuts every connection, returns how many requests that cost
  * @property {ReleaseStep[]} release
@@ -100,7 +101,8 @@ export class Lifecycle {
           // The last thing finished. rule: term-ends-process
           stopped.then((status) => resolve(this.#exit(status))).catch(reject);
         } else {
-          resolve(this.#exit(128 + constants.signals[signal])); // whoever asks twice wants out. rule: second-signal-exits
+          // Whoever asks twice wants out. rule: second-signal-exits
+          resolve(this.#exit(128 + constants.signals[signal]));
         }
       });
     });
@@ -130,9 +132,10 @@ export class Lifecycle {
   }
 
   async #closeListener(steps) {
-    await steps.closeListener(); // before any idle connection is touched. rule: listener-closes-first
+    const fields = await steps.closeListener(); // before any idle connection is touched. rule: listener-closes-first
     this.#advance(Phase.DRAINING);
     this.#listenerClosed.abort();
+    this.#logEvent('listener_closed', fields); // whoever reads it finds the phase reached
   }
 
   /** Waits for the last connection, but not beyond the deadline, and returns the number of requests cut. */

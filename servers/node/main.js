@@ -55,9 +55,9 @@ async function run() {
   return lifecycle.run(signals, {
     drainTimeout: () => settings.now().drainTimeout,
     closeListener: async () => {
-      const { emptied, filtered } = await listener.emptyAcceptQueue();
+      const fields = await listener.emptyAcceptQueue();
       registry.beginDrain();
-      logEvent('listener_closed', { emptied, filtered });
+      return fields;
     },
     drained: registry.drained,
     cutInFlight: () => registry.cutInFlight(),
@@ -66,8 +66,9 @@ async function run() {
       {
         name: 'admin',
         timeout: 1000,
-        run: () => {
+        run: async () => {
           adminListener.close();
+          await Promise.all(app.prestops); // they waited for the same delay as we did: their answers come first
           adminRegistry.cutInFlight();
         },
       },

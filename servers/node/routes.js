@@ -29,6 +29,8 @@ export class App {
     this.lifecycle = lifecycle;
     this.registry = registry;
     this.instance = instance;
+    /** One for each /prestop that is not answered yet. @type {Set<Promise<void>>} */
+    this.prestops = new Set();
   }
 
   /** @returns {Route[]} */
@@ -116,14 +118,16 @@ export class App {
   #readBody(request, response) {
     const { maxBodyBytes, bodyTimeout } = this.settings.now();
     const connection = connectionOf(request.socket);
+    const tooLarge = `a body is at most ${maxBodyBytes} bytes`;
+    if (Number(request.headers['content-length']) > maxBodyBytes) throw new Refusal(413, tooLarge);
     return new Promise((resolve, reject) => {
       const chunks = [];
       let size = 0;
-      const bodyDeadline = setTimeout(() => fail(408, 'the body took too long'), bodyTimeout);
       const fail = (status, reason) => {
         settle();
         reject(new Refusal(status, reason));
       };
+      const bodyDeadline = setTimeout(() => fail(408, 'the body took too long'), bodyTimeout);
       const settle = () => {
         clearTimeout(bodyDeadline);
         connection.refuseBody = undefined;
@@ -131,13 +135,9 @@ export class App {
       };
       const receive = (chunk) => {
         size += chunk.length;
-        if (size > maxBodyBytes) fail(413, `a body is at most ${maxBodyBytes} bytes`);
+        if (size > maxBodyBytes) fail(413, tooLarge);
         else chunks.push(chunk);
       };
-      if (Number(request.headers['content-length']) > maxBodyBytes) {
-        fail(413, `a body is at most ${maxBodyBytes} bytes`);
-        return;
-      }
       connection.refuseBody = () => fail(400, 'the body is malformed');
       request.on('data', receive);
       request.on('error', () => fail(400, 'the body is incomplete'));
@@ -229,8 +229,12 @@ export class App {
    * the signal comes from whoever called. rule: prestop-waits, prestop-keeps-process
    */
   async prestop(_request, response) {
+    const answered = new Promise((resolve) => response.on('close', resolve));
+    this.prestops.add(answered);
     await this.lifecycle.beginLameDuck('prestop'); // rule: lame-duck-serves
     this.#sendJSON(response, 200, { phase: phaseName(this.lifecycle.phase()) });
+    await answered;
+    this.prestops.delete(answered);
   }
 
   /**
@@ -239,7 +243,7 @@ export class App {
    */
   #begin(response, status, headers) {
     headers['X-Instance-Id'] = this.instance;
-    // http then reports no further response as written. rule: pipelined-in-order
+    // After it http closes, and what was pipelined behind it is not answered. rule: pipelined-in-order
     if (this.lifecycle.stopping()) headers.Connection = 'close';
     const id = response.req.headers['x-request-id'];
     if (id !== undefined && status < 400 && REQUEST_ID.test(id)) logEvent('executed', { request_id: id });
@@ -247,7 +251,8 @@ export class App {
   }
 
   #fail(response, status, reason, headers) {
-    const close = hasBody(response.req) ? { Connection: 'close' } : undefined; // it may not have been read
+    const unread = hasBody(response.req) && !response.req.complete;
+    const close = unread ? { Connection: 'close' } : undefined; // what is left of the body is no request
     this.#sendJSON(response, status, { error: reason }, { ...headers, ...close });
   }
 
@@ -336,6 +341,7 @@ class Refusal extends Error {
 /** Waits, but not beyond the end where one is given; throws where the client has left. */
 function wait(response, milliseconds, ended) {
   return new Promise((resolve, reject) => {
+    if (response.destroyed) throw new Error('the client has left'); // 'close' comes only once
     const timer = setTimeout(() => settle(resolve), milliseconds);
     const over = () => settle(resolve);
     const gone = () => settle(reject, new Error('the client has left'));
@@ -358,17 +364,15 @@ function* zeros(size) {
 function seconds(request, name, fallback, limit) {
   const text = queryOf(request).get(name) || fallback;
   const value = parseSeconds(text, limit);
-  if (value === undefined)
-    throw new Refusal(422, `${name}: ${JSON.stringify(text)} is not decimal seconds from 0 to ${limit}`);
-  return value;
+  if (value !== undefined) return value;
+  throw new Refusal(422, `${name}: ${JSON.stringify(text)} is not decimal seconds from 0 to ${limit}`);
 }
 
 function integer(request, name, fallback, low, high) {
   const text = queryOf(request).get(name) || String(fallback);
   const value = parseInteger(text, low, high);
-  if (value === undefined)
-    throw new Refusal(422, `${name}: ${JSON.stringify(text)} is not an integer from ${low} to ${high}`);
-  return value;
+  if (value !== undefined) return value;
+  throw new Refusal(422, `${name}: ${JSON.stringify(text)} is not an integer from ${low} to ${high}`);
 }
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;

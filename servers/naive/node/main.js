@@ -2,6 +2,7 @@
 
 import { randomBytes } from 'node:crypto';
 import http from 'node:http';
+import { buffer } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const instance = randomBytes(8).toString('hex');
@@ -43,9 +44,10 @@ async function slow(_request, response, query) {
   sendJSON(response, { slept: delay });
 }
 
-function echo(request, response) {
+async function echo(request, response) {
+  const body = await buffer(request);
   response.setHeader('Content-Type', request.headers['content-type'] ?? 'application/octet-stream');
-  request.pipe(response);
+  response.end(body);
 }
 
 function bytes(_request, response, query) {
