@@ -1,0 +1,224 @@
+//! Cases of the group *connections*.
+
+use drainspec::timeline::{Break, Ending, NotOpened, Role};
+
+use crate::case::{Case, holds, unclear, violated};
+use crate::run::{Run, run, stopped};
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = idle_closed_by_fin();
+    cases.extend(holds_nothing());
+    cases.extend(late_request_answered());
+    cases.extend(close_announced());
+    cases.extend(nothing_lost());
+    cases.extend(listener_closes_first());
+    cases.extend(new_connections_refused());
+    cases.extend(load_does_not_hold_exit());
+    cases.extend(port_free_after_exit());
+    cases
+}
+
+/// Two connections that wait when SIGTERM arrives at 1 s.
+fn waiting(role: Role) -> Run {
+    run().opened(1, role).opened(2, role).at(1_000).signal("SIGTERM").at(1_100)
+}
+
+fn idle_closed_by_fin() -> Vec<Case> {
+    let rule = "idle-closed-by-fin";
+    let fin = |run: Run, id| run.ended(id, Ending::Fin);
+    let mut cases = vec![
+        unclear(rule, "the client closed them", {
+            waiting(Role::Idle).ended(1, Ending::Local).ended(2, Ending::Local)
+        }),
+        unclear(rule, "nobody closed them", waiting(Role::Idle)),
+        unclear(rule, "none was opened", stopped().not_opened(1, Role::Idle, NotOpened::Refused)),
+        unclear(rule, "other roles are not its concern", waiting(Role::Storm).ended(1, Ending::Reset)),
+    ];
+    for (role, both, one, stalled) in [
+        (Role::Idle, "idle, by FIN", "idle, one by RST", "idle, by RST, and the harness stalled: no excuse"),
+        (Role::Unused, "unused, by FIN", "unused, one by RST", "unused, by RST, and the harness stalled: no excuse"),
+    ] {
+        cases.push(holds(rule, both, fin(fin(waiting(role), 1), 2)));
+        cases.push(violated(rule, one, fin(waiting(role), 1).ended(2, Ending::Reset)));
+        cases.push(violated(rule, stalled, fin(waiting(role), 1).stalled(9_000).ended(2, Ending::Reset)));
+    }
+    cases
+}
+
+fn holds_nothing() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rule, role, other) in
+        [("idle-holds-nothing", Role::Idle, Role::Unused), ("unused-holds-nothing", Role::Unused, Role::Idle)]
+    {
+        cases.extend([
+            holds(rule, "ends after the linger", waiting(role).at(2_000).exited(0)),
+            holds(rule, "at the very end of the slack", waiting(role).at_us(5_000_000).exited(0)),
+            violated(rule, "a microsecond after it", waiting(role).at_us(5_000_001).exited(0)),
+            violated(rule, "held for ever", waiting(role)),
+            unclear(rule, "late, but so was the harness", waiting(role).at(5_000).stalled(2_000).exited(0)),
+            unclear(rule, "they had ended before the signal", {
+                run().opened(1, role).ended(1, Ending::Fin).at(1_000).signal("SIGTERM").exited(0)
+            }),
+            unclear(rule, "there were only others", waiting(other).exited(0)),
+            unclear(rule, "no signal", run().opened(1, role)),
+        ]);
+    }
+    cases
+}
+
+fn late_request_answered() -> Vec<Case> {
+    let rule = "late-request-answered";
+    let closed = || stopped().listener_closed();
+    let late = |role| closed().sent("late", role);
+    vec![
+        holds(rule, "served, with close", late(Role::Late).answered_close("late", 200)),
+        violated(rule, "served, but kept alive", late(Role::Late).answered("late", 200)),
+        violated(rule, "answered with 503 under `serve`", late(Role::Late).turned_away("late", 503, true)),
+        violated(rule, "lost by FIN", late(Role::Late).broken("late", Break::Fin)),
+        violated(rule, "lost by RST", late(Role::Late).broken("late", Break::Reset)),
+        violated(rule, "the connection had been closed", closed().unsent("late", Role::Late)),
+        holds(rule, "503, Retry-After and close under `reject`", {
+            late(Role::LateRejected).turned_away("late", 503, true)
+        }),
+        violated(rule, "served under `reject`", late(Role::LateRejected).answered_close("late", 200)),
+        violated(rule, "503 without Retry-After", late(Role::LateRejected).answered_close("late", 503)),
+        violated(rule, "503 without close", late(Role::LateRejected).turned_away("late", 503, false)),
+        unclear(rule, "nothing was asked", closed()),
+    ]
+}
+
+fn close_announced() -> Vec<Case> {
+    let rule = "close-announced";
+    let slow = || run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM");
+    let duck = || stopped().sent("duck", Role::LameDuck);
+    vec![
+        holds(rule, "the request in flight", slow().answered_close("slow", 200)),
+        violated(rule, "the request in flight is not told", slow().answered("slow", 200)),
+        holds(rule, "during the lame-duck", duck().answered_close("duck", 200)),
+        violated(rule, "not during the lame-duck", duck().answered("duck", 200)),
+        violated(rule, "a 503 is a response as well", duck().answered("duck", 503)),
+        unclear(rule, "its head had come before the signal", {
+            run().sent("slow", Role::InFlight).head("slow", 200).at(1_000).signal("SIGTERM").complete("slow", 10)
+        }),
+        unclear(rule, "no response came", slow().broken("slow", Break::Reset)),
+        unclear(rule, "nothing was asked", stopped()),
+        unclear(rule, "no signal", run()),
+    ]
+}
+
+fn nothing_lost() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rule, role) in [("nothing-lost-on-keep-alive", Role::KeepAlive), ("nothing-lost-in-accept-queue", Role::Storm)]
+    {
+        let before = || run().param("clients", 2.0).sent("a", role).answered("a", 200);
+        let load = || before().sent("b", role).answered("b", 200).at(1_000).sent("c", role).signal("SIGTERM");
+        cases.extend([
+            holds(rule, "all answered", load().answered("c", 200).exited(0)),
+            holds(rule, "a 503 is an answer", load().answered_close("c", 503).exited(0)),
+            violated(rule, "one lost by RST", load().broken("c", Break::Reset).exited(0)),
+            violated(rule, "one lost by FIN", load().broken("c", Break::Fin).exited(0)),
+            violated(rule, "one waited for in vain", load().broken("c", Break::TimedOut).exited(0)),
+            violated(rule, "one without an end", load().exited(0)),
+            violated(rule, "lost, and the harness stalled: no excuse", {
+                load().stalled(9_000).broken("c", Break::Reset).exited(0)
+            }),
+            holds(rule, "one unsent, which is not lost", load().answered("c", 200).unsent("d", role).exited(0)),
+            holds(rule, "one left, who lost nothing", load().broken("c", Break::Left).exited(0)),
+            holds(rule, "refused, which is not lost", {
+                load().answered("c", 200).exited(0).not_opened(9, role, NotOpened::Refused)
+            }),
+            unclear(rule, "there was not load enough", before().at(1_000).signal("SIGTERM").exited(0)),
+            unclear(rule, "only another role lost", {
+                before().sent("b", Role::Doomed).at(1_000).signal("SIGTERM").broken("b", Break::Reset)
+            }),
+            unclear(rule, "no signal", before().sent("b", role).broken("b", Break::Reset)),
+        ]);
+    }
+    cases.push(violated("nothing-lost-on-keep-alive", "sustained clients count", {
+        let load = run().sent("a", Role::Sustained).answered("a", 200).sent("b", Role::Sustained);
+        load.at(1_000).signal("SIGTERM").broken("b", Break::Fin)
+    }));
+    cases
+}
+
+fn listener_closes_first() -> Vec<Case> {
+    let rule = "listener-closes-first";
+    let idle = || waiting(Role::Idle);
+    vec![
+        holds(rule, "listener, then idle", idle().listener_closed().at(2_000).ended(1, Ending::Fin)),
+        holds(rule, "idle by RST, but later", idle().listener_closed().ended(1, Ending::Reset)),
+        holds(rule, "earlier by less than the table is looked at", {
+            idle().at_us(1_200_000).ended(1, Ending::Fin).at_us(1_220_000).listener_closed()
+        }),
+        violated(rule, "a microsecond earlier than that", {
+            idle().at_us(1_200_000).ended(1, Ending::Fin).at_us(1_220_001).listener_closed()
+        }),
+        violated(rule, "much earlier, and the harness stalled: no excuse", {
+            idle().ended(1, Ending::Fin).stalled(9_000).at(3_000).listener_closed()
+        }),
+        violated(rule, "unused ones count", {
+            waiting(Role::Unused).ended(1, Ending::Fin).at(2_000).listener_closed()
+        }),
+        holds(rule, "the client's own closing does not count", {
+            idle().ended(1, Ending::Local).at(2_000).listener_closed().ended(2, Ending::Fin)
+        }),
+        holds(rule, "what ended before the signal does not count", {
+            let run = run().opened(1, Role::Idle).opened(2, Role::Idle).ended(1, Ending::Fin);
+            run.at(1_000).signal("SIGTERM").at(1_500).listener_closed().ended(2, Ending::Fin)
+        }),
+        unclear(rule, "no idle connection closed", idle().listener_closed()),
+        unclear(rule, "the listener did not close", idle().ended(1, Ending::Fin)),
+        unclear(rule, "no signal", run().opened(1, Role::Idle).ended(1, Ending::Fin)),
+    ]
+}
+
+fn new_connections_refused() -> Vec<Case> {
+    let rule = "new-connections-refused";
+    let refused = |run: Run, id| run.not_opened(id, Role::New, NotOpened::Refused);
+    let closed = || stopped().listener_closed();
+    let hanging = || closed().at(7_000).not_opened(3, Role::New, NotOpened::TimedOut);
+    vec![
+        holds(rule, "refused", refused(refused(closed(), 1), 2)),
+        violated(rule, "accepted, the listener open", stopped().opened(1, Role::New).listener_closed()),
+        violated(rule, "accepted, though the listener had closed", refused(closed(), 1).opened(2, Role::New)),
+        violated(rule, "left hanging", hanging()),
+        unclear(rule, "left hanging, or the harness slept", {
+            closed().at(6_500).stalled(4_500).at(7_000).not_opened(3, Role::New, NotOpened::TimedOut)
+        }),
+        unclear(rule, "this side failed", closed().not_opened(1, Role::New, NotOpened::Other)),
+        unclear(rule, "nobody tried", closed()),
+        unclear(rule, "no signal", refused(run(), 1)),
+    ]
+}
+
+fn load_does_not_hold_exit() -> Vec<Case> {
+    let rule = "load-does-not-hold-exit";
+    let load =
+        || run().sent("a", Role::Sustained).answered("a", 200).at(1_000).signal("SIGTERM").sent("b", Role::Sustained);
+    vec![
+        holds(rule, "ends", load().answered_close("b", 200).at(2_000).exited(0)),
+        holds(rule, "at the very end of the slack", load().at(5_000).exited(0)),
+        violated(rule, "too late, though it answers to the end", {
+            load().at(4_990).answered("b", 200).at_us(5_000_001).exited(0)
+        }),
+        violated(rule, "never", load().answered("b", 200)),
+        unclear(rule, "late, but so was the harness", load().at(5_000).stalled(2_000).exited(0)),
+        unclear(rule, "nobody asked", stopped().exited(0)),
+        unclear(rule, "no signal", run().sent("a", Role::Sustained)),
+    ]
+}
+
+fn port_free_after_exit() -> Vec<Case> {
+    let rule = "port-free-after-exit";
+    let successor = || stopped().exited(0).process(2).started();
+    let asked = |run: Run| run.sent("next", Role::Successor);
+    vec![
+        holds(rule, "a successor serves", asked(successor().listening("second")).answered("next", 200)),
+        violated(rule, "the successor cannot listen", successor().exited(1)),
+        violated(rule, "the successor never listens", successor()),
+        violated(rule, "the first one still answers", asked(successor().listening("first")).answered("next", 200)),
+        violated(rule, "it listens, but nobody answers", successor().listening("second")),
+        violated(rule, "it listens and loses", asked(successor().listening("second")).broken("next", Break::Reset)),
+        unclear(rule, "no successor was started", stopped().exited(0)),
+    ]
+}

@@ -1,0 +1,219 @@
+//! Cases of the group *health*.
+
+use drainspec::timeline::{Break, NotOpened, Role};
+
+use crate::case::{Case, holds, unclear, violated};
+use crate::run::{Run, run, stopped};
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = readiness_fails();
+    cases.extend(readiness_latched());
+    cases.extend(liveness_stays());
+    cases.extend(lame_duck_serves());
+    cases.extend(lame_duck_lasts());
+    cases.extend(prestop_waits());
+    cases.extend(prestop_keeps_process());
+    cases.extend(prestop_delay_once());
+    cases
+}
+
+/// SIGTERM at 1 s, and a lame-duck of one second.
+fn lame_duck() -> Run {
+    stopped().param("shutdown_delay", 1.0)
+}
+
+fn ready(run: Run, probe: &str, status: u16) -> Run {
+    run.sent(probe, Role::Ready).answered(probe, status)
+}
+
+fn readiness_fails() -> Vec<Case> {
+    let rule = "readiness-fails";
+    vec![
+        holds(rule, "at once", ready(lame_duck(), "a", 503).at(2_000).listener_closed()),
+        holds(rule, "after a probe that was on its way", {
+            ready(ready(lame_duck(), "a", 200), "b", 503).at(2_000).listener_closed()
+        }),
+        holds(rule, "at the very end of the slack", {
+            lame_duck().at_us(3_998_000).sent("a", Role::Ready).answered("a", 503)
+        }),
+        violated(rule, "a microsecond after it", {
+            lame_duck().at_us(3_998_001).sent("a", Role::Ready).answered("a", 503)
+        }),
+        violated(rule, "never while the listener was open", {
+            ready(lame_duck(), "a", 200).at(2_000).listener_closed().sent("b", Role::Ready).broken("b", Break::Reset)
+        }),
+        violated(rule, "only after the listener had closed", {
+            let run = ready(lame_duck(), "a", 200).at(2_000).listener_closed();
+            ready(run, "b", 503)
+        }),
+        violated(rule, "another status", ready(lame_duck(), "a", 500).at(2_000).listener_closed()),
+        violated(rule, "the listener was gone before a probe", lame_duck().listener_closed()),
+        violated(rule, "before the signal it was ready, then gone", {
+            let run = run().param("shutdown_delay", 1.0);
+            ready(run, "a", 200).at(1_000).signal("SIGTERM").listener_closed()
+        }),
+        unclear(rule, "the harness slept through the lame-duck", {
+            lame_duck().at(2_000).listener_closed().at(2_100).stalled(1_050)
+        }),
+        unclear(rule, "late, but so was the harness", {
+            lame_duck().at(4_000).stalled(2_500).sent("a", Role::Ready).answered("a", 503)
+        }),
+        unclear(rule, "no signal", ready(run(), "a", 200)),
+    ]
+}
+
+fn readiness_latched() -> Vec<Case> {
+    let rule = "readiness-latched";
+    let failed = || ready(lame_duck(), "a", 503);
+    vec![
+        holds(rule, "and again 503", ready(failed(), "b", 503)),
+        violated(rule, "ready again", ready(ready(failed(), "b", 503), "c", 200)),
+        violated(rule, "another failure", ready(failed(), "b", 500)),
+        holds(rule, "a probe that is lost says nothing", {
+            ready(failed(), "b", 503).sent("c", Role::Ready).broken("c", Break::Reset)
+        }),
+        holds(rule, "a probe that was asked before and answered after", {
+            let run = lame_duck().sent("slow", Role::Ready);
+            ready(ready(run, "a", 503).answered("slow", 200), "b", 503)
+        }),
+        unclear(rule, "nobody asked again", failed()),
+        unclear(rule, "readiness never failed", ready(lame_duck(), "a", 200)),
+    ]
+}
+
+fn liveness_stays() -> Vec<Case> {
+    let rule = "liveness-stays";
+    let draining = || run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM");
+    let live = |run: Run, status| run.sent("live", Role::Live).answered("live", status);
+    let drained = |run: Run| run.at(2_500).answered_close("slow", 200).exited(0);
+    vec![
+        holds(rule, "200 throughout", drained(live(draining(), 200))),
+        violated(rule, "503 while requests are in flight", drained(live(draining(), 503))),
+        violated(rule, "the probe is lost", {
+            drained(draining().sent("live", Role::Live).broken("live", Break::Reset))
+        }),
+        violated(rule, "nobody listens", drained(draining().not_opened(5, Role::Live, NotOpened::Refused))),
+        holds(rule, "refused after the last answer", {
+            drained(live(draining(), 200)).not_opened(5, Role::Live, NotOpened::Refused)
+        }),
+        holds(rule, "refused before the signal is another matter", {
+            let run = run().sent("slow", Role::InFlight).not_opened(5, Role::Live, NotOpened::Refused);
+            drained(live(run.at(1_000).signal("SIGTERM"), 200))
+        }),
+        unclear(rule, "no probe meanwhile", drained(draining())),
+        unclear(rule, "the request was lost", live(draining(), 200).broken("slow", Break::Reset)),
+        unclear(rule, "no signal", live(run(), 200)),
+    ]
+}
+
+fn lame_duck_serves() -> Vec<Case> {
+    let rule = "lame-duck-serves";
+    let asked = || lame_duck().opened(5, Role::LameDuck).sent("duck", Role::LameDuck);
+    vec![
+        holds(rule, "served", asked().answered_close("duck", 200)),
+        violated(rule, "turned away", asked().answered_close("duck", 503)),
+        violated(rule, "lost", asked().broken("duck", Break::Reset)),
+        violated(rule, "one refused", {
+            asked().answered_close("duck", 200).not_opened(6, Role::LameDuck, NotOpened::Refused)
+        }),
+        violated(rule, "all refused", lame_duck().not_opened(5, Role::LameDuck, NotOpened::Refused)),
+        holds(rule, "refused once the delay is over", {
+            asked().answered_close("duck", 200).at(2_000).not_opened(6, Role::LameDuck, NotOpened::Refused)
+        }),
+        unclear(
+            rule,
+            "nothing was asked in time",
+            lame_duck().at(2_000).not_opened(5, Role::LameDuck, NotOpened::Refused),
+        ),
+        unclear(rule, "nothing was asked", lame_duck()),
+        unclear(rule, "no signal", run()),
+    ]
+}
+
+fn lame_duck_lasts() -> Vec<Case> {
+    let rule = "lame-duck-lasts";
+    let closed_at = |us| lame_duck().at_us(us).listener_closed();
+    vec![
+        holds(rule, "as long as it is meant to", closed_at(2_005_000)),
+        holds(rule, "earlier by less than two clocks differ", closed_at(1_950_000)),
+        violated(rule, "a microsecond earlier", closed_at(1_949_999)),
+        violated(rule, "closed at once", closed_at(1_001_000)),
+        violated(
+            rule,
+            "closed at once, and the harness stalled: no excuse",
+            lame_duck().stalled(9_000).listener_closed(),
+        ),
+        holds(rule, "at the very end of the slack", closed_at(5_000_000)),
+        violated(rule, "a microsecond after it", closed_at(5_000_001)),
+        violated(rule, "never closed", lame_duck()),
+        unclear(rule, "late, but so was the harness", lame_duck().at(5_000).stalled(2_000).listener_closed()),
+        unclear(rule, "no signal", run()),
+    ]
+}
+
+/// The hook is called at half a second, with a delay of one second.
+fn hook() -> Run {
+    run().param("shutdown_delay", 1.0).at(500).sent("hook", Role::Prestop)
+}
+
+fn prestop_waits() -> Vec<Case> {
+    let rule = "prestop-waits";
+    let called = || ready(hook(), "a", 503);
+    // The hook ends with the second of two records.
+    let ends_at = |run: Run, us: u64| run.at_us(us - 1_000).answered("hook", 200);
+    vec![
+        holds(rule, "when the delay is over", ends_at(called(), 1_510_000)),
+        holds(rule, "earlier by less than two clocks differ", ends_at(called(), 1_450_000)),
+        violated(rule, "a microsecond earlier", ends_at(called(), 1_449_999)),
+        violated(rule, "at once", called().answered("hook", 200)),
+        holds(rule, "at the very end of the slack", ends_at(called(), 4_500_000)),
+        violated(rule, "a microsecond after it", ends_at(called(), 4_500_001)),
+        violated(rule, "not 200", called().at(1_500).answered("hook", 404)),
+        violated(rule, "lost", called().at(1_500).broken("hook", Break::Fin)),
+        violated(rule, "no answer", called()),
+        violated(rule, "readiness did not fail", ends_at(ready(hook(), "a", 200), 1_510_000)),
+        holds(rule, "readiness failed in the end", ends_at(ready(ready(hook(), "a", 200), "b", 503), 1_510_000)),
+        unclear(rule, "late, but so was the harness", ends_at(called().at(4_000).stalled(2_500), 4_600_000)),
+        unclear(rule, "nobody asked for readiness", ends_at(hook(), 1_510_000)),
+        unclear(rule, "the hook was not called", ready(lame_duck(), "a", 503)),
+    ]
+}
+
+fn prestop_keeps_process() -> Vec<Case> {
+    let rule = "prestop-keeps-process";
+    let called = || hook().at(1_510).answered("hook", 200);
+    let after = |run: Run| run.sent("after", Role::AfterHook);
+    let stopped = |run: Run| run.at(3_000).signal("SIGTERM").exited(0);
+    vec![
+        holds(rule, "it serves until the signal", stopped(after(called()).answered("after", 200))),
+        violated(rule, "the hook ended it", called().exited(0).at(3_000).signal("SIGTERM")),
+        violated(rule, "turned away after the hook", stopped(after(called()).answered("after", 503))),
+        violated(rule, "the hook stopped the listener", {
+            stopped(called().not_opened(9, Role::AfterHook, NotOpened::Refused))
+        }),
+        violated(rule, "the second call is lost", {
+            let twice = called().sent("second", Role::Prestop).broken("second", Break::Reset);
+            stopped(after(twice).answered("after", 200))
+        }),
+        unclear(rule, "nothing was asked after the hook", stopped(called())),
+        unclear(rule, "the hook was not called", stopped(after(run()).answered("after", 200))),
+        unclear(rule, "no signal", after(called()).answered("after", 200)),
+    ]
+}
+
+fn prestop_delay_once() -> Vec<Case> {
+    let rule = "prestop-delay-once";
+    // A delay of four seconds: at 3 s after the signal a second one can still be told from none.
+    let called = || run().param("shutdown_delay", 4.0).at(500).sent("hook", Role::Prestop);
+    let stopped = || called().at(4_510).answered("hook", 200).at(5_000).signal("SIGTERM");
+    vec![
+        holds(rule, "the listener closes at once", stopped().listener_closed()),
+        holds(rule, "at the very end of the slack", stopped().at_us(8_000_000).listener_closed()),
+        violated(rule, "a microsecond after it", stopped().at_us(8_000_001).listener_closed()),
+        violated(rule, "after another delay", stopped().at(9_000).listener_closed()),
+        violated(rule, "never", stopped()),
+        unclear(rule, "late, but so was the harness", stopped().at(7_900).stalled(1_100).at(8_100).listener_closed()),
+        unclear(rule, "the hook was not called", lame_duck().listener_closed()),
+        unclear(rule, "no signal", called().answered("hook", 200)),
+    ]
+}

@@ -1,0 +1,97 @@
+//! From what a rule finds to the verdict: levels, preconditions, and the worst of several.
+
+use drainspec::rules::{self, Basis, Level};
+use drainspec::timeline::{Break, Role};
+use drainspec::verdict::{Verdict, judge};
+
+use crate::run::{Run, run, stopped};
+
+fn verdict(run: &Run, rule: &str) -> Verdict {
+    let verdicts = judge(&run.judged_by(&[rule])).unwrap();
+    assert_eq!(verdicts.len(), 1);
+    verdicts[0].verdict
+}
+
+#[test]
+fn a_contract_rule_only_warns_where_nothing_is_promised() {
+    let rude = stopped().exited(1);
+    assert_eq!(verdict(&rude, "clean-exit-status"), Verdict::Fail);
+    assert_eq!(verdict(&rude.without_promise(), "clean-exit-status"), Verdict::Warn);
+    for rule in rules::all() {
+        let (promised, unpromised) = (rule.level_for(true), rule.level_for(false));
+        assert_eq!(promised, rule.level, "{}", rule.slug);
+        match rule.basis {
+            Basis::Wire => assert_eq!(unpromised, rule.level, "{}", rule.slug),
+            Basis::Contract => assert_ne!(unpromised, Level::Must, "{}", rule.slug),
+        }
+    }
+}
+
+#[test]
+fn a_wire_rule_fails_whoever_breaks_it() {
+    let lossy = run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM").broken("slow", Break::Reset);
+    assert_eq!(verdict(&lossy, "in-flight-answered"), Verdict::Fail);
+    assert_eq!(verdict(&lossy.without_promise(), "in-flight-answered"), Verdict::Fail);
+}
+
+#[test]
+fn the_level_that_was_judged_by_is_told() {
+    let told = judge(&stopped().without_promise().exited(1).judged_by(&["clean-exit-status"])).unwrap();
+    assert_eq!((told[0].level, told[0].basis), (Level::Should, Basis::Contract));
+    let told = judge(&stopped().exited(1).judged_by(&["clean-exit-status"])).unwrap();
+    assert_eq!(told[0].level, Level::Must);
+}
+
+#[test]
+fn without_its_precondition_no_rule_comes_to_a_verdict() {
+    let all: Vec<&str> = rules::all().map(|rule| rule.slug).collect();
+    let lossy = run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM").broken("slow", Break::Reset).exited(1);
+    for verdict in judge(&lossy.unconfirmed("the load is running").judged_by(&all)).unwrap() {
+        assert_eq!(verdict.verdict, Verdict::Inconclusive, "{}", verdict.rule);
+        assert!(verdict.actual.contains("the load is running"), "{}: {}", verdict.rule, verdict.actual);
+    }
+}
+
+#[test]
+fn an_info_rule_never_counts_but_is_never_a_pass_without_its_precondition() {
+    let killed = run().at(900).sent("slow", Role::Doomed).at(1_000).signal("SIGKILL").killed_by(9);
+    let next = killed.process(2).started().listening("second").sent("next", Role::Successor);
+    assert_eq!(verdict(&next.clone().answered("next", 503), "kill-recovers"), Verdict::Pass);
+    assert_eq!(verdict(&next.answered("next", 200).unconfirmed("in flight"), "kill-recovers"), Verdict::Inconclusive);
+    assert_eq!(verdict(&stopped(), "kill-recovers"), Verdict::Inconclusive);
+}
+
+#[test]
+fn rules_are_judged_in_the_order_of_the_header() {
+    let rules = ["clean-exit-status", "in-flight-answered", "term-ends-process"];
+    let told = judge(&stopped().exited(0).judged_by(&rules)).unwrap();
+    assert_eq!(told.iter().map(|verdict| verdict.rule.as_str()).collect::<Vec<_>>(), rules);
+}
+
+#[test]
+fn a_rule_that_nobody_knows_is_an_error_that_names_it() {
+    let error = judge(&stopped().judged_by(&["clean-exit-status", "no-such-rule"])).unwrap_err().to_string();
+    assert!(error.contains("`no-such-rule`") && error.contains("list rules"), "{error}");
+}
+
+#[test]
+fn a_run_that_was_aborted_has_no_verdict_but_a_reason() {
+    let aborted = run().sent("slow", Role::InFlight).aborted("the server printed no `listening` line");
+    let error = judge(&aborted.judged_by(&["in-flight-answered"])).unwrap_err().to_string();
+    assert!(error.contains("no `listening` line"), "{error}");
+}
+
+#[test]
+fn the_worst_is_in_the_order_that_the_documentation_says() {
+    use Verdict::{Error, Fail, Inconclusive, Pass, Skipped, Unsupported, Warn};
+    let order = [Error, Fail, Inconclusive, Warn, Pass];
+    for (at, worse) in order.iter().enumerate() {
+        for better in &order[at..] {
+            assert_eq!(Verdict::worst([*better, *worse]), Some(*worse), "{worse:?} is worse than {better:?}");
+        }
+        // A cell is unsupported or skipped only where all of it is.
+        assert_eq!(Verdict::worst([*worse, Unsupported]), Some(*worse));
+        assert_eq!(Verdict::worst([Skipped, *worse]), Some(*worse));
+    }
+    assert_eq!(Verdict::worst([]), None);
+}

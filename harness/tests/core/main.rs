@@ -1,0 +1,12 @@
+//! The core, by tables of hand-made timelines, by properties, and by snapshots of what people read.
+
+mod case;
+mod connections;
+mod health;
+mod judging;
+mod properties;
+mod reading;
+mod requests;
+mod run;
+mod signals;
+mod words;

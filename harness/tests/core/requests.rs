@@ -1,0 +1,265 @@
+//! Cases of the group *requests*.
+
+use drainspec::timeline::{Break, Ending, Role};
+
+use crate::case::{Case, holds, unclear, violated};
+use crate::run::{BODY, Run, run, stopped};
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = in_flight_answered();
+    cases.extend(response_untruncated());
+    cases.extend(endless_stream_ends());
+    cases.extend(deadline());
+    cases.extend(cuts());
+    cases.extend(trickles());
+    cases.extend(client_gone_releases());
+    cases.extend(pipelined_in_order());
+    cases.extend(continue_answered());
+    cases.extend(overload_sheds());
+    cases
+}
+
+/// A request with this role is on its way when SIGTERM arrives at 1 s.
+fn in_flight(role: Role) -> Run {
+    run().at(900).sent_expecting("slow", role, BODY).at(1_000).signal("SIGTERM").at(1_500)
+}
+
+fn in_flight_answered() -> Vec<Case> {
+    let rule = "in-flight-answered";
+    let slow = || in_flight(Role::InFlight);
+    let saturated = |read_us| {
+        let run = run().at(800).sent("full", Role::Saturated).at_us(read_us).read("full");
+        run.at(1_000).signal("SIGTERM")
+    };
+    vec![
+        holds(rule, "answered", slow().answered_close("slow", 200).exited(0)),
+        holds(rule, "answered much later", slow().at(14_000).answered("slow", 200).exited(0)),
+        holds(rule, "redirected", slow().answered("slow", 302).exited(0)),
+        violated(rule, "answered with 503: not served", slow().answered_close("slow", 503).exited(0)),
+        violated(rule, "lost by FIN", slow().broken("slow", Break::Fin).exited(0)),
+        violated(rule, "lost by RST", slow().broken("slow", Break::Reset).killed_by(15)),
+        violated(rule, "waited for in vain", slow().at(31_000).broken("slow", Break::TimedOut)),
+        violated(rule, "not HTTP", slow().broken("slow", Break::Malformed)),
+        violated(rule, "lost, and the harness stalled: no excuse", {
+            slow().stalled(9_000).broken("slow", Break::Reset).exited(0)
+        }),
+        violated(rule, "no end when the run was over", slow().exited(0)),
+        violated(rule, "one of two", {
+            let two = run().sent("one", Role::InFlight).sent("two", Role::InFlight).at(1_000).signal("SIGTERM");
+            two.answered("one", 200).broken("two", Break::Fin).exited(0)
+        }),
+        holds(rule, "an upload", in_flight(Role::Upload).answered("slow", 200).exited(0)),
+        violated(rule, "an upload is lost", in_flight(Role::Upload).broken("slow", Break::Reset)),
+        holds(rule, "saturated, answered", saturated(900_000).answered("full", 200)),
+        violated(rule, "saturated, and the server had read it", saturated(900_000).broken("full", Break::Reset)),
+        unclear(rule, "saturated, read too late to be certain", saturated(999_000).broken("full", Break::Reset)),
+        unclear(rule, "saturated, and nobody knows whether it was read", {
+            run().sent("full", Role::Saturated).at(1_000).signal("SIGTERM").broken("full", Break::Reset)
+        }),
+        unclear(rule, "answered before the signal", {
+            run().sent("slow", Role::InFlight).answered("slow", 200).at(1_000).signal("SIGTERM").exited(0)
+        }),
+        unclear(rule, "sent after the signal", stopped().sent("slow", Role::InFlight).broken("slow", Break::Reset)),
+        unclear(rule, "unsent, which is not lost", {
+            run().at(900).unsent("slow", Role::InFlight).at(1_000).signal("SIGTERM").exited(0)
+        }),
+        unclear(rule, "nothing was in flight", stopped().exited(0)),
+        unclear(rule, "no signal", run().sent("slow", Role::InFlight).broken("slow", Break::Reset)),
+        unclear(rule, "other roles are not its concern", in_flight(Role::Doomed).broken("slow", Break::Fin).exited(0)),
+    ]
+}
+
+fn response_untruncated() -> Vec<Case> {
+    let rule = "response-untruncated";
+    let begun = || in_flight(Role::Finite).head("slow", 200);
+    vec![
+        holds(rule, "whole", begun().complete("slow", BODY)),
+        violated(rule, "a valid end, but fewer bytes", begun().complete("slow", BODY - 1)),
+        violated(rule, "a valid end, but more bytes", begun().complete("slow", BODY + 1)),
+        violated(rule, "FIN in the middle", begun().broken("slow", Break::Fin)),
+        violated(rule, "RST in the middle", begun().broken("slow", Break::Reset)),
+        violated(rule, "no end", begun()),
+        violated(rule, "the right length, but not what was sent", {
+            in_flight(Role::Upload).head("slow", 200).garbled("slow")
+        }),
+        holds(rule, "where no length is known", {
+            run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM").answered("slow", 200)
+        }),
+        unclear(rule, "lost before its head", in_flight(Role::Finite).broken("slow", Break::Reset)),
+        unclear(rule, "complete before the signal", {
+            run().sent("slow", Role::Finite).answered("slow", 200).at(1_000).signal("SIGTERM")
+        }),
+        unclear(rule, "no signal", run().sent("slow", Role::Finite).answered("slow", 200)),
+    ]
+}
+
+fn endless_stream_ends() -> Vec<Case> {
+    let rule = "endless-stream-ends";
+    let stream = || run().sent("events", Role::Endless).head("events", 200).at(1_000).signal("SIGTERM").at(1_100);
+    vec![
+        holds(rule, "with its final chunk", stream().complete("events", 50)),
+        violated(rule, "by FIN, without it", stream().broken("events", Break::Fin)),
+        violated(rule, "by RST", stream().broken("events", Break::Reset)),
+        violated(rule, "never", stream()),
+        unclear(rule, "it had ended before the signal", {
+            run().sent("events", Role::Endless).answered("events", 404).at(1_000).signal("SIGTERM")
+        }),
+        unclear(rule, "no stream", stopped()),
+        unclear(rule, "no signal", run()),
+    ]
+}
+
+fn deadline() -> Vec<Case> {
+    let rule = "deadline-bounds-drain";
+    // Signal at 1 s, deadline 1 s: cut at 2 s, at the latest 5 s.
+    let doomed = || in_flight(Role::Doomed).param("drain_timeout", 1.0);
+    let cut_at = |us| doomed().at_us(us).broken("slow", Break::Reset);
+    vec![
+        holds(rule, "cut at the deadline", cut_at(2_010_000).exited(1)),
+        holds(rule, "earlier by less than two clocks differ", cut_at(1_950_000).exited(1)),
+        violated(rule, "a microsecond earlier", cut_at(1_949_999).exited(1)),
+        violated(rule, "cut by FIN, much earlier", doomed().broken("slow", Break::Fin).exited(1)),
+        holds(rule, "at the very end of the slack", cut_at(4_000_000).at_us(5_000_000).exited(1)),
+        violated(rule, "a microsecond after it", cut_at(4_000_000).at_us(5_000_001).exited(1)),
+        violated(rule, "it never ended", doomed()),
+        violated(rule, "it waited for the answer", doomed().at(12_000).answered("slow", 200).exited(0)),
+        unclear(rule, "late, but so was the harness", cut_at(4_000_000).stalled(2_500).at(5_500).exited(1)),
+        violated(rule, "too early is no fault of a harness that stalled", {
+            doomed().stalled(9_000).broken("slow", Break::Fin).exited(1)
+        }),
+        holds(rule, "the delay comes on top", {
+            doomed().param("shutdown_delay", 2.0).at(4_000).broken("slow", Break::Reset).exited(1)
+        }),
+        unclear(rule, "nothing outlasted the deadline", stopped().param("drain_timeout", 1.0).at(1_100).exited(0)),
+        unclear(rule, "no signal", run().param("drain_timeout", 1.0)),
+    ]
+}
+
+fn cuts() -> Vec<Case> {
+    let doomed = || in_flight(Role::Doomed).at(2_000);
+    let (visible, status) = ("cut-is-visible", "cut-exit-status");
+    vec![
+        holds(visible, "RST", doomed().head("slow", 200).broken("slow", Break::Reset)),
+        holds(visible, "FIN without a valid end", doomed().broken("slow", Break::Fin)),
+        holds(visible, "never answered", doomed()),
+        violated(visible, "a valid end after half of the body", doomed().head("slow", 200).complete("slow", BODY / 2)),
+        holds(visible, "a whole answer", doomed().answered("slow", 200)),
+        unclear(visible, "nothing was to be cut", stopped()),
+        holds(status, "status 1", doomed().broken("slow", Break::Reset).exited(1)),
+        holds(status, "killed", doomed().broken("slow", Break::Reset).killed_by(15)),
+        violated(status, "status 0 hides the loss", doomed().broken("slow", Break::Reset).exited(0)),
+        unclear(status, "the answer came", doomed().answered("slow", 200).exited(0)),
+        unclear(status, "the client left", doomed().broken("slow", Break::Left).exited(0)),
+        unclear(status, "it did not end", doomed().broken("slow", Break::Reset)),
+        unclear(status, "no signal", run().sent("slow", Role::Doomed).broken("slow", Break::Reset).exited(0)),
+    ]
+}
+
+fn trickles() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rule, role, limit) in [
+        ("slow-head-bounded", Role::SlowHead, "header_timeout"),
+        ("stalled-body-bounded", Role::SlowBody, "body_timeout"),
+    ] {
+        // Opened at 1 s, one second allowed: given up at 5 s at the latest.
+        let drip = || run().param(limit, 1.0).at(1_000).opened(1, role).sent("drip", role).at(1_100).signal("SIGTERM");
+        cases.extend([
+            holds(rule, "408", drip().at(2_000).answered_close("drip", 408)),
+            holds(rule, "FIN", drip().at(2_000).broken("drip", Break::Fin).ended(1, Ending::Fin)),
+            holds(rule, "RST", drip().at(2_000).ended(1, Ending::Reset)),
+            holds(rule, "at the very end of the slack", drip().at_us(5_000_000).ended(1, Ending::Fin)),
+            violated(rule, "a microsecond after it", drip().at_us(5_000_001).ended(1, Ending::Fin)),
+            violated(rule, "never", drip()),
+            violated(rule, "the harness gave up, not the server", drip().at(8_000).ended(1, Ending::Local)),
+            violated(rule, "the harness gave up early", drip().at(2_000).ended(1, Ending::Local)),
+            violated(rule, "waited for in vain", drip().at(2_000).broken("drip", Break::TimedOut)),
+            unclear(rule, "late, but so was the harness", drip().at(5_000).stalled(3_000).ended(1, Ending::Fin)),
+            unclear(rule, "nothing trickled", stopped().param(limit, 1.0)),
+            unclear(rule, "no limit is known", run().opened(1, role).sent("drip", role)),
+        ]);
+    }
+    cases
+}
+
+fn client_gone_releases() -> Vec<Case> {
+    let rule = "client-gone-releases";
+    let gone = || run().at(500).sent("slow", Role::Gone).at(600).broken("slow", Break::Left);
+    let then_stopped = |run: Run| run.at(1_000).signal("SIGTERM");
+    vec![
+        holds(rule, "ends at once", then_stopped(gone()).exited(0)),
+        holds(rule, "counted down before the signal", then_stopped(gone().metrics(1).metrics(0)).exited(0)),
+        violated(rule, "still counted when the signal came", then_stopped(gone().metrics(1)).exited(0)),
+        holds(rule, "counted before the client left", {
+            then_stopped(run().sent("slow", Role::Gone).metrics(1).broken("slow", Break::Left)).exited(0)
+        }),
+        holds(rule, "at the very end of the slack", then_stopped(gone()).at(5_000).exited(0)),
+        violated(rule, "held by it", then_stopped(gone()).at(5_002).exited(0)),
+        violated(rule, "held by it for ever", then_stopped(gone())),
+        unclear(rule, "late, but so was the harness", then_stopped(gone()).at(5_000).stalled(2_000).exited(0)),
+        unclear(rule, "it was answered before it could leave", {
+            then_stopped(run().sent("slow", Role::Gone).answered("slow", 200)).exited(0)
+        }),
+        unclear(rule, "no client left", stopped().exited(0)),
+        unclear(rule, "no signal", gone()),
+    ]
+}
+
+fn pipelined_in_order() -> Vec<Case> {
+    let rule = "pipelined-in-order";
+    let piped = || {
+        let sent = run().sent("one", Role::Pipelined).sent_expecting("two", Role::Pipelined, BODY);
+        sent.sent_expecting("three", Role::Pipelined, BODY).at(1_000).signal("SIGTERM")
+    };
+    vec![
+        holds(rule, "all three, the last with close", {
+            piped().answered("one", 200).answered("two", 200).answered_close("three", 200)
+        }),
+        holds(rule, "one with close, the others unanswered", {
+            piped().answered_close("one", 200).broken("two", Break::Fin).broken("three", Break::Fin)
+        }),
+        violated(rule, "an answer after close", piped().answered_close("one", 200).answered("two", 200)),
+        violated(rule, "no answer, though none said close", {
+            piped().answered("one", 200).broken("two", Break::Fin).broken("three", Break::Fin)
+        }),
+        violated(rule, "the second in place of the first", {
+            piped().answered("one", 200).head("two", 200).complete("two", BODY + 5).answered_close("three", 200)
+        }),
+        violated(rule, "turned away", piped().answered_close("one", 503)),
+        violated(rule, "none at all", piped().broken("one", Break::Reset)),
+        unclear(rule, "nothing was pipelined", stopped()),
+    ]
+}
+
+fn continue_answered() -> Vec<Case> {
+    let rule = "continue-answered";
+    let asked = || run().sent_expecting("post", Role::Continue, BODY);
+    let told = || asked().continued("post").at(1_000).signal("SIGTERM");
+    vec![
+        holds(rule, "told, then answered", told().answered_close("post", 200)),
+        violated(rule, "told, then lost", told().broken("post", Break::Reset)),
+        violated(rule, "told, then turned away", told().answered_close("post", 503)),
+        violated(rule, "told, but the body is not the one sent", told().head("post", 200).garbled("post")),
+        violated(rule, "never told", asked().at(1_000).signal("SIGTERM").answered_close("post", 200)),
+        unclear(rule, "nobody asked", stopped()),
+    ]
+}
+
+fn overload_sheds() -> Vec<Case> {
+    let rule = "overload-sheds";
+    let limited = || run().param("max_in_flight", 1.0);
+    let two = || limited().sent("one", Role::Overload).sent("two", Role::Overload);
+    let probed = |run: Run, status| run.sent("live", Role::Live).answered("live", status);
+    let served = |run: Run| run.answered("one", 200);
+    vec![
+        holds(rule, "one served, one shed", served(probed(two(), 200).turned_away("two", 429, false))),
+        violated(rule, "both served", served(probed(two(), 200)).answered("two", 200)),
+        violated(rule, "both shed", probed(two(), 200).turned_away("one", 429, false).turned_away("two", 429, false)),
+        violated(rule, "429 without Retry-After", served(probed(two(), 200)).answered("two", 429)),
+        violated(rule, "503 instead of 429", served(probed(two(), 200)).turned_away("two", 503, true)),
+        violated(rule, "lost instead of shed", served(probed(two(), 200)).broken("two", Break::Reset)),
+        violated(rule, "the health path was shed", served(probed(two(), 429)).turned_away("two", 429, false)),
+        unclear(rule, "the health path was not asked", served(two()).turned_away("two", 429, false)),
+        unclear(rule, "nobody asked", probed(limited(), 200)),
+        unclear(rule, "no limit is known", served(probed(run().sent("one", Role::Overload), 200))),
+    ]
+}

@@ -1,0 +1,212 @@
+//! Timelines by hand, in the words of the domain.
+
+use std::collections::BTreeMap;
+
+use drainspec::timeline::{
+    Break, ConnectionId, Ending, Event, FORMAT, Header, NotOpened, ProcessId, Record, Role, Timeline,
+};
+
+/// Bytes of a body, where a run does not say otherwise.
+pub const BODY: u64 = 10;
+
+/// A timeline in the making. Each record comes a millisecond after the one before, unless [`Run::at`] says when.
+#[derive(Clone)]
+pub struct Run {
+    timeline: Timeline,
+    next_us: u64,
+    process: ProcessId,
+}
+
+/// A server that promises the contract, started and listening. Defaults are those of the scenarios.
+pub fn run() -> Run {
+    let params = [("shutdown_delay", 0.0), ("drain_timeout", 15.0), ("idle_linger", 1.0)];
+    let header = Header {
+        format: FORMAT,
+        scenario: "by-hand".to_owned(),
+        rules: Vec::new(),
+        server: "by-hand".to_owned(),
+        topology: "direct".to_owned(),
+        repeat: 1,
+        promises_contract: true,
+        features: Vec::new(),
+        params: params.map(|(name, value)| (name.to_owned(), value)).into(),
+        environment: BTreeMap::new(),
+    };
+    let timeline = Timeline { header, records: Vec::new() };
+    Run { timeline, next_us: 0, process: 1 }.started().at(100).listening("first")
+}
+
+/// As [`run`], up to a SIGTERM after a second.
+pub fn stopped() -> Run {
+    run().at(1_000).signal("SIGTERM")
+}
+
+impl Run {
+    /// The finished timeline, to be judged by these rules.
+    pub fn judged_by(&self, rules: &[&str]) -> Timeline {
+        let mut timeline = self.clone().record(Event::Finished).timeline;
+        timeline.header.rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
+        timeline
+    }
+
+    /// The next record comes so many milliseconds after the start.
+    pub fn at(self, ms: u64) -> Self {
+        self.at_us(1_000 * ms)
+    }
+
+    /// The next record comes so many microseconds after the start.
+    pub fn at_us(mut self, us: u64) -> Self {
+        let last = self.timeline.records.last().map_or(0, |record| record.t_us);
+        assert!(us >= last, "time goes backwards, from {last} to {us}");
+        self.next_us = us;
+        self
+    }
+
+    /// A server that promises nothing but what everybody expects.
+    pub fn without_promise(mut self) -> Self {
+        self.timeline.header.promises_contract = false;
+        self
+    }
+
+    pub fn param(mut self, name: &str, value: f64) -> Self {
+        self.timeline.header.params.insert(name.to_owned(), value);
+        self
+    }
+
+    /// What follows is about this process.
+    pub fn process(mut self, process: ProcessId) -> Self {
+        self.process = process;
+        self
+    }
+
+    pub fn started(self) -> Self {
+        let process = self.process;
+        self.record(Event::Started { process, pid: 1_000 + process })
+    }
+
+    pub fn listening(self, instance: &str) -> Self {
+        let process = self.process;
+        self.record(Event::Listening { process, port: 40_000, admin_port: None, instance: Some(instance.to_owned()) })
+    }
+
+    pub fn signal(self, name: &str) -> Self {
+        let process = self.process;
+        self.record(Event::Signal { process, name: name.to_owned() })
+    }
+
+    pub fn listener_closed(self) -> Self {
+        let process = self.process;
+        self.record(Event::ListenerClosed { process })
+    }
+
+    pub fn exited(self, code: i32) -> Self {
+        let process = self.process;
+        self.record(Event::Exited { process, code: Some(code), signal: None })
+    }
+
+    pub fn killed_by(self, signal: i32) -> Self {
+        let process = self.process;
+        self.record(Event::Exited { process, code: None, signal: Some(signal) })
+    }
+
+    pub fn metrics(self, requests: u64) -> Self {
+        let process = self.process;
+        self.record(Event::InFlight { process, requests })
+    }
+
+    pub fn opened(self, connection: ConnectionId, role: Role) -> Self {
+        self.record(Event::Opened { connection, role })
+    }
+
+    pub fn not_opened(self, connection: ConnectionId, role: Role, why: NotOpened) -> Self {
+        self.record(Event::NotOpened { connection, role, why })
+    }
+
+    pub fn ended(self, connection: ConnectionId, how: Ending) -> Self {
+        self.record(Event::Ended { connection, how })
+    }
+
+    pub fn sent(self, request: &str, role: Role) -> Self {
+        self.send(request, role, None)
+    }
+
+    /// As `sent`, where the length of a whole body is known.
+    pub fn sent_expecting(self, request: &str, role: Role, bytes: u64) -> Self {
+        self.send(request, role, Some(bytes))
+    }
+
+    fn send(self, request: &str, role: Role, expect_bytes: Option<u64>) -> Self {
+        let request = request.to_owned();
+        self.record(Event::Sent { connection: 1, request, role, path: "/".to_owned(), expect_bytes })
+    }
+
+    pub fn unsent(self, request: &str, role: Role) -> Self {
+        self.record(Event::Unsent { connection: 1, request: request.to_owned(), role })
+    }
+
+    /// The kernel says that the server has read it.
+    pub fn read(self, request: &str) -> Self {
+        self.record(Event::Read { requests: vec![request.to_owned()] })
+    }
+
+    pub fn continued(self, request: &str) -> Self {
+        self.record(Event::Continued { request: request.to_owned() })
+    }
+
+    pub fn head(self, request: &str, status: u16) -> Self {
+        self.heads(request, status, false, false)
+    }
+
+    fn heads(self, request: &str, status: u16, close: bool, retry_after: bool) -> Self {
+        let request = request.to_owned();
+        self.record(Event::Head { request, status, close, retry_after, instance: None })
+    }
+
+    /// The end of a response, with so many bytes.
+    pub fn complete(self, request: &str, body_bytes: u64) -> Self {
+        self.record(Event::Answered { request: request.to_owned(), body_bytes, intact: None })
+    }
+
+    /// The end of a response whose body is not what was sent up.
+    pub fn garbled(self, request: &str) -> Self {
+        self.record(Event::Answered { request: request.to_owned(), body_bytes: BODY, intact: Some(false) })
+    }
+
+    /// A whole response.
+    pub fn answered(self, request: &str, status: u16) -> Self {
+        self.head(request, status).complete(request, BODY)
+    }
+
+    /// A whole response that says `Connection: close`.
+    pub fn answered_close(self, request: &str, status: u16) -> Self {
+        self.heads(request, status, true, false).complete(request, BODY)
+    }
+
+    /// A whole response with `Retry-After`, and with `Connection: close` if so.
+    pub fn turned_away(self, request: &str, status: u16, close: bool) -> Self {
+        self.heads(request, status, close, true).complete(request, BODY)
+    }
+
+    pub fn broken(self, request: &str, why: Break) -> Self {
+        self.record(Event::Broken { request: request.to_owned(), why, body_bytes: 0 })
+    }
+
+    /// The harness itself was late.
+    pub fn stalled(self, late_ms: u64) -> Self {
+        self.record(Event::Stalled { late_us: 1_000 * late_ms })
+    }
+
+    pub fn unconfirmed(self, what: &str) -> Self {
+        self.record(Event::Unconfirmed { what: what.to_owned(), why: "it does not hold".to_owned() })
+    }
+
+    pub fn aborted(self, why: &str) -> Self {
+        self.record(Event::Aborted { why: why.to_owned() })
+    }
+
+    fn record(mut self, event: Event) -> Self {
+        self.timeline.records.push(Record { t_us: self.next_us, event });
+        self.next_us += 1_000;
+        self
+    }
+}

@@ -1,0 +1,193 @@
+//! Cases of the group *signals*.
+
+use drainspec::timeline::{Break, NotOpened, Role};
+
+use crate::case::{Case, holds, unclear, violated};
+use crate::run::{Run, run, stopped};
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = term_ends_process();
+    cases.extend(clean_exit_status());
+    cases.extend(int_like_term());
+    cases.extend(second_signal_exits());
+    cases.extend(hup_keeps_serving());
+    cases.extend(startup_signal_ends_process());
+    cases.extend(kill_recovers());
+    cases
+}
+
+/// A request that is in flight when this signal arrives at 1 s.
+fn in_flight_at(signal: &str) -> Run {
+    run().at(900).sent("slow", Role::InFlight).at(1_000).signal(signal)
+}
+
+fn term_ends_process() -> Vec<Case> {
+    let rule = "term-ends-process";
+    // One second of linger and three of slack after the signal, or after the last byte.
+    let last_answer = || in_flight_at("SIGTERM").at(5_000).head("slow", 200).complete("slow", 10);
+    vec![
+        holds(rule, "at once", stopped().exited(0)),
+        holds(rule, "with any status", stopped().exited(3)),
+        holds(rule, "killed by the signal", stopped().killed_by(15)),
+        holds(rule, "at the very end of the slack", stopped().at_us(5_000_000).exited(0)),
+        violated(rule, "a microsecond after it", stopped().at_us(5_000_001).exited(0)),
+        violated(rule, "never", stopped()),
+        holds(rule, "counted from the last byte", last_answer().at(9_000).exited(0)),
+        violated(rule, "long after the last byte", last_answer().at(9_002).exited(0)),
+        holds(rule, "the last bytes are read after the end", {
+            in_flight_at("SIGTERM").at(8_000).exited(0).at(9_000).answered("slow", 200)
+        }),
+        holds(rule, "a delay is granted", stopped().param("shutdown_delay", 2.0).at(7_000).exited(0)),
+        unclear(rule, "no signal was sent", run().exited(0)),
+        unclear(rule, "late, but so was the harness", stopped().at(4_000).stalled(2_000).at(5_500).exited(0)),
+        violated(rule, "late, the harness by little", stopped().at(4_000).stalled(1_400).at(5_500).exited(0)),
+        violated(
+            rule,
+            "late, and the harness only before the signal",
+            run().at(900).stalled(2_000).at(1_000).signal("SIGTERM").at(5_500).exited(0),
+        ),
+        holds(rule, "in time, whatever the harness did", stopped().at(4_000).stalled(2_000).exited(0)),
+    ]
+}
+
+fn clean_exit_status() -> Vec<Case> {
+    let rule = "clean-exit-status";
+    let lost = |how| in_flight_at("SIGTERM").at(1_100).broken("slow", how);
+    vec![
+        holds(rule, "status 0", stopped().exited(0)),
+        violated(rule, "status 1", stopped().exited(1)),
+        violated(rule, "killed, where 0 is promised", stopped().killed_by(15)),
+        violated(rule, "128 + 15, where 0 is promised", stopped().exited(143)),
+        holds(rule, "killed by SIGTERM, nothing promised", stopped().without_promise().killed_by(15)),
+        holds(rule, "128 + 15, nothing promised", stopped().without_promise().exited(143)),
+        holds(rule, "killed by SIGINT, nothing promised", stopped().without_promise().killed_by(2)),
+        holds(rule, "128 + 2, nothing promised", stopped().without_promise().exited(130)),
+        violated(rule, "status 1, nothing promised", stopped().without_promise().exited(1)),
+        violated(rule, "killed by SIGKILL, nothing promised", stopped().without_promise().killed_by(9)),
+        violated(rule, "a crash, nothing promised", stopped().without_promise().killed_by(11)),
+        unclear(rule, "it did not end", stopped()),
+        unclear(rule, "no signal was sent", run().exited(0)),
+        unclear(rule, "status 1 after a loss, which is honest", lost(Break::Reset).exited(1)),
+        violated(rule, "status 1 after a loss, nothing promised", lost(Break::Reset).without_promise().exited(1)),
+        violated(rule, "status 3 after a loss", lost(Break::Reset).exited(3)),
+        violated(rule, "status 1 after a client left, who lost nothing", lost(Break::Left).exited(1)),
+        violated(rule, "status 1 after a 503, which is an answer", {
+            in_flight_at("SIGTERM").answered_close("slow", 503).exited(1)
+        }),
+    ]
+}
+
+fn int_like_term() -> Vec<Case> {
+    let rule = "int-like-term";
+    let interrupted = || in_flight_at("SIGINT");
+    vec![
+        holds(rule, "answered, then 0", interrupted().answered_close("slow", 200).exited(0)),
+        violated(rule, "answered, then 130", interrupted().answered_close("slow", 200).exited(130)),
+        holds(rule, "130, nothing promised", interrupted().without_promise().answered("slow", 200).exited(130)),
+        violated(rule, "lost by RST", interrupted().broken("slow", Break::Reset).exited(0)),
+        violated(rule, "lost, nothing promised", interrupted().without_promise().broken("slow", Break::Fin).exited(0)),
+        violated(rule, "answered with 503", interrupted().answered_close("slow", 503).exited(0)),
+        violated(rule, "answered, never ended", interrupted().answered_close("slow", 200)),
+        violated(rule, "no answer when the run was over", interrupted().exited(0)),
+        unclear(rule, "nothing was in flight", run().at(1_000).signal("SIGINT").exited(0)),
+        unclear(rule, "the answer came before the signal", {
+            run().sent("slow", Role::InFlight).answered("slow", 200).at(1_000).signal("SIGINT").exited(0)
+        }),
+        unclear(rule, "no signal was sent", run()),
+    ]
+}
+
+fn second_signal_exits() -> Vec<Case> {
+    let rule = "second-signal-exits";
+    let twice = || stopped().at(1_500).signal("SIGTERM");
+    vec![
+        holds(rule, "128 + 15 at once", twice().exited(143)),
+        holds(rule, "at the very end of the slack", twice().at_us(4_500_000).exited(143)),
+        violated(rule, "a microsecond after it", twice().at_us(4_500_001).exited(143)),
+        violated(rule, "with 0", twice().exited(0)),
+        violated(rule, "killed, where a status is promised", twice().killed_by(15)),
+        holds(rule, "killed, nothing promised", twice().without_promise().killed_by(15)),
+        violated(rule, "the first one ended it", stopped().at(1_300).exited(0)),
+        violated(rule, "never", twice()),
+        unclear(rule, "late, but so was the harness", twice().at(4_400).stalled(2_000).at(4_600).exited(143)),
+        unclear(rule, "no second signal", stopped()),
+        unclear(rule, "no signal", run()),
+        // The harness cannot know that a process is ending while it sends the second signal.
+        violated(rule, "ended by itself just before the second", {
+            stopped().at(1_400).exited(0).at(1_401).signal("SIGTERM")
+        }),
+    ]
+}
+
+fn hup_keeps_serving() -> Vec<Case> {
+    let rule = "hup-keeps-serving";
+    let reloaded = || in_flight_at("SIGHUP").at(1_500).answered("slow", 200);
+    let asked_again = || reloaded().sent("again", Role::AfterReload).answered("again", 200);
+    let to_the_end = |run: Run| run.at(3_000).signal("SIGTERM").exited(0);
+    vec![
+        holds(rule, "all is served", to_the_end(asked_again())),
+        violated(rule, "it ended the process", in_flight_at("SIGHUP").at(1_100).killed_by(1)),
+        violated(rule, "it ended the process, with 0", reloaded().at(1_700).exited(0)),
+        violated(
+            rule,
+            "it lost what was in flight",
+            to_the_end({
+                let lost = in_flight_at("SIGHUP").broken("slow", Break::Reset);
+                lost.sent("again", Role::AfterReload).answered("again", 200)
+            }),
+        ),
+        violated(
+            rule,
+            "what came after it was turned away",
+            to_the_end(reloaded().sent("again", Role::AfterReload).answered("again", 503)),
+        ),
+        violated(
+            rule,
+            "nobody listened any more",
+            to_the_end(reloaded().not_opened(7, Role::AfterReload, NotOpened::Refused)),
+        ),
+        violated(
+            rule,
+            "the new limit is not in force",
+            to_the_end(asked_again().sent("shed", Role::Overload).answered("shed", 200)),
+        ),
+        holds(
+            rule,
+            "the new limit is in force",
+            to_the_end(asked_again().sent("shed", Role::Overload).turned_away("shed", 429, false)),
+        ),
+        unclear(rule, "nothing was asked", to_the_end(run().at(1_000).signal("SIGHUP"))),
+        unclear(rule, "nothing was asked afterwards", to_the_end(reloaded())),
+        unclear(rule, "no signal", run()),
+    ]
+}
+
+fn startup_signal_ends_process() -> Vec<Case> {
+    let rule = "startup-signal-ends-process";
+    let early = |process, at| run().process(process).at(at).started().at(at + 25).signal("SIGTERM");
+    vec![
+        holds(rule, "by its default action", early(2, 1_000).killed_by(15)),
+        holds(rule, "in order", early(2, 1_000).exited(0)),
+        holds(rule, "at the very end of the slack", early(2, 1_000).at(5_025).exited(0)),
+        violated(rule, "too late", early(2, 1_000).at(5_026).exited(0)),
+        violated(rule, "never", early(2, 1_000)),
+        violated(rule, "one of two", {
+            early(2, 1_000).exited(0).process(3).at(2_000).started().signal("SIGTERM").process(4).at(9_000).started()
+        }),
+        unclear(rule, "late, but so was the harness", early(2, 1_000).at(5_000).stalled(3_000).at(5_100).exited(0)),
+        unclear(rule, "nobody was signalled", run()),
+    ]
+}
+
+fn kill_recovers() -> Vec<Case> {
+    let rule = "kill-recovers";
+    let killed = || {
+        let run = run().at(900).sent("slow", Role::Doomed).at(1_000).signal("SIGKILL").killed_by(9);
+        run.broken("slow", Break::Reset).process(2).started().listening("second")
+    };
+    vec![
+        holds(rule, "a successor serves", killed().sent("next", Role::Successor).answered("next", 200)),
+        violated(rule, "a successor turns away", killed().sent("next", Role::Successor).answered("next", 503)),
+        unclear(rule, "no successor was asked", killed()),
+    ]
+}
