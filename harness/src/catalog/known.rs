@@ -73,7 +73,8 @@ impl KnownFailures {
             if entry.reason.trim().is_empty() {
                 return Err(value(format!("pattern = \"{}\"", entry.pattern), "needs a reason"));
             }
-            let matcher = glob(&entry.pattern)?;
+            let matcher = glob(&entry.pattern)
+                .map_err(|error| value(format!("pattern = \"{}\"", entry.pattern), &error.to_string()))?;
             entries.push(Known { pattern: entry.pattern, reason: entry.reason, link: entry.link, matcher });
         }
         Ok(Self { entries })

@@ -5,7 +5,7 @@ pub mod markers;
 mod server;
 
 pub use known::{Known, KnownFailures};
-pub use server::{Feature, Kind, Server, discover};
+pub use server::{Feature, Kind, Server, discover, language_order};
 
 use std::path::PathBuf;
 

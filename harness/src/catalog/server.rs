@@ -176,11 +176,14 @@ impl Server {
 pub fn discover(root: &Path) -> Result<Vec<Server>, CatalogError> {
     let mut servers = Vec::new();
     visit(root, root, 3, &mut servers)?;
-    let language = |server: &Server| {
-        ["python", "node", "go", "rust"].iter().position(|l| *l == server.spec.language).unwrap_or(usize::MAX)
-    };
+    let language = |server: &Server| language_order(&server.spec.language);
     servers.sort_by(|a, b| (a.spec.kind, language(a), &a.name).cmp(&(b.spec.kind, language(b), &b.name)));
     Ok(servers)
+}
+
+/// The place of a language in lists and tables.
+pub fn language_order(language: &str) -> usize {
+    ["python", "node", "go", "rust"].iter().position(|known| *known == language).unwrap_or(usize::MAX)
 }
 
 fn visit(root: &Path, folder: &Path, depth: usize, servers: &mut Vec<Server>) -> Result<(), CatalogError> {

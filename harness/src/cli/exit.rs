@@ -61,6 +61,14 @@ pub enum CliError {
         /// What there is.
         known: String,
     },
+    /// Without a glob nothing is selected.
+    #[error(
+        "no server here is a reference or naive, which is what is played unless --server says otherwise; there are: {known}"
+    )]
+    NothingByDefault {
+        /// What there is.
+        known: String,
+    },
     /// A name is neither a rule nor a scenario.
     #[error(
         "`{name}` is neither a rule nor a scenario; did you mean {guess}? `drainspec list rules` and `drainspec list scenarios` show them all"
@@ -133,8 +141,11 @@ impl CliError {
     /// The exit status for it.
     pub fn status(&self) -> Status {
         match self {
-            Self::NothingSelected { .. } | Self::NothingToJudge { .. } => Status::NothingSelected,
-            Self::Unknown { .. } => Status::Usage,
+            Self::NothingSelected { .. } | Self::NothingByDefault { .. } | Self::NothingToJudge { .. } => {
+                Status::NothingSelected
+            }
+            // In a file it would be that file's value.
+            Self::Unknown { .. } | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,
             Self::NoServers { .. }
             | Self::Catalog(_)
             | Self::KnownMatchesNothing { .. }

@@ -75,14 +75,16 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
             .collect(),
     };
     match args.format {
-        Format::Json => println!("{:#}", Value::Array(items)),
+        Format::Json => super::print(&format!("{:#}\n", Value::Array(items)))?,
         Format::Text => {
             let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
             let width = items.iter().map(|item| text(item, "name").len()).max().unwrap_or(0);
-            for item in &items {
+            let lines = items.iter().map(|item| {
                 let kind = ["kind", "group", "level"].iter().map(|key| text(item, key)).find(|kind| !kind.is_empty());
-                println!("{:width$}  {:<11}  {}", text(item, "name"), kind.unwrap_or_default(), text(item, "summary"));
-            }
+                let (name, kind) = (text(item, "name"), kind.unwrap_or_default());
+                format!("{name:width$}  {kind:<11}  {}\n", text(item, "summary"))
+            });
+            super::print(&lines.collect::<String>())?;
         }
     }
     Ok(Status::AsExpected)

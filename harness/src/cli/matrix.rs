@@ -114,6 +114,8 @@ async fn play(
         progress: Progress::new(cells),
         out: out.clone(),
     };
+    // From here on the file is this run's, however early the run ends.
+    board.write()?;
     let mut light = Vec::new();
     let mut heavy = Vec::new();
     for repeat in 1..=args.repeat {
@@ -162,6 +164,10 @@ impl Board {
         self.progress.step(&format!("{} {} {word}{mark} {seconds:.1} s", job.server.name, job.scenario.slug));
         let key = (job.server.name.clone(), job.scenario.slug.to_owned());
         self.excerpts.entry(key).or_default().extend(outcome.excerpts);
+        self.write()
+    }
+
+    fn write(&self) -> Result<(), CliError> {
         self.results.write(&self.out).map_err(|source| CliError::Io { path: self.out.clone(), source })
     }
 }

@@ -33,10 +33,16 @@ pub fn servers(folder: &Path) -> Result<Vec<Server>, CliError> {
 
 /// The servers that the globs select; without a glob references and naive twins.
 pub fn select_servers(servers: Vec<Server>, globs: &[String]) -> Result<Vec<Server>, CliError> {
-    if globs.is_empty() {
-        return Ok(servers.into_iter().filter(|s| matches!(s.spec.kind, Kind::Reference | Kind::Naive)).collect());
-    }
     let names: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
+    if globs.is_empty() {
+        let default = |server: &Server| matches!(server.spec.kind, Kind::Reference | Kind::Naive);
+        let chosen: Vec<Server> = servers.into_iter().filter(default).collect();
+        if chosen.is_empty() {
+            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(CliError::NothingByDefault { known });
+        }
+        return Ok(chosen);
+    }
     let chosen = select("server", &names, globs)?;
     Ok(servers.into_iter().filter(|server| chosen.contains(&server.name)).collect())
 }

@@ -269,6 +269,7 @@ impl Connection {
             retry_after: headers.contains_key(header::RETRY_AFTER),
             instance: came.instance.clone(),
         });
+        self.log.head_came(id);
     }
 
     fn why(&self, error: &hyper::Error) -> Break {
@@ -327,6 +328,11 @@ impl Pending {
     /// Whether the request is still on its way.
     pub fn is_open(&self) -> bool {
         !self.task.is_finished()
+    }
+
+    /// Waits until the head of the response has come; `false` where none has in time.
+    pub async fn answering(&self, within: Duration) -> bool {
+        tokio::time::timeout(within, self.log.answering(&self.id)).await.is_ok() && self.log.ending().is_none()
     }
 
     /// Waits for the end of the request; the connection is closed then.

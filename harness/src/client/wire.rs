@@ -32,6 +32,7 @@ pub struct WireLog {
     under_way: UnderWay,
     announced: Mutex<Option<Announced>>,
     sent: watch::Sender<Option<RequestId>>,
+    answering: watch::Sender<Option<RequestId>>,
     ended: watch::Sender<Option<Ending>>,
 }
 
@@ -57,6 +58,7 @@ impl Wire {
             recorder,
             announced: Mutex::new(None),
             sent: watch::Sender::new(None),
+            answering: watch::Sender::new(None),
             ended: watch::Sender::new(None),
         };
         Self { stream, log: Arc::new(log) }
@@ -88,10 +90,24 @@ impl WireLog {
 
     /// Resolves once this request has been written, in part at least, or never will be.
     pub async fn sent(&self, id: &RequestId) {
-        let mut sent = self.sent.subscribe();
+        self.reached(&self.sent, id).await;
+    }
+
+    /// Resolves once the head of this request's response has come, or never will.
+    pub async fn answering(&self, id: &RequestId) {
+        self.reached(&self.answering, id).await;
+    }
+
+    /// Notes that the head of this request's response has come.
+    pub fn head_came(&self, id: &RequestId) {
+        self.answering.send_replace(Some(id.clone()));
+    }
+
+    async fn reached(&self, stage: &watch::Sender<Option<RequestId>>, id: &RequestId) {
+        let mut stage = stage.subscribe();
         let mut ended = self.ended.subscribe();
         tokio::select! {
-            _ = sent.wait_for(|sent| sent.as_ref() == Some(id)) => {}
+            _ = stage.wait_for(|reached| reached.as_ref() == Some(id)) => {}
             _ = ended.wait_for(Option::is_some) => {}
         }
     }

@@ -47,6 +47,7 @@ impl Guardian {
     /// # Errors
     /// When the folder or the process cannot be made.
     pub fn start() -> std::io::Result<Self> {
+        super::raise_file_limit();
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?.keep();
         let mut command = Command::new(std::env::current_exe()?);
         command

@@ -12,3 +12,11 @@ pub use groups::kill_all;
 pub use sockets::{closed as listener_closed, server_sides};
 pub use spawn::{Exit, Launch, Listening, Output, Spawned, StartError, start};
 pub use tree::Tree;
+
+/// Lets this process and its children open as many files as the system allows: every connection is one.
+pub fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

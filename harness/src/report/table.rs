@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anstyle::Style;
 use comfy_table::{Cell as TableCell, CellAlignment, Color, ContentArrangement, Table, presets};
 
+use crate::catalog::language_order;
 use crate::results::{Cell, Results};
 use crate::verdict::Verdict;
 
@@ -13,7 +14,9 @@ pub fn table(results: &Results, colour: bool) -> String {
     let mut servers: Vec<&str> = Vec::new();
     let mut scenarios: Vec<&str> = Vec::new();
     let mut cells = BTreeMap::new();
-    for cell in &results.cells {
+    let mut ordered: Vec<&Cell> = results.cells.iter().collect();
+    ordered.sort_by_key(|cell| (cell.kind, language_order(&cell.language), &cell.server));
+    for cell in ordered {
         if !servers.contains(&cell.server.as_str()) {
             servers.push(&cell.server);
         }
@@ -93,7 +96,7 @@ pub fn summary(results: &Results, seconds: f64) -> String {
     format!("{} cells in {seconds:.0} s: {}; {outcome}", results.cells.len(), counts.join(", "))
 }
 
-fn sort_like<'s>(slugs: &mut [&'s str], order: impl Iterator<Item = &'static str>) {
+fn sort_like(slugs: &mut [&str], order: impl Iterator<Item = &'static str>) {
     let order: BTreeMap<&str, usize> = order.enumerate().map(|(at, slug)| (slug, at)).collect();
     slugs.sort_by_key(|slug| order.get(slug).copied().unwrap_or(usize::MAX));
 }

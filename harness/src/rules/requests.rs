@@ -266,7 +266,7 @@ fn overload_sheds(view: &View) -> Finding {
     if served + shed == all && served <= limit as usize && shed > 0 && served > 0 {
         Finding::holds(tally)
     } else {
-        let odd = view.requests(Role::Overload).find(|r| !r.served() && !(r.status == Some(429) && r.retry_after));
+        let odd = view.requests(Role::Overload).find(|r| !(r.served() || r.status == Some(429) && r.retry_after));
         let detail = odd.map_or(String::new(), |request| format!("; {}", fate(request)));
         let shown = odd.or_else(|| view.requests(Role::Overload).last());
         Finding::violated(tally + &detail, shown.map(|request| request.ended.unwrap_or(request.sent)))

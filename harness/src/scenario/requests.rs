@@ -257,7 +257,7 @@ async fn finite_stream_completes(run: &mut Run<'_>) -> Result<(), Stop> {
     let chunks = 10;
     let length: usize = (0..chunks).map(|number| format!("chunk {number}\n").len()).sum();
     let ask = Ask::get(format!("/stream?chunks={chunks}&interval=0.15"), Role::Finite).expect_bytes(length as u64);
-    let pending = run.in_flight(&target, ask).await?;
+    let pending = run.responding(&target, ask).await?;
     target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;
@@ -266,7 +266,7 @@ async fn finite_stream_completes(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn endless_stream_ends(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pending = run.in_flight(&target, Ask::get("/events", Role::Endless)).await?;
+    let pending = run.responding(&target, Ask::get("/events", Role::Endless)).await?;
     target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;
@@ -278,7 +278,7 @@ async fn deadline_cuts_and_says_so(run: &mut Run<'_>) -> Result<(), Stop> {
     let slow = run.in_flight(&target, run.subject.ask_slow(12.0, Role::Doomed)).await?;
     let length: usize = (0..100).map(|number| format!("chunk {number}\n").len()).sum();
     let ask = Ask::get("/stream?chunks=100&interval=0.12", Role::Doomed).expect_bytes(length as u64);
-    let stream = run.in_flight(&target, ask).await?;
+    let stream = run.responding(&target, ask).await?;
     target.signal(run.stop_signal());
     target.exited().await;
     slow.finish().await;
@@ -340,6 +340,8 @@ async fn pipelined_and_expect_continue(run: &mut Run<'_>) -> Result<(), Stop> {
     run.settle(&target, &[waiting.client_port, raw.client_port], 2).await?;
 
     target.signal(run.stop_signal());
+    // By then the signal has certainly been taken.
+    target.listener_closed(Duration::from_secs(4)).await;
     if told {
         waiting.write(payload).await;
     }

@@ -264,6 +264,18 @@ impl<'s> Run<'s> {
         }
     }
 
+    /// Puts a request in flight whose response has begun.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub async fn responding(&self, target: &Target, ask: Ask) -> Result<Pending, Stop> {
+        let pending = self.in_flight(target, ask).await?;
+        match pending.answering(PATIENCE).await {
+            true => Ok(pending),
+            false => Err(unconfirmed("a response has begun", format!("no head within {PATIENCE:?}"))),
+        }
+    }
+
     /// Waits until the server works on at least so many of the requests on these connections: by its own metrics,
     /// or else by the kernel's word that it has accepted the connections and read all that was sent.
     ///
