@@ -1,0 +1,414 @@
+//! Connections: who is connected, in which state, and how a connection ends without losing anything.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker, ready};
+
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::SetOnce;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::config::Settings;
+
+const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// Where a connection stands between two requests.
+#[derive(Clone, Copy, PartialEq)]
+pub enum ConnectionState {
+    /// Open, and no byte has come. Becomes active or closing.
+    Unused,
+    /// From the first byte of a request to the last of its response. Becomes idle or closing.
+    Active,
+    /// Between two requests. Becomes active or closing.
+    Idle,
+    /// Our FIN is out; what still comes is discarded.
+    Closing,
+}
+
+/// What the registry knows of a connection. Any task may ask; only the connection's own changes it.
+pub struct Connection {
+    id: usize,
+    registry: Arc<Registry>,
+    refused: bool, // above MAX_CONNECTIONS
+    standing: Mutex<Standing>,
+}
+
+struct Standing {
+    state: ConnectionState,
+    since: Option<Instant>, // the opening, the first byte of a head, or the end of a response; unset: now
+    in_flight: bool,        // a whole head has come, its response is not complete
+    response_ended: bool,   // hyper has taken the end of the response, but may not have written it
+    waker: Option<Waker>,   // of the connection's task
+}
+
+impl Connection {
+    /// Notes that a byte of a request has come.
+    fn activate(&self) {
+        let mut standing = self.standing.lock().unwrap();
+        match standing.state {
+            ConnectionState::Unused => standing.state = ConnectionState::Active, // its time runs already
+            ConnectionState::Idle => {
+                standing.state = ConnectionState::Active;
+                standing.since = None; // most heads come whole, and need no clock
+            }
+            ConnectionState::Active | ConnectionState::Closing => {}
+        }
+    }
+
+    /// Counts a request whose head is complete. False above MAX_IN_FLIGHT. rule: overload-sheds
+    pub fn begin_request(&self, exempt: bool) -> bool {
+        let mut standing = self.standing.lock().unwrap();
+        standing.in_flight = true;
+        standing.response_ended = false;
+        let in_flight = self.registry.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        exempt || in_flight <= self.registry.settings.now().max_in_flight
+    }
+
+    /// Notes that hyper has taken the end of the response.
+    pub fn end_response(&self) {
+        self.standing.lock().unwrap().response_ended = true;
+    }
+
+    /// Everything that hyper has taken is written: if the end of the response is among it, the request is
+    /// answered. Where hyper has read ahead, the next one has begun to arrive.
+    fn finish_request(&self, read_ahead: bool) -> bool {
+        let mut standing = self.standing.lock().unwrap();
+        if !standing.in_flight || !standing.response_ended {
+            return false;
+        }
+        self.forget_request(&mut standing);
+        standing.state = if read_ahead { ConnectionState::Active } else { ConnectionState::Idle };
+        standing.since = Some(Instant::now());
+        true
+    }
+
+    fn set_closing(&self) {
+        let mut standing = self.standing.lock().unwrap();
+        standing.state = ConnectionState::Closing;
+        self.forget_request(&mut standing);
+    }
+
+    fn forget_request(&self, standing: &mut Standing) {
+        if standing.in_flight {
+            standing.in_flight = false;
+            self.registry.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn remember(&self, waker: &Waker) {
+        self.standing.lock().unwrap().waker = Some(waker.clone());
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.standing.lock().unwrap().waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn state(&self) -> ConnectionState {
+        self.standing.lock().unwrap().state
+    }
+
+    fn is_in_flight(&self) -> bool {
+        self.standing.lock().unwrap().in_flight
+    }
+
+    /// Until when the next bytes must come. Nothing but the client's leaving is awaited during a request.
+    fn read_deadline(&self) -> Option<Instant> {
+        let mut standing = self.standing.lock().unwrap();
+        if standing.in_flight {
+            return None;
+        }
+        let settings = self.registry.settings.now();
+        let since = *standing.since.get_or_insert_with(Instant::now);
+        Some(match (standing.state, self.registry.listener_closed.get()) {
+            // The last chance, also where no byte ever came.
+            // rule: late-request-answered, idle-holds-nothing, unused-holds-nothing
+            (ConnectionState::Idle | ConnectionState::Unused, Some(&closed)) => {
+                since.max(closed) + settings.idle_linger
+            }
+            (ConnectionState::Idle, None) => since + settings.keep_alive_timeout,
+            // A head that began to arrive, and the first one of all. rule: slow-head-bounded
+            _ => since + settings.header_timeout,
+        })
+    }
+}
+
+/// Sits between hyper and the socket: it sees the first byte of each request, ends a wait that has lasted
+/// long enough, and knows when a response is written.
+pub struct ConnectionIo {
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    timer: Pin<Box<Sleep>>,
+    /// The last read found nothing. hyper reads on while a handler runs, but only once it has used up what it
+    /// read before: a read that waits means that it holds no byte of a next request.
+    waiting: bool,
+}
+
+impl ConnectionIo {
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.connection.read_deadline() else {
+            return Poll::Pending;
+        };
+        // A timer that rings too early stays, and is set again when it rings: a busy connection, whose
+        // deadline moves on with every request, does not set it each time.
+        if deadline < self.timer.deadline() {
+            self.timer.as_mut().reset(deadline);
+        }
+        ready!(self.timer.as_mut().poll(cx));
+        if self.timer.deadline() < deadline {
+            self.timer.as_mut().reset(deadline);
+            ready!(self.timer.as_mut().poll(cx));
+        }
+        // The runtime learns late that bytes have come, the kernel knows. rule: nothing-lost-on-keep-alive
+        if self.connection.state() != ConnectionState::Active && self.input_waits() {
+            self.connection.activate();
+            return Poll::Pending; // the runtime is about to report them
+        }
+        Poll::Ready(())
+    }
+
+    fn input_waits(&self) -> bool {
+        let peeked = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_ok_and(|bytes| bytes > 0)
+    }
+
+    /// FIN after everything that was written. Closing a socket with unread input would send RST and could
+    /// destroy the response on its way (RFC 9112, 9.6), so: FIN, discard, close. rule: idle-closed-by-fin
+    async fn half_close(&mut self) {
+        let _ = self.shutdown().await;
+        let close_timeout = self.connection.registry.settings.now().close_timeout;
+        let _ = timeout(close_timeout, tokio::io::copy(&mut self.stream, &mut tokio::io::sink())).await;
+    }
+}
+
+impl AsyncRead for ConnectionIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let io = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut io.stream).poll_read(cx, buffer);
+        io.waiting = read.is_pending();
+        if io.waiting {
+            // To hyper a wait that is over looks like a client that left: it finishes by itself.
+            return io.poll_deadline(cx).map(Ok);
+        }
+        if buffer.filled().len() > before {
+            io.connection.activate();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for ConnectionIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// hyper calls this whenever all that it holds is written. Between requests it does not read again before
+    /// it is woken: the time that a connection may be idle begins here.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let io = self.get_mut();
+        if io.connection.finish_request(!io.waiting) && io.poll_deadline(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.connection.set_closing();
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl Drop for ConnectionIo {
+    fn drop(&mut self) {
+        self.connection.set_closing();
+        self.connection.registry.forget(&self.connection);
+    }
+}
+
+/// Knows every open connection. Any task may call.
+pub struct Registry {
+    settings: Arc<Settings>,
+    connections: Mutex<Connections>,
+    in_flight: AtomicUsize,
+    listener_closed: OnceLock<Instant>,
+    drained: SetOnce<()>,
+    cut: AtomicBool,
+}
+
+#[derive(Default)]
+struct Connections {
+    open: HashMap<usize, Arc<Connection>>,
+    refused: usize, // of the open ones, those above MAX_CONNECTIONS
+    next_id: usize,
+}
+
+impl Registry {
+    pub fn new(settings: Arc<Settings>) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            connections: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            listener_closed: OnceLock::new(),
+            drained: SetOnce::new(),
+            cut: AtomicBool::new(false),
+        })
+    }
+
+    /// Registers a connection; as an error where there are too many, for it to be refused.
+    pub fn open(self: &Arc<Self>, stream: TcpStream) -> Result<ConnectionIo, ConnectionIo> {
+        let _ = stream.set_nodelay(true); // or small chunks wait until the one before is acknowledged
+        let settings = self.settings.now();
+        let now = Instant::now();
+        let mut connections = self.connections.lock().unwrap();
+        let refused = connections.open.len() - connections.refused >= settings.max_connections;
+        let standing = Mutex::new(Standing {
+            state: if refused { ConnectionState::Closing } else { ConnectionState::Unused },
+            since: Some(now),
+            in_flight: false,
+            response_ended: false,
+            waker: None,
+        });
+        let id = connections.next_id;
+        let connection = Arc::new(Connection { id, registry: Arc::clone(self), refused, standing });
+        connections.next_id += 1;
+        connections.refused += usize::from(refused);
+        connections.open.insert(id, Arc::clone(&connection));
+        let timer = Box::pin(sleep_until(now + settings.header_timeout));
+        let io = ConnectionIo { stream, connection, timer, waiting: false };
+        if refused { Err(io) } else { Ok(io) }
+    }
+
+    /// Called once, when the listener has closed: whoever is idle, or becomes idle, may ask once more.
+    pub fn begin_drain(&self) {
+        let _ = self.listener_closed.set(Instant::now());
+        let connections = self.connections.lock().unwrap();
+        connections.open.values().for_each(|connection| connection.wake());
+        self.report_drained(&connections);
+    }
+
+    /// Ends every connection at once and returns how many requests that cost.
+    pub fn cut_in_flight(&self) -> usize {
+        let connections = self.connections.lock().unwrap();
+        let cut = connections.open.values().filter(|connection| connection.is_in_flight()).count();
+        self.cut.store(true, Ordering::SeqCst);
+        connections.open.values().for_each(|connection| connection.wake());
+        cut
+    }
+
+    /// Returns when, after `begin_drain`, no connection is left. rule: load-does-not-hold-exit
+    pub async fn drained(&self) {
+        self.drained.wait().await;
+    }
+
+    fn forget(&self, connection: &Connection) {
+        let mut connections = self.connections.lock().unwrap();
+        connections.open.remove(&connection.id);
+        connections.refused -= usize::from(connection.refused);
+        self.report_drained(&connections);
+    }
+
+    fn report_drained(&self, connections: &Connections) {
+        if self.listener_closed.get().is_some() && connections.open.is_empty() {
+            let _ = self.drained.set(());
+        }
+    }
+
+    /// How many requests are in flight, for /metrics.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// How many connections are in one state, for /metrics.
+    pub fn count(&self, state: ConnectionState) -> usize {
+        let connections = self.connections.lock().unwrap();
+        connections.open.values().filter(|connection| connection.state() == state).count()
+    }
+}
+
+/// Lets hyper talk to a client until either has had enough, then closes.
+pub async fn serve<H, F, B>(mut io: ConnectionIo, handle: H)
+where
+    H: Fn(Arc<Connection>, Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body<Data = Bytes, Error = Infallible> + 'static,
+{
+    let connection = Arc::clone(&io.connection);
+    let service = service_fn(|request| handle(Arc::clone(&connection), request));
+    let conversation = async {
+        let _ = http1::Builder::new()
+            .max_header_size(MAX_HEAD_BYTES)
+            .header_read_timeout(None) // its time would run while a connection is idle, too
+            .serve_connection(TokioIo::new(&mut io), service)
+            .await; // an error means that the client has left, or was cut off by a deadline
+        io.half_close().await;
+    };
+    let cut = !until_cut(&connection, conversation).await;
+    if cut && connection.is_in_flight() {
+        // By RST, because a FIN can look like the end of a response that has no length. rule: cut-is-visible
+        let _ = io.stream.set_zero_linger();
+    }
+}
+
+/// Answers a connection above MAX_CONNECTIONS without giving it to hyper.
+pub async fn refuse(mut io: ConnectionIo) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
+        Content-Length: 33\r\nRetry-After: 1\r\nConnection: close\r\n\r\n\
+        {\"error\":\"too many connections\"}\n";
+    let connection = Arc::clone(&io.connection);
+    let refusal = async {
+        let close_timeout = connection.registry.settings.now().close_timeout;
+        let _ = timeout(close_timeout, io.stream.write_all(ANSWER)).await;
+        io.half_close().await;
+    };
+    until_cut(&connection, refusal).await;
+}
+
+/// Goes on until the conversation ends, or, returning false, is cut. The registry wakes it for that, and also
+/// when the drain begins: hyper, polled again, asks for input, and so for the deadline that is in force from
+/// then on.
+async fn until_cut(connection: &Connection, conversation: impl Future<Output = ()>) -> bool {
+    let mut conversation = pin!(conversation);
+    let mut known = false;
+    poll_fn(|cx| {
+        if !known {
+            connection.remember(cx.waker()); // it stays the same as long as the task lives
+            known = true;
+        }
+        if connection.registry.cut.load(Ordering::SeqCst) {
+            return Poll::Ready(false);
+        }
+        conversation.as_mut().poll(cx).map(|()| true)
+    })
+    .await
+}

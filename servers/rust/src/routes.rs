@@ -1,0 +1,470 @@
+//! Routes: what the server answers, and the limits on what a client may send.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io::{self, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, StatusCode};
+use serde_json::Value;
+use tokio::time::{sleep, timeout};
+
+use crate::config::{DrainPolicy, Settings, parse_integer, parse_seconds};
+use crate::connections::{Connection, ConnectionState, Registry};
+use crate::lifecycle::{Lifecycle, Phase};
+
+use Handler::{Later, Now};
+
+const X_INSTANCE_ID: HeaderName = HeaderName::from_static("x-instance-id");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_SLOW: f64 = 300.0; // seconds
+const MAX_BYTES: usize = 256 << 20;
+const MAX_CHUNKS: usize = 10_000;
+const MAX_INTERVAL: f64 = 60.0; // seconds
+
+/// What a handler gets: parsed, its body received whole. The head itself is not kept: as long as it lives,
+/// hyper cannot use its buffer again.
+struct Request {
+    query: String,
+    content_type: Option<HeaderValue>,
+    id: Option<HeaderValue>,
+    unread: bool, // the body, or part of it
+    body: Bytes,
+}
+
+type Response = hyper::Response<Content>;
+type Answer = Result<Response, Box<Response>>; // an error is the response that says so
+type Pending<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+
+/// Only few handlers wait: the others need no future, and no box for it.
+enum Handler {
+    Now(fn(&App, &Request) -> Answer),
+    Later(for<'a> fn(&'a App, &'a Request) -> Pending<'a>),
+}
+
+struct Route {
+    method: Method,
+    path: &'static str,
+    handle: Handler,
+    exempt: bool, // from MAX_IN_FLIGHT: a probe must get through under load
+}
+
+/// What the handlers share.
+pub struct App {
+    pub settings: Arc<Settings>,
+    pub lifecycle: Arc<Lifecycle>,
+    pub registry: Arc<Registry>,
+    pub instance: HeaderValue,
+}
+
+fn routes() -> impl Iterator<Item = &'static Route> {
+    const SLOW: Handler = Later(|app, request| Box::pin(app.slow(request)));
+    static ROUTES: [Route; 6] = [
+        Route { method: Method::GET, path: "/", handle: Now(App::root), exempt: false },
+        Route { method: Method::GET, path: "/slow", handle: SLOW, exempt: false },
+        Route { method: Method::POST, path: "/echo", handle: Now(App::echo), exempt: false },
+        Route { method: Method::GET, path: "/bytes", handle: Now(App::bytes), exempt: false },
+        Route { method: Method::GET, path: "/stream", handle: Now(App::stream), exempt: false },
+        Route { method: Method::GET, path: "/events", handle: Now(App::events), exempt: false },
+    ];
+    ROUTES.iter().chain(health_routes())
+}
+
+fn admin_routes() -> impl Iterator<Item = &'static Route> {
+    const PRESTOP: Handler = Later(|app, _| Box::pin(app.prestop()));
+    static ROUTES: [Route; 3] = [
+        Route { method: Method::GET, path: "/metrics", handle: Now(App::metrics), exempt: true },
+        Route { method: Method::GET, path: "/prestop", handle: PRESTOP, exempt: true },
+        Route { method: Method::POST, path: "/prestop", handle: PRESTOP, exempt: true },
+    ];
+    ROUTES.iter().chain(health_routes())
+}
+
+fn health_routes() -> &'static [Route] {
+    static ROUTES: [Route; 3] = [
+        Route { method: Method::GET, path: "/health", handle: Now(App::ready), exempt: true },
+        Route { method: Method::GET, path: "/health/live", handle: Now(App::live), exempt: true },
+        Route { method: Method::GET, path: "/health/ready", handle: Now(App::ready), exempt: true },
+    ];
+    &ROUTES
+}
+
+impl App {
+    /// Serves the traffic listener: every request is counted, limited and in flight until it is answered.
+    pub fn handle(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        request: hyper::Request<Incoming>,
+    ) -> impl Future<Output = Result<hyper::Response<ResponseBody>, Infallible>> {
+        let found = find(routes(), &request);
+        let (mut request, incoming) = (Request::new(&request), request.into_body());
+        // Here, and not when the future is polled: hyper reads on in between.
+        let admitted = connection.begin_request(found.as_ref().is_ok_and(|route| route.exempt));
+        async move {
+            let draining = self.lifecycle.phase() >= Phase::Draining;
+            let answer = if draining && self.settings.now().drain_policy == DrainPolicy::Reject {
+                Err(retry_later(StatusCode::SERVICE_UNAVAILABLE, "shutting down"))
+            } else if !admitted {
+                Err(retry_later(StatusCode::TOO_MANY_REQUESTS, "too many requests in flight"))
+            } else {
+                self.dispatch(found, &mut request, incoming).await
+            };
+            Ok(self.respond(answer, &request, connection))
+        }
+    }
+
+    /// Serves the admin listener, whose requests are nobody's traffic.
+    pub fn handle_admin(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        request: hyper::Request<Incoming>,
+    ) -> impl Future<Output = Result<hyper::Response<ResponseBody>, Infallible>> {
+        let found = find(admin_routes(), &request);
+        let (mut request, incoming) = (Request::new(&request), request.into_body());
+        connection.begin_request(true);
+        async move {
+            let answer = self.dispatch(found, &mut request, incoming).await;
+            Ok(self.respond(answer, &request, connection))
+        }
+    }
+
+    async fn dispatch(
+        &self,
+        found: Result<&Route, Box<Response>>,
+        request: &mut Request,
+        incoming: Incoming,
+    ) -> Answer {
+        if request.unread {
+            // In a box: most requests have none, and hyper moves the whole future more than once.
+            request.body = Box::pin(self.read_body(incoming)).await?;
+            request.unread = false;
+        }
+        match found?.handle {
+            Now(handle) => handle(self, request),
+            Later(handle) => handle(self, request).await,
+        }
+    }
+
+    /// Receives the whole body, within BODY_TIMEOUT in all rather than for each read. It is what makes hyper
+    /// answer "Expect: 100-continue". rule: stalled-body-bounded, continue-answered
+    async fn read_body(&self, incoming: Incoming) -> Result<Bytes, Box<Response>> {
+        let settings = self.settings.now();
+        let limit = settings.max_body_bytes;
+        let too_large = || fail(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body is at most {limit} bytes"));
+        if incoming.size_hint().lower() > limit as u64 {
+            return Err(too_large());
+        }
+        match timeout(settings.body_timeout, Limited::new(incoming, limit).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => Err(fail(StatusCode::BAD_REQUEST, "the body is malformed or incomplete")),
+            Err(_) => Err(fail(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+        }
+    }
+
+    fn root(&self, _: &Request) -> Answer {
+        let phase = self.lifecycle.phase().name();
+        Ok(json(StatusCode::OK, ["{\"server\":\"rust\",\"phase\":\"", phase, "\"}\n"].concat()))
+    }
+
+    /// A request that takes its time. Where the client leaves, hyper drops this future.
+    /// rule: client-gone-releases
+    async fn slow(&self, request: &Request) -> Answer {
+        let delay = request.seconds("delay", 1.0, MAX_SLOW)?;
+        sleep(delay).await;
+        Ok(json(StatusCode::OK, format!("{{\"slept\":{}}}\n", delay.as_secs_f64())))
+    }
+
+    fn echo(&self, request: &Request) -> Answer {
+        let mut response = Response::new(Content::Whole(request.body.clone()));
+        if let Some(content_type) = &request.content_type {
+            response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
+        }
+        Ok(response)
+    }
+
+    fn bytes(&self, request: &Request) -> Answer {
+        let size = request.integer("size", 1024, 0, MAX_BYTES)?;
+        Ok(typed(HeaderValue::from_static("application/octet-stream"), Content::Zeros(size)))
+    }
+
+    /// Finite: it ends by itself, and a shutdown waits for that. rule: response-untruncated
+    fn stream(&self, request: &Request) -> Answer {
+        let chunks = request.integer("chunks", 10, 1, MAX_CHUNKS)?;
+        let interval = request.seconds("interval", 0.1, MAX_INTERVAL)?;
+        Ok(typed(HeaderValue::from_static("text/plain"), Content::Chunks(count_to(0, chunks, interval))))
+    }
+
+    /// Has no end of its own: when the listener closes, it ends as if it had, with the final chunk.
+    /// rule: endless-stream-ends
+    fn events(&self, _: &Request) -> Answer {
+        let seconds = count_seconds(0, Arc::clone(&self.lifecycle));
+        Ok(typed(HeaderValue::from_static("text/event-stream"), Content::Chunks(seconds)))
+    }
+
+    /// Says that a restart would not help; a shutdown is no reason for one. rule: liveness-stays
+    fn live(&self, _: &Request) -> Answer {
+        Ok(json(StatusCode::OK, self.phase_line()))
+    }
+
+    fn ready(&self, _: &Request) -> Answer {
+        let ready = self.lifecycle.is_ready();
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        Ok(json(status, self.phase_line()))
+    }
+
+    fn metrics(&self, _: &Request) -> Answer {
+        let text = format!(
+            "# TYPE http_requests_in_flight gauge\n\
+             http_requests_in_flight {}\n\
+             # TYPE http_connections gauge\n\
+             http_connections{{state=\"unused\"}} {}\n\
+             http_connections{{state=\"active\"}} {}\n\
+             http_connections{{state=\"idle\"}} {}\n\
+             # TYPE lifecycle_phase gauge\n\
+             lifecycle_phase{{phase=\"{}\"}} 1\n",
+            self.registry.in_flight(),
+            self.registry.count(ConnectionState::Unused),
+            self.registry.count(ConnectionState::Active),
+            self.registry.count(ConnectionState::Idle),
+            self.lifecycle.phase().name(),
+        );
+        Ok(typed(HeaderValue::from_static("text/plain; version=0.0.4"), Content::Whole(text.into())))
+    }
+
+    /// Takes the server out of rotation and answers when traffic has had time to go elsewhere. It stops
+    /// nothing: the signal comes from whoever called. rule: prestop-waits, prestop-keeps-process
+    async fn prestop(&self) -> Answer {
+        self.lifecycle.begin_lame_duck("prestop").await; // rule: lame-duck-serves
+        Ok(json(StatusCode::OK, self.phase_line()))
+    }
+
+    fn phase_line(&self) -> String {
+        ["{\"phase\":\"", self.lifecycle.phase().name(), "\"}\n"].concat()
+    }
+
+    /// Adds what belongs to every response. hyper writes the head as soon as this returns: the phase is the
+    /// one of that moment, though it may have changed since the request came. rule: in-flight-answered
+    fn respond(
+        &self,
+        answer: Answer,
+        request: &Request,
+        connection: Arc<Connection>,
+    ) -> hyper::Response<ResponseBody> {
+        let failed = answer.is_err();
+        let mut response = answer.unwrap_or_else(|failure| *failure);
+        let status = response.status();
+        let headers = response.headers_mut();
+        headers.insert(X_INSTANCE_ID, self.instance.clone());
+        // hyper then reads no further request. rule: pipelined-in-order
+        if self.lifecycle.stopping() || (failed && request.unread) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if status.as_u16() < 400
+            && let Some(id) = request.id()
+        {
+            log_event("executed", &[("request_id", id.into())]);
+        }
+        response.map(|content| ResponseBody { content, connection })
+    }
+}
+
+/// Returns the route of a request, or how to reject it.
+fn find(
+    routes: impl Iterator<Item = &'static Route>,
+    request: &hyper::Request<Incoming>,
+) -> Result<&'static Route, Box<Response>> {
+    let mut allowed = Vec::new();
+    for route in routes.filter(|route| route.path == request.uri().path()) {
+        if route.method == *request.method() {
+            return Ok(route);
+        }
+        allowed.push(route.method.as_str());
+    }
+    if allowed.is_empty() {
+        return Err(fail(StatusCode::NOT_FOUND, "no such path"));
+    }
+    let mut failure = fail(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+    failure.headers_mut().extend(HeaderValue::try_from(allowed.join(", ")).map(|allowed| (ALLOW, allowed)));
+    Err(failure)
+}
+
+impl Request {
+    fn new(request: &hyper::Request<Incoming>) -> Self {
+        let headers = request.headers();
+        Self {
+            query: request.uri().query().unwrap_or_default().to_owned(),
+            content_type: headers.get(CONTENT_TYPE).cloned(),
+            id: headers.get(X_REQUEST_ID).cloned(),
+            unread: !request.body().is_end_stream(),
+            body: Bytes::new(),
+        }
+    }
+
+    fn parameter(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|pair| pair.0 == name).map(|pair| pair.1).filter(|value| !value.is_empty())
+    }
+
+    fn seconds(&self, name: &str, fallback: f64, limit: f64) -> Result<Duration, Box<Response>> {
+        let Some(text) = self.parameter(name) else { return Ok(Duration::from_secs_f64(fallback)) };
+        let reason = || format!("{name}: {text:?} is not decimal seconds from 0 to {limit}");
+        parse_seconds(text, limit).ok_or_else(|| fail(StatusCode::UNPROCESSABLE_ENTITY, &reason()))
+    }
+
+    fn integer(&self, name: &str, fallback: usize, low: usize, high: usize) -> Result<usize, Box<Response>> {
+        let Some(text) = self.parameter(name) else { return Ok(fallback) };
+        let reason = || format!("{name}: {text:?} is not an integer from {low} to {high}");
+        parse_integer(text, low, high).ok_or_else(|| fail(StatusCode::UNPROCESSABLE_ENTITY, &reason()))
+    }
+
+    /// The `X-Request-Id`, where it has the form `[A-Za-z0-9._-]{1,64}`.
+    fn id(&self) -> Option<&str> {
+        let id = self.id.as_ref()?.to_str().ok()?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        ((1..=64).contains(&id.len()) && id.bytes().all(allowed)).then_some(id)
+    }
+}
+
+/// The body of a response, before hyper frames it.
+enum Content {
+    Whole(Bytes),
+    Zeros(usize),
+    Chunks(Chunks),
+}
+
+/// Waits for a chunk, and returns it with those that follow. Part of the response, not a task of its own: it
+/// ends with its connection, and a panic does not look like the end of the stream.
+type Chunks = Pin<Box<dyn Future<Output = Option<(Bytes, NextChunks)>> + Send>>;
+
+struct NextChunks(Chunks);
+
+fn count_to(number: usize, chunks: usize, interval: Duration) -> Chunks {
+    Box::pin(async move {
+        if number == chunks {
+            return None;
+        }
+        if number > 0 {
+            sleep(interval).await;
+        }
+        let chunk = format!("chunk {number}\n").into();
+        Some((chunk, NextChunks(count_to(number + 1, chunks, interval))))
+    })
+}
+
+fn count_seconds(number: usize, lifecycle: Arc<Lifecycle>) -> Chunks {
+    Box::pin(async move {
+        if number > 0 {
+            tokio::select! {
+                () = sleep(Duration::from_secs(1)) => {}
+                () = lifecycle.listener_closed() => return None,
+            }
+        }
+        let chunk = format!("data: {number}\n\n").into();
+        Some((chunk, NextChunks(count_seconds(number + 1, lifecycle))))
+    })
+}
+
+/// Tells the connection when hyper has taken all of it.
+pub struct ResponseBody {
+    content: Content,
+    connection: Arc<Connection>,
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.connection.end_response();
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        static BLOCK: [u8; 64 << 10] = [0; 64 << 10];
+        let chunk = match &mut self.content {
+            Content::Whole(bytes) => std::mem::take(bytes),
+            Content::Zeros(left) => {
+                let block = (*left).min(BLOCK.len());
+                *left -= block;
+                Bytes::from_static(&BLOCK[..block])
+            }
+            Content::Chunks(chunks) => match ready!(chunks.as_mut().poll(cx)) {
+                Some((chunk, next)) => {
+                    *chunks = next.0;
+                    chunk
+                }
+                None => return Poll::Ready(None),
+            },
+        };
+        Poll::Ready((!chunk.is_empty()).then(|| Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.size_hint().exact() == Some(0)
+    }
+
+    /// Where it is exact, hyper sends it as Content-Length; otherwise the response is chunked.
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Zeros(left) => SizeHint::with_exact(*left as u64),
+            Content::Chunks(_) => SizeHint::default(),
+        }
+    }
+}
+
+fn fail(status: StatusCode, reason: &str) -> Box<Response> {
+    Box::new(json(status, format!("{{\"error\":{}}}\n", Value::from(reason))))
+}
+
+fn retry_later(status: StatusCode, reason: &str) -> Box<Response> {
+    let mut failure = fail(status, reason);
+    failure.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    failure
+}
+
+fn json(status: StatusCode, line: String) -> Response {
+    let content_type = const { HeaderValue::from_static("application/json") };
+    let mut response = typed(content_type, Content::Whole(line.into()));
+    *response.status_mut() = status;
+    response
+}
+
+fn typed(content_type: HeaderValue, content: Content) -> Response {
+    let mut response = Response::new(content);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// Writes one JSON line to standard output, at once: its reader may be waiting for it. Not by println, which
+/// panics where nobody reads any more.
+pub fn log_event(event: &str, fields: &[(&str, Value)]) {
+    let line = encode(&[&[("event", event.into())], fields].concat());
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(&line);
+    let _ = stdout.flush();
+}
+
+/// Writes names and values, in their order, as one line of JSON.
+fn encode(pairs: &[(&str, Value)]) -> Vec<u8> {
+    let mut line = Vec::with_capacity(128);
+    for (index, (name, value)) in pairs.iter().enumerate() {
+        line.push(if index == 0 { b'{' } else { b',' });
+        let _ = serde_json::to_writer(&mut line, name); // a vector takes all
+        line.push(b':');
+        let _ = serde_json::to_writer(&mut line, value);
+    }
+    line.extend(b"}\n");
+    line
+}
