@@ -43,7 +43,7 @@ type Connection struct {
 	mu             sync.Mutex // may be taken while registry.mu is held, not the other way round
 	state          ConnectionState
 	answered       bool      // the response is complete; net/http may hold bytes of the next request already
-	ahead          bool      // the last byte that came is of the next request
+	room           int       // in net/http's buffer while it is empty
 	inFlight       bool      // a whole head has come, its response is not complete: to cut now is a loss
 	headDeadline   time.Time // of the head that is arriving, else zero
 	lingerDeadline time.Time // of an idle connection, once the listener has closed, else zero
@@ -52,11 +52,11 @@ type Connection struct {
 // Read is where net/http waits for a request. That a deadline passed says nothing about the socket: before the FIN
 // the kernel is asked. rule: nothing-lost-on-keep-alive
 func (c *Connection) Read(buffer []byte) (int, error) {
-	c.await()
+	c.await(len(buffer))
 	for {
 		n, err := c.TCPConn.Read(buffer)
 		if n > 0 {
-			c.activate(len(buffer))
+			c.activate()
 		}
 		if err == nil || !c.isIdle() || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
@@ -69,12 +69,16 @@ func (c *Connection) Read(buffer []byte) (int, error) {
 	}
 }
 
-// await notes that net/http needs more input than it has.
-func (c *Connection) await() {
+// await notes that net/http needs more input than it has. Less room than for the first read of all means that its
+// buffer holds a few bytes, after a response those of the next request.
+func (c *Connection) await(room int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.room == 0 {
+		c.room = room
+	}
 	switch {
-	case c.answered && c.ahead:
+	case c.answered && room < c.room:
 		c.activateLocked()
 	case c.answered:
 		c.answered = false
@@ -85,12 +89,10 @@ func (c *Connection) await() {
 	}
 }
 
-// activate notes that a byte of a request has come. Room for one byte only is what net/http has while a handler
-// runs: that byte is of the next request.
-func (c *Connection) activate(room int) {
+// activate notes that a byte of a request has come.
+func (c *Connection) activate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ahead = room == 1
 	if c.state != ConnectionActive {
 		c.activateLocked()
 	}

@@ -272,7 +272,7 @@ func (a *App) prestop(w http.ResponseWriter, r *Request) {
 	select {
 	case <-a.Lifecycle.BeginLameDuck("prestop"): // rule: lame-duck-serves
 		sendJSON(w, http.StatusOK, Field{"phase", a.Lifecycle.Phase().String()})
-		_ = http.NewResponseController(w).Flush()
+		_ = http.NewResponseController(w).Flush() // before the unlock
 	case <-r.Context().Done():
 		panic(http.ErrAbortHandler)
 	}
@@ -393,16 +393,24 @@ func LogEvent(event string, fields ...Field) {
 func encode(fields []Field) []byte {
 	line := append(make([]byte, 0, 128), '{')
 	for _, field := range fields {
-		value, err := json.Marshal(field.Value)
-		if err != nil {
-			value = []byte("null")
-		}
 		line = append(line, '"')
 		line = append(line, field.Name...) // ours: nothing to escape
 		line = append(line, `":`...)
-		line = append(line, value...)
+		if text, ok := field.Value.(string); ok && !strings.ContainsFunc(text, needsEscape) { // the hot path
+			line = append(line, '"')
+			line = append(line, text...)
+			line = append(line, '"')
+		} else if value, err := json.Marshal(field.Value); err == nil {
+			line = append(line, value...)
+		} else {
+			line = append(line, "null"...)
+		}
 		line = append(line, ',')
 	}
 	line[len(line)-1] = '}'
 	return append(line, '\n')
+}
+
+func needsEscape(r rune) bool {
+	return r < ' ' || r > '~' || r == '"' || r == '\\'
 }
