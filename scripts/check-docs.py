@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {".go", ".py", ".js", ".rs"}
 NOT_OURS = {"node_modules", "target", "build", ".venv", ".git"}
 LINK = re.compile(r"(?<!!)\[((?:`[^`]*`|[^\]`])*)\]\(([^)\s]+)\)")
-NAME = re.compile(r"`([A-Za-z_][A-Za-z0-9_]*)(?:\(\))?`")
+NAME = re.compile(r"`#?([A-Za-z_][A-Za-z0-9_]*)(?:\(\))?`")
 
 
 def main() -> int:
