@@ -1,0 +1,85 @@
+"""The table of faults, group by group. A fault's name is that of the function that applies it, and of the folder
+beside this program that starts it; its docstring says what a user of the server would see."""
+
+from collections.abc import Callable
+
+from . import connections, health, requests, signals
+
+FAULTS: dict[str, Callable[[], None]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        signals.none,
+        # signals
+        signals.never_exits,
+        signals.exits_zero_after_cut,
+        signals.exits_one_after_clean_drain,
+        signals.second_signal_ignored,
+        signals.second_signal_exits_with_zero,
+        signals.sigint_unhandled,
+        signals.sighup_kills,
+        signals.sighup_drops_requests,
+        signals.sighup_ignores_file,
+        signals.sighup_takes_bad_file,
+        # requests
+        requests.requests_in_flight_cut,
+        requests.requests_in_flight_turned_away,
+        requests.one_response_in_fifty_lost,
+        requests.uploads_turned_away,
+        requests.short_body_with_matching_length,
+        requests.finite_stream_cut,
+        requests.finite_stream_ended_early,
+        requests.slow_reader_cut,
+        requests.endless_stream_cut,
+        requests.endless_stream_not_ended,
+        requests.deadline_ignored,
+        requests.deadline_too_early,
+        requests.deadline_counts_from_signal,
+        requests.cut_with_valid_end,
+        requests.head_timeout_per_byte,
+        requests.body_timeout_per_byte,
+        requests.client_gone_holds,
+        requests.pipelined_out_of_order,
+        requests.answers_after_close,
+        requests.continue_never_sent,
+        requests.overload_not_shed,
+        requests.overload_sheds_probes,
+        requests.overload_without_retry_after,
+        # connections
+        connections.idle_closed_by_rst,
+        connections.idle_closed_at_once,
+        connections.idle_holds_exit,
+        connections.unused_holds_exit,
+        connections.keep_alive_request_dropped,
+        connections.keep_alive_on_last_response,
+        connections.keep_alive_while_draining,
+        connections.late_requests_rejected,
+        connections.late_requests_never_answered,
+        connections.drain_policy_ignored,
+        connections.listener_closes_last,
+        connections.listener_stays_open,
+        connections.listener_ignores_newcomers,
+        connections.accept_queue_reset,
+        connections.accepted_connections_dropped,
+        connections.load_holds_exit,
+        connections.address_not_reusable,
+        connections.port_held_by_child,
+        connections.port_held_by_daemon,
+        # health
+        health.readiness_never_fails,
+        health.readiness_recovers,
+        health.readiness_fails_for_a_moment,
+        health.readiness_fails_late,
+        health.liveness_fails_while_draining,
+        health.liveness_gone_while_draining,
+        health.lame_duck_refuses_connections,
+        health.lame_duck_rejects_requests,
+        health.lame_duck_too_short,
+        health.lame_duck_too_long,
+        health.close_not_announced_in_lame_duck,
+        health.prestop_answers_at_once,
+        health.prestop_keeps_readiness,
+        health.prestop_ends_process,
+        health.prestop_fails_when_called_again,
+        health.signal_starts_another_delay,
+    )
+}

@@ -1,0 +1,258 @@
+"""Faults in how connections end: the listener, idle ones, and the clients behind them."""
+
+import os
+import select
+import socket
+import struct
+import time
+
+import main
+from accept_queue import Listener, drop_new_syns
+from config import Config, DrainPolicy
+from connections import Connection, ConnectionState, Registry
+from lifecycle import Latch, Lifecycle, Phase
+from routes import App, Exchange
+
+
+def idle_closed_by_rst() -> None:
+    """Connections on which nobody asks are closed by RST."""
+    close = Connection.close
+
+    def close_or_reset(self):
+        if self.state in (ConnectionState.UNUSED, ConnectionState.IDLE):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._sock.close()
+            self._registry.forget(self)
+        else:
+            close(self)
+
+    Connection.close = close_or_reset
+
+
+def idle_closed_at_once() -> None:
+    """Idle connections are closed together with the listener, without a look at what is on its way."""
+    _close_on(ConnectionState.IDLE, lambda registry: registry.draining)
+
+
+def accepted_connections_dropped() -> None:
+    """Connections that wait in the accept queue are accepted and closed again, with what they have sent."""
+    _close_on(ConnectionState.UNUSED, lambda registry: registry.draining)
+    _hold_accept_back()
+
+
+def listener_closes_last() -> None:
+    """Idle connections are closed first, and the listener a moment later."""
+    leaving = Latch()
+    close_listener = Lifecycle._close_listener
+
+    def close_idle_first(self, steps):
+        leaving.set()
+        time.sleep(0.2)
+        close_listener(self, steps)
+
+    _close_on(ConnectionState.IDLE, lambda registry: leaving)
+    Lifecycle._close_listener = close_idle_first
+
+
+def _close_on(state: ConnectionState, latch_of) -> None:
+    """Closes connections in this state as soon as a latch is set."""
+    await_request = Connection._await_request
+
+    def await_request_or(self):
+        latch = latch_of(self._registry)
+        if self.state is state:
+            self._wait(select.POLLIN, time.monotonic() + self._registry.settings.current.keep_alive_timeout, latch)
+            if latch.is_set():
+                return False
+        return await_request(self)
+
+    Connection._await_request = await_request_or
+
+
+def _hold_accept_back() -> None:
+    """Lets the accept queue fill before it is dealt with, so that a race is not left to chance."""
+    empty_accept_queue = Listener.empty_accept_queue
+
+    def empty_later(self):
+        time.sleep(0.2)
+        return empty_accept_queue(self)
+
+    Listener.empty_accept_queue = empty_later
+
+
+def idle_holds_exit() -> None:
+    """Idle connections are waited for until the drain deadline."""
+    _wait_for(ConnectionState.IDLE)
+
+
+def unused_holds_exit() -> None:
+    """Connections that never sent a byte are waited for until the drain deadline."""
+    _wait_for(ConnectionState.UNUSED)
+
+
+def _wait_for(state: ConnectionState) -> None:
+    await_request = Connection._await_request
+
+    def await_request_for_ever(self):
+        if self.state is state:
+            self._wait(select.POLLIN, None, self._registry.cut)
+        return await_request(self)
+
+    Connection._await_request = await_request_for_ever
+
+
+def keep_alive_request_dropped() -> None:
+    """A request that comes on a kept-alive connection after the listener closed is read and not answered."""
+    receive_head = Connection.receive_head
+
+    def receive_head_and_drop(self):
+        used = self.state is ConnectionState.IDLE
+        head = receive_head(self)
+        return b"" if used and self._registry.draining.is_set() else head
+
+    Connection.receive_head = receive_head_and_drop
+
+
+def keep_alive_on_last_response() -> None:
+    """Whether a response says `Connection: close` is decided when its request comes."""
+    parse, stopping = Exchange.parse, Lifecycle.stopping
+
+    def parse_and_decide(self, head):
+        parse(self, head)
+        self.close_connection = self.close_connection or stopping(self.app.lifecycle)
+
+    Exchange.parse, Lifecycle.stopping = parse_and_decide, lambda self: False
+
+
+def keep_alive_while_draining() -> None:
+    """No response ever says `Connection: close`, and clients go on asking until the drain deadline."""
+    Lifecycle.stopping = lambda self: False
+
+
+def late_requests_rejected() -> None:
+    """Whatever DRAIN_POLICY says, late requests are rejected."""
+    _drain_policy(DrainPolicy.REJECT)
+
+
+def drain_policy_ignored() -> None:
+    """Whatever DRAIN_POLICY says, late requests are served."""
+    _drain_policy(DrainPolicy.SERVE)
+
+
+def _drain_policy(policy: DrainPolicy) -> None:
+    init = Config.__init__
+
+    def init_with_policy(self, **values):
+        init(self, **{**values, "drain_policy": policy})
+
+    Config.__init__ = init_with_policy
+
+
+def late_requests_never_answered() -> None:
+    """Requests that come after the listener closed are taken in and never answered."""
+    answer = App._answer
+
+    def answer_early(self, exchange):
+        if self.lifecycle.phase >= Phase.DRAINING:
+            self.registry.begin_request(exchange.connection, exempt=True)
+            exchange.connection.pause(time.monotonic() + 3600)
+        answer(self, exchange)
+
+    App._answer = answer_early
+
+
+def listener_stays_open() -> None:
+    """Nothing is accepted any more, but the listener stays open until the process ends."""
+    Listener.empty_accept_queue = lambda self: (0, False)
+
+
+def listener_ignores_newcomers() -> None:
+    """New SYNs are kept out for as long as requests drain, instead of being refused."""
+
+    def keep_out(self):
+        drop_new_syns(self._listener)
+        while True:
+            try:
+                self._start(self._listener.accept()[0])
+            except BlockingIOError:
+                return 0, True
+
+    Listener.empty_accept_queue = keep_out
+
+
+def accept_queue_reset() -> None:
+    """The listener is closed with connections waiting in its accept queue."""
+
+    def close_with_queue(self):
+        self.close()
+        return 0, False
+
+    Listener.empty_accept_queue = close_with_queue
+    _hold_accept_back()
+
+
+def load_holds_exit() -> None:
+    """The signal is acted on only when nobody has asked for a moment, or after six seconds."""
+    last = [0.0]
+    begin_request, shut_down = Registry.begin_request, Lifecycle.shut_down
+
+    def begin_request_and_note(self, connection, exempt):
+        if not exempt:
+            last[0] = time.monotonic()
+        return begin_request(self, connection, exempt)
+
+    def shut_down_when_quiet(self, loop, steps):
+        latest = time.monotonic() + 6
+        while (quiet := min(latest, last[0] + 0.2)) > time.monotonic():
+            loop.wait(None, quiet)
+        return shut_down(self, loop, steps)
+
+    Registry.begin_request, Lifecycle.shut_down = begin_request_and_note, shut_down_when_quiet
+
+
+def address_not_reusable() -> None:
+    """The listener lacks SO_REUSEADDR, so that its successor has to wait for TIME-WAIT to end."""
+
+    def listen(host, port):
+        listener = socket.socket()
+        listener.bind((str(host), port))
+        listener.listen(1024)
+        listener.setblocking(False)
+        return listener
+
+    main.listen = listen
+
+
+def port_held_by_child() -> None:
+    """A child that outlives the server holds its port."""
+    _leave_child(lambda: None)
+
+
+def port_held_by_daemon() -> None:
+    """A child that outlives the server, in a session of its own, holds its port."""
+    _leave_child(os.setsid)
+
+
+def _leave_child(prepare) -> None:
+    """Forks as the last thing that the server does: the port is bound again by then, but nobody listens."""
+    ports = []
+    listen, shut_down = main.listen, Lifecycle.shut_down
+
+    def listen_and_note(host, port):
+        listener = listen(host, port)
+        ports.append(main.port(listener))
+        return listener
+
+    def shut_down_and_fork(self, loop, steps):
+        status = shut_down(self, loop, steps)
+        bound = socket.socket()
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", ports[0]))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # nobody else from here on
+        if os.fork() == 0:
+            prepare()
+            time.sleep(20)
+            os._exit(0)
+        return status
+
+    main.listen, Lifecycle.shut_down = listen_and_note, shut_down_and_fork
