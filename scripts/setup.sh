@@ -7,6 +7,8 @@
 # left alone. On any other system it says what is missing, and fetches the packages once all is there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
 exec </dev/null # whatever would ask a question goes on without an answer
 
 # Where a version is also written elsewhere (Cargo.toml, servers/*), that place is the one that is enforced.
@@ -245,20 +247,10 @@ python_linters() {
     printf '%s\n' "$wanted" >"$installed"
 }
 
-# The folders of servers that have this file: a new server needs no change here.
-servers_with() {
-    find servers -type d \( -name node_modules -o -name target -o -name build \) -prune -o -type f -name "$1" -print |
-        sed 's,/[^/]*$,,' | sort
-}
-
 fetch() {
     printf '  fetch     %s\n' "$1"
     shift
     "$@" </dev/null # and not the list that the caller is reading
-}
-
-in_folder() {
-    (cd "$1" && shift && "$@")
 }
 
 # --- words -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@
 # each server, and plays the whole matrix. Needs no terminal. The last line is `N passed, 0 failed`, in steps.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
 exec </dev/null
 
 passed=0
@@ -15,9 +17,10 @@ trap finish EXIT
 
 main() {
     step 'set-up' scripts/setup.sh
-    PATH="$PWD/.venv/bin:$PWD/target/tools:$PATH"
 
-    step 'scripts: shellcheck' shellcheck scripts/*.sh .ci/run
+    step 'scripts: shellcheck' .venv/bin/shellcheck --external-sources scripts/*.sh .ci/run
+    step 'scripts: ruff' python_lint --line-length=112 scripts
+    step 'docs: links, names and lists' python3 scripts/check-docs.py
     step 'harness: rustfmt' cargo fmt --check
     step 'harness: clippy' cargo clippy --quiet --locked --all-targets -- -D warnings
     step 'harness: tests' cargo test --quiet --locked
@@ -36,24 +39,27 @@ main() {
 go_checks() {
     step "$1: gofmt" is_formatted "$1"
     step "$1: vet" in_folder "$1" go vet ./...
-    step "$1: staticcheck" in_folder "$1" staticcheck ./...
+    step "$1: staticcheck" in_folder "$1" "$PWD/target/tools/staticcheck" ./...
     if has "$1" '*_test.go'; then
         step "$1: tests" in_folder "$1" go test ./...
     fi
 }
 
 python_checks() {
-    step "$1: ruff format" ruff format --quiet --check "$1"
-    step "$1: ruff check" ruff check --quiet "$1"
+    step "$1: ruff" python_lint "$1"
     if has "$1" 'test_*.py'; then
         step "$1: tests" in_folder "$1" python3 -B -m unittest discover -s tests
     fi
 }
 
+# The naive twin has no packages: it is checked with those of the reference.
 node_checks() {
-    step "$1: lint" in_folder "$1" npm run --silent lint
-    if has "$1" '*.test.js'; then
+    local bin="$PWD/servers/node/node_modules/.bin"
+    if [[ -f $1/package-lock.json ]]; then
+        step "$1: lint" in_folder "$1" npm run --silent lint
         step "$1: tests" in_folder "$1" npm test --silent
+    else
+        step "$1: prettier" "$bin/prettier" --config servers/node/.prettierrc.json --check "$1"
     fi
 }
 
@@ -70,8 +76,7 @@ rust_checks() {
 # each_server FILE CHECKS: calls CHECKS with each server's folder that has FILE. None at all is a mistake.
 each_server() {
     local folder folders
-    folders=$(find servers -type d \( -name node_modules -o -name target -o -name build \) -prune -o \
-        -type f -name "$1" -print | sed 's,/[^/]*$,,' | sort)
+    folders=$(servers_with "$1")
     if [[ -z $folders ]]; then
         current="servers with a $1"
         return 1
@@ -103,12 +108,13 @@ finish() {
     fi
 }
 
-in_folder() {
-    (cd "$1" && shift && "$@")
-}
-
 has() {
     [[ -n $(find "$1" -name node_modules -prune -o -name "$2" -print -quit 2>/dev/null) ]]
+}
+
+python_lint() {
+    .venv/bin/ruff format --no-cache --check "$@"
+    .venv/bin/ruff check --no-cache "$@"
 }
 
 is_formatted() {
