@@ -3,7 +3,8 @@ package main
 import "golang.org/x/sys/unix"
 
 // dropNewSYNs attaches a classic BPF program: a segment with SYN and without ACK is dropped, all others pass.
-// The program sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). No privilege is needed.
+// The program sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). Kernels of 2026 want CAP_NET_ADMIN
+// for it, older ones nothing.
 func dropNewSYNs(fd int) error {
 	const syn, ack = 0x02, 0x10
 	program := []unix.SockFilter{

@@ -110,7 +110,8 @@ function bindSystem(koffi) {
   return {
     /**
      * Attaches a classic BPF program: a segment with SYN and without ACK is dropped, all others pass. The program
-     * sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). No privilege is needed.
+     * sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). Kernels of 2026 want CAP_NET_ADMIN for it, older
+     * ones nothing.
      */
     dropNewSYNs(descriptor) {
       if (process.platform !== 'linux') throw new Error('this operating system has no SO_ATTACH_FILTER');

@@ -34,8 +34,6 @@ pub enum Diagnosis {
         /// The port.
         port: u16,
     },
-    /// The leader had ended before any signal: the server works in the background.
-    Daemonised,
     /// The program drains on another signal.
     OtherSignal {
         /// The program.
@@ -68,11 +66,6 @@ impl std::fmt::Display for Diagnosis {
                 "`{leader}` ended, but `{holder}` still listens on port {port}: a supervisor takes the server for stopped, \
                  and a successor cannot listen. Let the leader wait for its children"
             ),
-            Self::Daemonised => write!(
-                f,
-                "the command ended at once and the server runs in the background, where no supervisor finds it. Run it in \
-                 the foreground (nginx: -g 'daemon off;')"
-            ),
             Self::OtherSignal { program, signal } => {
                 write!(
                     f,
@@ -96,9 +89,6 @@ impl Diagnosis {
         let tree = target.process().tree();
         let leader = program(target.process().pid());
         let others: Vec<String> = tree.others_on(port).into_iter().map(program).collect();
-        if target.has_exited() {
-            return vec![Self::Daemonised];
-        }
         let runs = |program: &str| leader == program || others.iter().any(|other| other == program);
         if signal == Signal::SIGTERM
             && let Some((program, signal)) = OTHER_SIGNALS.iter().find(|(program, _)| runs(program))

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{CliError, Status};
 use crate::catalog::{Feature, KnownFailures};
-use crate::check::{self, Diagnosis, Learned, Profile, RuleSummary};
+use crate::check::{self, Learned, Profile, RuleSummary};
 use crate::process::{Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
@@ -130,10 +130,6 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     let learned = check::learn(&first, args.slow.as_deref(), recorder).await;
     let learned =
         learned.map_err(|stop| CliError::NotTestable { command: args.command.join(" "), why: stop.to_string() })?;
-    if learned.diagnoses.contains(&Diagnosis::Daemonised) {
-        let why = Diagnosis::Daemonised.to_string();
-        return Err(CliError::NotTestable { command: args.command.join(" "), why });
-    }
     let chosen_for = subject(Some(&learned))?;
     let (chosen, left) = check::choose(&chosen_for);
     let mut progress = Progress::new(chosen.len());

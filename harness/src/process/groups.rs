@@ -3,8 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+
+/// How deep a tree of orphans may be.
+const GENERATIONS: usize = 4;
 
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
@@ -41,11 +45,23 @@ impl Drop for Group {
     }
 }
 
-/// Kills every group: the last act of a harness that was interrupted.
+/// Kills every group, and every orphan that came to this process: the last act of a harness.
 pub fn kill_all() {
     for group in groups().iter() {
         let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL);
     }
+    // The children of an orphan come here when it dies.
+    for _ in 0..GENERATIONS {
+        for orphan in super::tree::orphans() {
+            let _ = kill(Pid::from_raw(orphan), Signal::SIGKILL);
+            let _ = waitpid(Pid::from_raw(orphan), None);
+        }
+    }
+}
+
+/// Whether this process was started as a leader and may still live.
+pub fn is_leader(pid: i32) -> bool {
+    groups().contains(&pid)
 }
 
 fn groups() -> MutexGuard<'static, BTreeSet<i32>> {

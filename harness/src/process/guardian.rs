@@ -34,6 +34,7 @@ const QUIET_LOOKS: u32 = 4;
 const LOOK: Duration = Duration::from_millis(50);
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+static GUARDIAN: OnceLock<u32> = OnceLock::new();
 static PIPE: Mutex<Option<ChildStdin>> = Mutex::new(None);
 
 /// The harness's side. Dropping it lets the guardian clean up, and waits for that.
@@ -48,6 +49,7 @@ impl Guardian {
     /// When the folder or the process cannot be made.
     pub fn start() -> std::io::Result<Self> {
         super::raise_file_limit();
+        super::adopt_orphans();
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?.keep();
         let mut command = Command::new(std::env::current_exe()?);
         command
@@ -66,6 +68,7 @@ impl Guardian {
             let _ = std::fs::remove_dir(&folder);
         })?;
         *PIPE.lock().unwrap_or_else(PoisonError::into_inner) = child.stdin.take();
+        let _ = GUARDIAN.set(child.id());
         let _ = FOLDER.set(folder);
         Ok(Self { child })
     }
@@ -76,6 +79,11 @@ impl Drop for Guardian {
         drop(PIPE.lock().unwrap_or_else(PoisonError::into_inner).take());
         let _ = self.child.wait();
     }
+}
+
+/// Whether this process is the guardian.
+pub fn is(pid: i32) -> bool {
+    GUARDIAN.get().is_some_and(|guardian| *guardian == pid as u32)
 }
 
 /// The folder of this run; the system's own where no guardian was started.

@@ -20,3 +20,10 @@ pub fn raise_file_limit() {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
+
+/// Makes this process the parent of whatever a server leaves behind: a daemon that has left its group, and written
+/// over its environment, is still found. prctl(2), PR_SET_CHILD_SUBREAPER.
+pub fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+}

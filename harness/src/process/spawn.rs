@@ -84,6 +84,11 @@ pub enum StartError {
         /// Its last lines of standard error.
         output: Output,
     },
+    /// It went on in the background.
+    #[error(
+        "went on in the background while its command ended, and no supervisor finds it there: run it in the foreground (nginx: -g 'daemon off;')"
+    )]
+    Daemonised,
     /// No process of it ever listened on a port.
     #[error("listened on no port within {} s{output}", within.as_secs())]
     NeverListened {

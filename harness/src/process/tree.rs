@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{guardian, sockets};
+use super::{groups, guardian, sockets};
 
 /// The processes that belong to one leader, at one moment.
 #[derive(Debug, Clone)]
@@ -13,7 +13,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Looks at /proc for the group of a leader and for whatever carries its tag. Elsewhere the tree is empty.
+    /// Looks at /proc for the group of a leader, for whatever carries its tag, and for orphans that came to this
+    /// process. Elsewhere the tree is empty.
     pub fn of(leader: i32, tag: Option<&str>) -> Self {
         let processes = processes();
         let mut pids: BTreeSet<i32> = processes
@@ -21,6 +22,7 @@ impl Tree {
             .filter(|(pid, stat)| stat.group == leader || tag.is_some_and(|tag| carries(**pid, tag)))
             .map(|(pid, _)| *pid)
             .collect();
+        pids.extend(orphans_among(&processes));
         loop {
             let children = processes.iter().filter(|(pid, stat)| pids.contains(&stat.parent) && !pids.contains(pid));
             let children: Vec<i32> = children.map(|(pid, _)| *pid).collect();
@@ -46,6 +48,17 @@ impl Tree {
         };
         self.pids.iter().copied().filter(|pid| *pid != self.leader).filter(listens).collect()
     }
+}
+
+/// Processes that a server has left behind and that came to this process, see [`super::adopt_orphans`].
+pub fn orphans() -> Vec<i32> {
+    orphans_among(&processes()).collect()
+}
+
+fn orphans_among(processes: &BTreeMap<i32, Stat>) -> impl Iterator<Item = i32> {
+    let own = std::process::id() as i32;
+    let ours = |pid: i32| groups::is_leader(pid) || guardian::is(pid);
+    processes.iter().filter(move |(pid, stat)| stat.parent == own && !ours(**pid)).map(|(pid, _)| *pid)
 }
 
 struct Stat {

@@ -23,7 +23,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         slug: "unused-holds-nothing",
         level: Level::Must,
-        basis: Basis::Wire,
+        basis: Basis::Contract,
         sentence: "Connections on which nothing was ever sent do not hold the process beyond the linger.",
         judge: |view| holds_nothing(view, Role::Unused),
     },

@@ -197,10 +197,17 @@ impl<'s> Run<'s> {
             let ports = process.tree().ports();
             let found = if ports.contains(&stranger.port) { Some(stranger.port) } else { ports.first().copied() };
             if let Some(port) = found {
+                sleep(5 * LOOK).await; // a daemon's parent ends right after its child listens
+                if process.exit().is_some() {
+                    return Err(StartError::Daemonised.into());
+                }
                 return Ok(Listening { port, admin_port: None, instance: None });
             }
             if let Some(exit) = process.exit() {
-                sleep(5 * LOOK).await; // its last words may still be in the pipe
+                sleep(10 * LOOK).await; // its last words may still be in the pipe, and its child not listening yet
+                if !process.tree().ports().is_empty() {
+                    return Err(StartError::Daemonised.into());
+                }
                 return Err(StartError::Exited { exit, output: process.last_lines() }.into());
             }
             if Instant::now() > deadline {

@@ -88,7 +88,8 @@ impl<H: Fn(TcpStream)> Listener<H> {
 }
 
 /// Attaches a classic BPF program: a segment with SYN and without ACK is dropped, all others pass. The
-/// program sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). No privilege is needed.
+/// program sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). Kernels of 2026 want CAP_NET_ADMIN for it,
+/// older ones nothing.
 #[cfg(target_os = "linux")]
 fn drop_new_syns(listener: &TcpListener) -> io::Result<()> {
     use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET};
