@@ -5,7 +5,7 @@ use std::path::Path;
 use globset::GlobMatcher;
 use serde::Deserialize;
 
-use super::{CatalogError, glob, read_toml};
+use super::{CatalogError, glob, parse_toml, read};
 
 /// Known failures of one server.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +59,15 @@ impl KnownFailures {
     /// # Errors
     /// As [`Self::load`], and when there is no such file.
     pub fn read(path: &Path) -> Result<Self, CatalogError> {
-        let file: File = read_toml(path)?;
+        Self::parse(path, &read(path)?)
+    }
+
+    /// Reads the text of such a file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, CatalogError> {
+        let file: File = parse_toml(path, text)?;
         let value =
             |key: String, reason: &str| CatalogError::Value { path: path.to_owned(), key, reason: reason.to_owned() };
         let mut entries = Vec::new();

@@ -5,7 +5,7 @@ pub mod markers;
 mod server;
 
 pub use known::{Known, KnownFailures};
-pub use server::{Feature, Kind, Server, discover, language_order};
+pub use server::{Feature, Kind, Server, Spec, discover, language_order};
 
 use std::path::PathBuf;
 
@@ -70,8 +70,11 @@ pub fn glob(pattern: &str) -> Result<globset::GlobMatcher, CatalogError> {
         .map_err(|error| CatalogError::Glob { glob: pattern.to_owned(), reason: error.kind().to_string() })
 }
 
-fn read_toml<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<T, CatalogError> {
-    let text = std::fs::read_to_string(path).map_err(|source| CatalogError::Io { path: path.to_owned(), source })?;
-    toml::from_str(&text)
+fn read(path: &std::path::Path) -> Result<String, CatalogError> {
+    std::fs::read_to_string(path).map_err(|source| CatalogError::Io { path: path.to_owned(), source })
+}
+
+fn parse_toml<T: serde::de::DeserializeOwned>(path: &std::path::Path, text: &str) -> Result<T, CatalogError> {
+    toml::from_str(text)
         .map_err(|error| CatalogError::Toml { path: path.to_owned(), reason: error.to_string().trim().to_owned() })
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CatalogError, KnownFailures, read_toml};
+use super::{CatalogError, KnownFailures, parse_toml, read};
 
 /// What a server is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -131,16 +131,15 @@ pub struct Spec {
     pub env: BTreeMap<String, String>,
 }
 
-impl Server {
-    /// Reads the server in a folder.
+impl Spec {
+    /// Reads the text of a `server.toml`.
     ///
     /// # Errors
-    /// Names the file, the line or key, and what is wrong.
-    pub fn load(root: &Path, folder: &Path) -> Result<Self, CatalogError> {
-        let path = folder.join("server.toml");
-        let spec: Spec = read_toml(&path)?;
+    /// Names the line or key, and what is wrong.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, CatalogError> {
+        let spec: Self = parse_toml(path, text)?;
         let value = |key: &str, reason: &str| CatalogError::Value {
-            path: path.clone(),
+            path: path.to_owned(),
             key: key.to_owned(),
             reason: reason.to_owned(),
         };
@@ -153,6 +152,18 @@ impl Server {
         for pattern in &spec.inputs {
             super::glob(pattern).map_err(|error| value("inputs", &error.to_string()))?;
         }
+        Ok(spec)
+    }
+}
+
+impl Server {
+    /// Reads the server in a folder.
+    ///
+    /// # Errors
+    /// Names the file, the line or key, and what is wrong.
+    pub fn load(root: &Path, folder: &Path) -> Result<Self, CatalogError> {
+        let path = folder.join("server.toml");
+        let spec = Spec::parse(&path, &read(&path)?)?;
         let name = folder.strip_prefix(root).unwrap_or(folder).to_string_lossy().into_owned();
         Ok(Self { name, folder: folder.to_owned(), known: KnownFailures::load(folder)?, spec })
     }
