@@ -42,6 +42,7 @@ type Connection struct {
 
 	mu             sync.Mutex // may be taken while registry.mu is held, not the other way round
 	state          ConnectionState
+	limited        bool      // headDeadline is in force: only where a head does not come in one piece
 	answered       bool      // the response is complete; net/http may hold bytes of the next request already
 	room           int       // in net/http's buffer while it is empty
 	inFlight       bool      // a whole head has come, its response is not complete: to cut now is a loss
@@ -84,6 +85,10 @@ func (c *Connection) await(room int) {
 		c.answered = false
 		c.state = ConnectionIdle
 	}
+	if !c.headDeadline.IsZero() {
+		c.limited = true
+		_ = c.TCPConn.SetReadDeadline(c.headDeadline)
+	}
 	if c.registry.draining.Load() {
 		c.lingerLocked()
 	}
@@ -105,7 +110,6 @@ func (c *Connection) activateLocked() {
 	c.state = ConnectionActive
 	c.answered = false
 	c.lingerDeadline = time.Time{}
-	_ = c.TCPConn.SetReadDeadline(c.headDeadline)
 }
 
 func (c *Connection) isIdle() bool {
@@ -135,9 +139,7 @@ func (c *Connection) SetReadDeadline(deadline time.Time) error {
 	if c.answered && deadline.IsZero() {
 		c.activateLocked()
 	}
-	if !c.headDeadline.IsZero() {
-		return nil
-	}
+	c.limited = false // await sets it again where more of the head has to come
 	return c.TCPConn.SetReadDeadline(deadline)
 }
 
@@ -219,7 +221,9 @@ func (r *Registry) BeginRequest(c *Connection, exempt bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.headDeadline = time.Time{}
-	_ = c.TCPConn.SetReadDeadline(time.Time{})
+	if c.limited {
+		_ = c.TCPConn.SetReadDeadline(time.Time{})
+	}
 	c.inFlight = true
 	return r.inFlight.Add(1) <= int64(r.settings.Now().MaxInFlight) || exempt
 }

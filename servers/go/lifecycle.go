@@ -15,7 +15,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -60,8 +60,7 @@ type Lifecycle struct {
 	lameDuckOver   chan struct{}
 	listenerClosed chan struct{}
 
-	mu    sync.Mutex
-	phase Phase
+	phase atomic.Int32
 }
 
 func NewLifecycle(logEvent func(event string, fields ...Field), shutdownDelay func() time.Duration) *Lifecycle {
@@ -74,9 +73,7 @@ func NewLifecycle(logEvent func(event string, fields ...Field), shutdownDelay fu
 }
 
 func (l *Lifecycle) Phase() Phase {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.phase
+	return Phase(l.phase.Load())
 }
 
 // IsReady is what the readiness probe asks. rule: readiness-fails
@@ -213,13 +210,15 @@ func (l *Lifecycle) exit(status int) int {
 
 // advance moves to a later phase; it returns false where that phase has been reached already.
 func (l *Lifecycle) advance(to Phase) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if to <= l.phase {
-		return false
+	for {
+		from := l.phase.Load()
+		if int32(to) <= from {
+			return false
+		}
+		if l.phase.CompareAndSwap(from, int32(to)) {
+			return true
+		}
 	}
-	l.phase = to
-	return true
 }
 
 func signalName(number syscall.Signal) string {

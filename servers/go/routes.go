@@ -271,7 +271,10 @@ func (a *App) prestop(w http.ResponseWriter, r *Request) {
 	defer a.Prestops.RUnlock()
 	select {
 	case <-a.Lifecycle.BeginLameDuck("prestop"): // rule: lame-duck-serves
-		sendJSON(w, http.StatusOK, Field{"phase", a.Lifecycle.Phase().String()})
+		body := encode([]Field{{"phase", a.Lifecycle.Phase().String()}})
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		_, _ = w.Write(body)
 		_ = http.NewResponseController(w).Flush() // before the unlock
 	case <-r.Context().Done():
 		panic(http.ErrAbortHandler)
@@ -340,11 +343,9 @@ func fail(w http.ResponseWriter, status int, reason string) {
 }
 
 func sendJSON(w http.ResponseWriter, status int, fields ...Field) {
-	body := encode(fields)
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(body)
+	_, _ = w.Write(encode(fields))
 }
 
 func seconds(r *Request, name, fallback string, limit float64) (time.Duration, error) {
