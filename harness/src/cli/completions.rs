@@ -14,6 +14,10 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<Status, CliError> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "drainspec", &mut std::io::stdout());
+    let all = Cli::command();
+    // Hidden ones would be offered with the others.
+    let offered = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut offered = clap::Command::new("drainspec").version(env!("CARGO_PKG_VERSION")).subcommands(offered);
+    clap_complete::generate(args.shell, &mut offered, "drainspec", &mut std::io::stdout());
     Ok(Status::AsExpected)
 }

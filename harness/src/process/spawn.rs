@@ -131,12 +131,12 @@ pub struct Listening {
 }
 
 /// A process that was started. Dropping it kills its group.
-#[derive(Debug)]
 pub struct Spawned {
     /// Its number in the timeline.
     pub id: ProcessId,
     pid: Pid,
     tag: Option<String>,
+    recorder: Recorder,
     group: Group,
     exit: watch::Receiver<Option<Exit>>,
     listening: oneshot::Receiver<Result<Listening, String>>,
@@ -182,7 +182,8 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
     let (exit_sender, exit) = watch::channel(None);
     tokio::spawn(wait(child, id, recorder.clone(), exit_sender));
     let tag = tag.map(|(_, value)| value);
-    Ok(Spawned { id, pid: Pid::from_raw(pid as i32), tag, group: Group::new(pid), exit, listening, stderr })
+    let (pid, group, recorder) = (Pid::from_raw(pid as i32), Group::new(pid), recorder.clone());
+    Ok(Spawned { id, pid, tag, recorder, group, exit, listening, stderr })
 }
 
 impl Spawned {
@@ -224,8 +225,16 @@ impl Spawned {
 
     /// Kills the group and waits for the leader to be gone.
     pub async fn kill(&self) {
+        self.note_kill();
         self.group.kill();
         let _ = self.exited(Duration::from_secs(5)).await;
+    }
+
+    /// Or the end that is the harness's doing would look like the server's own.
+    fn note_kill(&self) {
+        if self.exit.borrow().is_none() {
+            self.recorder.record(Event::Killed { process: self.id });
+        }
     }
 
     /// Waits for the `listening` line.
@@ -261,6 +270,12 @@ impl Spawned {
     /// The last lines that it printed on standard error.
     pub fn last_lines(&self) -> Output {
         Output(self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect())
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        self.note_kill();
     }
 }
 

@@ -66,6 +66,7 @@ fn words(event: &Event) -> String {
         Event::Ended { connection, how } => format!("connection {connection} ended by {}", name(how)),
         Event::Signal { name, .. } => name.clone(),
         Event::ListenerClosed { .. } => "listener closed".to_owned(),
+        Event::Killed { .. } => "the harness kills the process".to_owned(),
         Event::Exited { code, signal, .. } => match (code, signal) {
             (Some(code), _) => format!("process exited with {code}"),
             (_, Some(signal)) => format!("process killed by signal {signal}"),

@@ -223,6 +223,8 @@ pub enum Event {
     Signal { process: ProcessId, name: String },
     /// The kernel's table of sockets no longer lists a listener on the process's port.
     ListenerClosed { process: ProcessId },
+    /// The harness kills the process, which has not ended by itself. What it does from now on is not its doing.
+    Killed { process: ProcessId },
     /// The process ended.
     Exited { process: ProcessId, code: Option<i32>, signal: Option<i32> },
     /// What the server's metrics say.

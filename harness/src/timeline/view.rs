@@ -120,6 +120,7 @@ pub struct Process {
     pub listener_closed: Option<Micros>,
     /// When it exited, with which code or by which signal.
     pub exited: Option<(Micros, Option<i32>, Option<i32>)>,
+    killed: bool,
     /// Samples of its requests in flight.
     pub in_flight: Vec<(Micros, u64)>,
 }
@@ -220,8 +221,12 @@ impl<'t> View<'t> {
             Event::ListenerClosed { process } => {
                 self.processes.entry(*process).or_default().listener_closed.get_or_insert(t);
             }
+            Event::Killed { process } => self.processes.entry(*process).or_default().killed = true,
             Event::Exited { process, code, signal } => {
-                self.processes.entry(*process).or_default().exited = Some((t, *code, *signal));
+                let process = self.processes.entry(*process).or_default();
+                if !process.killed {
+                    process.exited = Some((t, *code, *signal));
+                }
             }
             Event::InFlight { process, requests } => {
                 self.processes.entry(*process).or_default().in_flight.push((t, *requests));

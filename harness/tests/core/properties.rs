@@ -77,6 +77,7 @@ fn events() -> impl Strategy<Value = Event> {
         (process(), requests()).prop_map(|(process, request)| Event::Executed { process, request }),
         (process(), signals()).prop_map(|(process, name)| Event::Signal { process, name }),
         process().prop_map(|process| Event::ListenerClosed { process }),
+        process().prop_map(|process| Event::Killed { process }),
         (process(), prop::option::of(0..256i32), prop::option::of(1..32i32))
             .prop_map(|(process, code, signal)| { Event::Exited { process, code, signal } }),
         (process(), any::<u64>()).prop_map(|(process, requests)| Event::InFlight { process, requests }),

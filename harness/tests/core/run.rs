@@ -109,6 +109,12 @@ impl Run {
         self.record(Event::Exited { process, code: None, signal: Some(signal) })
     }
 
+    /// The harness kills it, which ends it.
+    pub fn killed_by_harness(self) -> Self {
+        let process = self.process;
+        self.record(Event::Killed { process }).killed_by(9)
+    }
+
     pub fn metrics(self, requests: u64) -> Self {
         let process = self.process;
         self.record(Event::InFlight { process, requests })

@@ -32,6 +32,7 @@ fn term_ends_process() -> Vec<Case> {
         holds(rule, "at the very end of the slack", stopped().at_us(5_000_000).exited(0)),
         violated(rule, "a microsecond after it", stopped().at_us(5_000_001).exited(0)),
         violated(rule, "never", stopped()),
+        violated(rule, "not before the harness kills it", stopped().at(1_500).killed_by_harness()),
         holds(rule, "counted from the last byte", last_answer().at(9_000).exited(0)),
         violated(rule, "long after the last byte", last_answer().at(9_002).exited(0)),
         holds(rule, "the last bytes are read after the end", {
@@ -66,6 +67,7 @@ fn clean_exit_status() -> Vec<Case> {
         violated(rule, "killed by SIGKILL, nothing promised", stopped().without_promise().killed_by(9)),
         violated(rule, "a crash, nothing promised", stopped().without_promise().killed_by(11)),
         unclear(rule, "it did not end", stopped()),
+        unclear(rule, "it did not end before the harness killed it", stopped().killed_by_harness()),
         unclear(rule, "no signal was sent", run().exited(0)),
         unclear(rule, "status 1 after a loss, which is honest", lost(Break::Reset).exited(1)),
         violated(rule, "status 1 after a loss, nothing promised", lost(Break::Reset).without_promise().exited(1)),
@@ -171,6 +173,7 @@ fn startup_signal_ends_process() -> Vec<Case> {
         holds(rule, "at the very end of the slack", early(2, 1_000).at(5_025).exited(0)),
         violated(rule, "too late", early(2, 1_000).at(5_026).exited(0)),
         violated(rule, "never", early(2, 1_000)),
+        violated(rule, "not before the harness kills it", early(2, 1_000).killed_by_harness()),
         violated(rule, "one of two", {
             early(2, 1_000).exited(0).process(3).at(2_000).started().signal("SIGTERM").process(4).at(9_000).started()
         }),

@@ -1,0 +1,8 @@
+//! The program as its users meet it: arguments in, words and exit statuses out, and servers that misbehave.
+
+mod catalogue;
+mod interruption;
+mod misbehaving;
+mod results;
+mod servers;
+mod usage;

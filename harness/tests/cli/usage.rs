@@ -1,0 +1,153 @@
+//! The command line: what is wrong with it is said, and told by the exit status.
+
+use predicates::prelude::*;
+use predicates::str::contains;
+
+use crate::servers::{Servers, drainspec};
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let help = drainspec().arg("--help").assert().success().stderr("");
+    // The exit statuses are part of the interface, and so of the help.
+    let statuses = ["0 ", "1 ", "2 ", "3 ", "4 ", "130 "].map(|status| format!("\n  {status}"));
+    for status in statuses {
+        help.get_output().stdout.windows(status.len()).find(|part| *part == status.as_bytes()).expect(&status);
+    }
+    drainspec().arg("--version").assert().success().stdout(contains(env!("CARGO_PKG_VERSION")));
+    for subcommand in ["matrix", "list", "explain", "judge", "compare", "check", "doctor", "completions"] {
+        drainspec().args([subcommand, "--help"]).assert().success().stdout(contains("Usage: drainspec"));
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_told_and_ends_with_2() {
+    for (arguments, said) in [
+        (&["matrix", "--colour"][..], "--colour"),
+        (&["no-such-command"], "no-such-command"),
+        (&[], "Usage"),
+        (&["matrix", "--jobs", "0"], "0 is not in 1..=256"),
+        (&["matrix", "--jobs", "many"], "many"),
+        (&["matrix", "--repeat", "0"], "0 is not in 1..=1000"),
+        (&["list", "colours"], "colours"),
+        (&["list"], "<WHAT>"),
+        (&["completions", "perl"], "perl"),
+        (&["explain", "in-flight-anwsered"], "in-flight-answered"),
+        (&["judge"], "<PATH>"),
+    ] {
+        drainspec().args(arguments).assert().code(2).stdout("").stderr(contains(said));
+    }
+}
+
+#[test]
+fn a_selection_of_nothing_ends_with_3_and_says_what_there_is() {
+    let servers = Servers::with_good();
+    servers.add("other", "");
+    servers
+        .matrix("bda", "idle-exit")
+        .assert()
+        .code(3)
+        .stdout("")
+        .stderr(contains("no server matches `bda`").and(contains("good")).and(contains("other")));
+    servers
+        .matrix("good", "idle-exot")
+        .assert()
+        .code(3)
+        .stdout("")
+        .stderr(contains("no scenario matches `idle-exot`").and(contains("in-flight-completes")));
+    // One that selects something does not excuse one that does not.
+    servers.matrix("good", "idle-exit").args(["--server", "bda"]).assert().code(3).stderr(contains("`bda`"));
+    assert!(!servers.out().join("results.json").exists(), "nothing was run, so there is nothing to read");
+}
+
+#[test]
+fn a_matrix_without_servers_is_no_success() {
+    let servers = Servers::new();
+    let folder = servers.servers();
+    let matrix = || {
+        let mut command = drainspec();
+        command.args(["matrix", "--scenario", "idle-exit", "--servers"]).arg(&folder).arg("--out").arg(servers.out());
+        command
+    };
+    matrix().assert().code(3).stderr(contains("no server"));
+    // Without a glob only references and naive servers are played.
+    servers.add("framework", crate::servers::GOOD);
+    matrix().assert().code(3).stderr(contains("framework").and(contains("--server")));
+}
+
+#[test]
+fn a_malformed_glob_is_told() {
+    let servers = Servers::with_good();
+    for glob in ["[", "{a", "a**[!"] {
+        let quoted = format!("`{glob}` is not a glob");
+        servers.matrix(glob, "idle-exit").assert().failure().stdout("").stderr(contains(quoted.as_str()));
+        servers.matrix("good", glob).assert().failure().stdout("").stderr(contains(quoted.as_str()));
+    }
+    servers.matrix("[", "idle-exit").assert().code(2);
+}
+
+#[test]
+fn without_a_checkout_the_way_out_is_named() {
+    let empty = tempfile::tempdir().unwrap();
+    drainspec()
+        .args(["list", "servers"])
+        .current_dir(empty.path())
+        .assert()
+        .code(4)
+        .stderr(contains("no folder `servers`").and(contains("--servers")));
+    let missing = empty.path().join("nowhere");
+    let mut command = drainspec();
+    command.args(["list", "servers", "--servers"]).arg(&missing);
+    command.assert().code(4).stderr(contains(missing.display().to_string()));
+}
+
+#[test]
+fn results_that_cannot_be_written_are_told() {
+    let servers = Servers::with_good();
+    std::fs::write(servers.out(), "a file, where a folder should be").unwrap();
+    servers.matrix("good", "idle-exit").assert().code(4).stderr(contains(servers.out().display().to_string()));
+}
+
+#[test]
+fn every_list_is_text_and_json() {
+    let servers = Servers::with_good();
+    for (what, name) in [("servers", "good"), ("scenarios", "idle-exit"), ("rules", "in-flight-answered")] {
+        let list = |format: &str| {
+            let mut command = drainspec();
+            command.args(["list", what, "--format", format, "--servers"]).arg(servers.servers());
+            String::from_utf8(command.assert().success().stderr("").get_output().stdout.clone()).unwrap()
+        };
+        let items: Vec<serde_json::Value> = serde_json::from_str(&list("json")).unwrap();
+        let item = items.iter().find(|item| item["name"] == name);
+        assert!(item.is_some_and(|item| !item["summary"].as_str().unwrap().is_empty()), "{what}: {items:#?}");
+        assert_eq!(list("text").lines().count(), items.len(), "{what}: a line for each");
+        assert!(list("text").lines().any(|line| line.starts_with(name)), "{what}");
+    }
+}
+
+#[test]
+fn every_shell_gets_a_completion_script() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = contains("drainspec").and(contains("repeat")).and(contains("completions"));
+        drainspec().args(["completions", shell]).assert().success().stdout(script).stderr("");
+    }
+    // Where bash is at hand, it is asked whether that is a script at all.
+    let script = drainspec().args(["completions", "bash"]).output().unwrap().stdout;
+    if std::path::Path::new("/bin/bash").exists() {
+        assert_cmd::Command::new("/bin/bash").arg("-n").write_stdin(script).assert().success().stderr("");
+    }
+    // What is not for people is not offered to them.
+    drainspec().args(["completions", "bash"]).assert().stdout(contains("guardian").not());
+    drainspec().arg("--help").assert().stdout(contains("guardian").not());
+}
+
+#[test]
+fn a_pipe_gets_no_colour() {
+    let servers = Servers::with_good();
+    servers.add("bad", "sys.exit(1)");
+    let plain = || contains("\u{1b}").not();
+    servers.matrix("*", "idle-exit").assert().code(1).stdout(plain()).stderr(plain());
+    for arguments in [&["list", "rules"][..], &["explain", "in-flight-answered"], &["--help"]] {
+        drainspec().args(arguments).assert().success().stdout(plain());
+    }
+    drainspec().arg("no-such-command").assert().stderr(plain());
+}
