@@ -16,9 +16,13 @@ pub fn servers_folder(given: Option<&Path>) -> Result<PathBuf, CliError> {
     found.ok_or(CliError::NoServers { start })
 }
 
-/// All servers, their known failures checked against the scenarios.
+/// All servers.
 pub fn servers(folder: &Path) -> Result<Vec<Server>, CliError> {
-    let servers = catalog::discover(folder)?;
+    Ok(catalog::discover(folder)?)
+}
+
+/// Every known failure must be one of a rule that some scenario proves.
+fn check_known(servers: Vec<Server>) -> Result<Vec<Server>, CliError> {
     for server in &servers {
         for known in &server.known.entries {
             let covers = |scenario: &Scenario| scenario.rules.iter().any(|rule| known.covers(scenario.slug, rule));
@@ -31,7 +35,7 @@ pub fn servers(folder: &Path) -> Result<Vec<Server>, CliError> {
     Ok(servers)
 }
 
-/// The servers that the globs select; without a glob references and naive twins.
+/// The servers that the globs select, their known failures checked; without a glob references and naive twins.
 pub fn select_servers(servers: Vec<Server>, globs: &[String]) -> Result<Vec<Server>, CliError> {
     let names: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
     if globs.is_empty() {
@@ -41,10 +45,10 @@ pub fn select_servers(servers: Vec<Server>, globs: &[String]) -> Result<Vec<Serv
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(CliError::NothingByDefault { known });
         }
-        return Ok(chosen);
+        return check_known(chosen);
     }
     let chosen = select("server", &names, globs)?;
-    Ok(servers.into_iter().filter(|server| chosen.contains(&server.name)).collect())
+    check_known(servers.into_iter().filter(|server| chosen.contains(&server.name)).collect())
 }
 
 /// The scenarios that the globs select; without a glob all.

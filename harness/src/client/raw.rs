@@ -79,8 +79,12 @@ impl Raw {
         self.wire.write_all(bytes).await.is_ok()
     }
 
-    /// Waits for `100 Continue`.
-    pub async fn continued(&mut self, id: &RequestId) -> bool {
+    /// Waits for `100 Continue`; `false` where it does not come in time.
+    pub async fn continued(&mut self, id: &RequestId, within: Duration) -> bool {
+        tokio::time::timeout(within, self.told_to_continue(id)).await.unwrap_or(false)
+    }
+
+    async fn told_to_continue(&mut self, id: &RequestId) -> bool {
         while let Ok(head) = self.next_head().await {
             if head.status == 100 {
                 self.received.drain(..head.length);

@@ -202,6 +202,14 @@ fn new_connections_refused(view: &View) -> Finding {
             Opening::Failed(NotOpened::Other) => return Finding::inconclusive("connecting failed on this side"),
         }
     }
+    // Whoever is kept out for the whole drain is refused by its end, and no sooner.
+    let drained = view.requests(Role::InFlight).filter(|r| r.answered()).filter_map(|r| r.ended).max();
+    if let (Some(drained), Some(closed)) = (drained, process.listener_closed.filter(|closed| Some(*closed) > drained)) {
+        if view.stalled(signalled, closed, SLACK_US / 2) {
+            return Finding::inconclusive("the listener closed late, but the harness itself stalled meanwhile");
+        }
+        return Finding::violated("the listener closed only after the last request was answered", [drained, closed]);
+    }
     match refused {
         0 => Finding::inconclusive("nobody tried to connect"),
         _ => Finding::holds(format!("{refused} of {refused} refused")),

@@ -1,7 +1,7 @@
 //! Readiness, liveness, lame-duck and the preStop hook.
 
 use super::{Basis, Finding, Level, Outcome, Rule, each, fate, ms, not_opened, seconds, stopped, within};
-use crate::timeline::{Opening, Role, View};
+use crate::timeline::{Opening, Process, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -87,6 +87,15 @@ fn readiness_fails(view: &View) -> Finding {
         };
     };
     // A probe that was on its way when the signal arrived may still succeed; one much later may not.
+    let half = signalled.saturating_add(view.param("shutdown_delay").map_or(0, seconds) / 2);
+    let late = asked[..first].iter().rfind(|probe| half > signalled && probe.sent > half && probe.answered());
+    if let Some(late) = late {
+        let after = ms(late.sent - signalled);
+        return Finding::violated(
+            format!("{after} after the signal, with half of the delay over: {}", fate(late)),
+            [late.sent],
+        );
+    }
     let off = asked[first].ended.unwrap_or(asked[first].sent);
     within(view, "readiness failed", signalled, Some(off), 0)
 }
@@ -179,12 +188,13 @@ fn prestop_waits(view: &View) -> Finding {
 }
 
 fn prestop_keeps_process(view: &View) -> Finding {
-    let (process, signalled) = match stopped(view) {
-        Ok(stopped) => stopped,
-        Err(finding) => return finding,
-    };
-    if let Some((at, ..)) = process.exited.filter(|(at, ..)| *at < signalled) {
+    let ended = |process: &Process| process.exited.map(|(at, ..)| at);
+    let unasked = |at: &u64| view.process().and_then(Process::signalled).is_none_or(|signalled| *at < signalled);
+    if let Some(at) = view.process().and_then(ended).filter(unasked) {
         return Finding::violated("the process ended before any signal", [at]);
+    }
+    if let Err(finding) = stopped(view) {
+        return finding;
     }
     let calls = each(view.requests(Role::Prestop), "the hook was not called", |request| request.served());
     if calls.outcome != Outcome::Holds {
@@ -205,7 +215,9 @@ fn prestop_delay_once(view: &View) -> Finding {
     else {
         return Finding::inconclusive("the hook was not called");
     };
-    let latest = signalled.saturating_add(delay / 4 * 3);
+    // The delay begins with the hook, also where that does not wait for its end.
+    let over = signalled.max(hook.sent.saturating_add(delay));
+    let latest = over.saturating_add(delay / 4 * 3);
     match process.listener_closed {
         Some(closed) if closed <= latest => {
             Finding::holds(format!("the listener closed {} after the signal", ms(closed.saturating_sub(signalled))))

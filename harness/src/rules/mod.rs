@@ -204,7 +204,7 @@ fn fate(request: &Request) -> String {
         None => ", before any response byte".to_owned(),
     };
     match request.end {
-        End::Answered if !request.whole() => {
+        End::Answered if !request.whole() && request.status.is_none_or(|status| status < 400) => {
             let expected = request.expect_bytes.map_or("the bytes sent".to_owned(), |n| format!("{n} bytes"));
             format!("{what} ended as if whole with {} body bytes instead of {expected}", request.body_bytes)
         }

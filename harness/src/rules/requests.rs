@@ -118,7 +118,9 @@ fn response_untruncated(view: &View) -> Finding {
         Err(finding) => return finding,
     };
     let begun = due(view, signalled).filter(|request| request.head.is_some());
-    each(begun, "no response had begun", |request| request.answered() && request.whole())
+    // An error that is delivered whole is another rule's concern.
+    let delivered = |request: &Request| request.whole() || request.status.is_some_and(|status| status >= 400);
+    each(begun, "no response had begun", |request| request.answered() && delivered(request))
 }
 
 fn endless_stream_ends(view: &View) -> Finding {

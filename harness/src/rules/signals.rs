@@ -1,6 +1,6 @@
 //! What a signal does.
 
-use super::{Basis, Finding, Level, Outcome, Rule, each, fate, in_flight, ms, not_opened, seconds, stopped, within};
+use super::{Basis, Finding, Level, Outcome, Rule, each, in_flight, ms, not_opened, seconds, stopped, within};
 use crate::timeline::{Role, View};
 
 pub(super) const RULES: &[Rule] = &[
@@ -146,12 +146,6 @@ fn hup_keeps_serving(view: &View) -> Finding {
             [hup, at],
         );
     }
-    if let Some(shed) = view.requests(Role::Overload).find(|request| request.status != Some(429)) {
-        return Finding::violated(
-            format!("MAX_IN_FLIGHT=1 from the file is not in force: {}", fate(shed)),
-            [Some(shed.sent), shed.ended].into_iter().flatten(),
-        );
-    }
     if let Some(refused) = not_opened(view, Role::AfterReload) {
         return Finding::violated("a connection after the SIGHUP was not accepted", [refused.at]);
     }
@@ -160,7 +154,20 @@ fn hup_keeps_serving(view: &View) -> Finding {
         return after;
     }
     let nothing = "no request was in flight when the SIGHUP was sent";
-    each(in_flight(view, Role::InFlight, hup), nothing, |request| request.served())
+    let served = each(in_flight(view, Role::InFlight, hup), nothing, |request| request.served());
+    if served.outcome != Outcome::Holds || view.requests(Role::Overload).count() == 0 {
+        return served;
+    }
+    // A limit of one shows only as long as that one is in flight.
+    let until = view.requests(Role::InFlight).filter_map(|request| request.ended).max();
+    let shed = view.requests(Role::Overload).filter(|request| request.ended.is_some() && request.ended < until);
+    let limited = each(shed, "nothing was asked while a request was in flight", |request| request.status == Some(429));
+    match limited.outcome {
+        Outcome::Violated => {
+            Finding { actual: format!("MAX_IN_FLIGHT=1 from the file is not in force: {}", limited.actual), ..limited }
+        }
+        _ => limited,
+    }
 }
 
 fn startup_signal_ends_process(view: &View) -> Finding {
@@ -182,6 +189,9 @@ fn startup_signal_ends_process(view: &View) -> Finding {
 
 fn kill_recovers(view: &View) -> Finding {
     let lost = view.requests.iter().filter(|request| request.lost()).count();
+    if let Some(successor) = view.processes.values().nth(1).filter(|successor| successor.listening.is_none()) {
+        return Finding::violated(format!("{lost} lost by SIGKILL; no successor listens"), [successor.started]);
+    }
     let recovery = each(view.requests(Role::Successor), "no successor was asked", |request| request.served());
     Finding { actual: format!("{lost} lost by SIGKILL; successor: {}", recovery.actual), ..recovery }
 }

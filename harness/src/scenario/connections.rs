@@ -37,7 +37,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "connections",
         summary: "An idle connection asks once more after the listener closed; again with DRAIN_POLICY=reject.",
         needs: &[Slow],
-        rules: &["late-request-answered", "in-flight-answered", "clean-exit-status"],
+        rules: &["late-request-answered", "in-flight-answered", "clean-exit-status", "term-ends-process"],
         params: &[("idle_linger", 3.0)],
         heavy: false,
         body: body!(late_request_on_keep_alive),
@@ -47,7 +47,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "connections",
         summary: "80 clients ask back to back on keep-alive connections when SIGTERM arrives.",
         needs: &[],
-        rules: &["nothing-lost-on-keep-alive", "clean-exit-status"],
+        rules: &["nothing-lost-on-keep-alive", "clean-exit-status", "term-ends-process"],
         params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
         heavy: true,
         body: body!(keep_alive_race),
@@ -67,7 +67,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "connections",
         summary: "80 clients connect for each request when SIGTERM arrives.",
         needs: &[],
-        rules: &["nothing-lost-in-accept-queue", "clean-exit-status"],
+        rules: &["nothing-lost-in-accept-queue", "clean-exit-status", "term-ends-process"],
         params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
         heavy: true,
         body: body!(accept_queue_storm),
@@ -87,7 +87,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "connections",
         summary: "A successor starts on the same port as soon as the process has exited.",
         needs: &[],
-        rules: &["port-free-after-exit"],
+        rules: &["port-free-after-exit", "term-ends-process"],
         params: &[],
         heavy: false,
         body: body!(immediate_rebind),
@@ -146,6 +146,8 @@ async fn ask_late(run: &mut Run<'_>, target: &mut Target, late: Role, slow: Role
     if !target.listener_closed(CLOSES).await {
         return Err(unconfirmed("the listener closes", "it was open 4 s after the signal"));
     }
+    // A server may note that its listener is closed a moment after the kernel has.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     idle.ask(run.subject.ask(late)).await;
     pending.finish().await;
     target.exited().await;
@@ -208,7 +210,7 @@ async fn immediate_rebind(run: &mut Run<'_>) -> Result<(), Stop> {
     }
     target.signal(run.stop_signal());
     if target.exited().await.is_none() {
-        return Err(unconfirmed("the process ends", "it did not"));
+        return Ok(()); // and so says a rule
     }
     drop(idle);
     let port = target.address.port().to_string();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Run, Scenario, Stop, body};
-use crate::catalog::Feature::{Admin, KeepAlive, Limits, Slow, Streams, Upload};
+use crate::catalog::Feature::{Admin, KeepAlive, LameDuck, Limits, Slow, Streams, Upload};
 use crate::client::{Ask, Payload, back_to_back, connect_storm};
 use crate::timeline::Role;
 use bytes::Bytes;
@@ -35,7 +35,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "requests",
         summary: "100 requests of different lengths are in flight when SIGTERM arrives.",
         needs: &[Slow],
-        rules: &["in-flight-answered", "response-untruncated", "clean-exit-status"],
+        rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[("clients", 100.0), ("max_in_flight", 1000.0)],
         heavy: false,
         body: body!(many_in_flight),
@@ -55,7 +55,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "requests",
         summary: "A body is on its way up when SIGTERM arrives.",
         needs: &[Upload],
-        rules: &["in-flight-answered", "response-untruncated", "clean-exit-status"],
+        rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[],
         heavy: false,
         body: body!(slow_upload_completes),
@@ -75,7 +75,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "requests",
         summary: "A client is reading 24 MiB, slowly and through a small buffer, when SIGTERM arrives.",
         needs: &[Streams],
-        rules: &["response-untruncated", "clean-exit-status"],
+        rules: &["response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[("bytes", 25_165_824.0)],
         heavy: true,
         body: body!(slow_reader_untruncated),
@@ -85,7 +85,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "requests",
         summary: "A chunked response is half sent when SIGTERM arrives.",
         needs: &[Streams],
-        rules: &["in-flight-answered", "response-untruncated", "clean-exit-status"],
+        rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[],
         heavy: false,
         body: body!(finite_stream_completes),
@@ -95,7 +95,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "requests",
         summary: "Server-sent events are being received when SIGTERM arrives.",
         needs: &[Streams],
-        rules: &["endless-stream-ends", "clean-exit-status"],
+        rules: &["endless-stream-ends", "clean-exit-status", "term-ends-process"],
         params: &[],
         heavy: false,
         body: body!(endless_stream_ends),
@@ -104,9 +104,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         slug: "deadline-cuts-and-says-so",
         group: "requests",
         summary: "A request and a stream that outlast the drain deadline are in flight when SIGTERM arrives.",
-        needs: &[Limits, Slow, Streams],
+        needs: &[Limits, Slow, Streams, LameDuck],
         rules: &["deadline-bounds-drain", "cut-is-visible", "cut-exit-status"],
-        params: &[("drain_timeout", 1.0)],
+        // With a delay, which is not part of the deadline.
+        params: &[("shutdown_delay", 1.0), ("drain_timeout", 1.0)],
         heavy: false,
         body: body!(deadline_cuts_and_says_so),
     },
@@ -145,7 +146,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "requests",
         summary: "More requests arrive than the server takes; then SIGTERM.",
         needs: &[Limits, Slow],
-        rules: &["overload-sheds", "clean-exit-status"],
+        rules: &["overload-sheds", "clean-exit-status", "term-ends-process"],
         params: &[("clients", 15.0), ("max_in_flight", 5.0)],
         heavy: false,
         body: body!(overload_sheds),
@@ -324,7 +325,7 @@ async fn pipelined_and_expect_continue(run: &mut Run<'_>) -> Result<(), Stop> {
     let (continued, head) = waiting.head("POST", "/echo", &more);
     waiting.announce(&continued, Role::Continue, "/echo", Some(payload.len() as u64));
     waiting.write(head.as_bytes()).await;
-    let told = waiting.continued(&continued).await;
+    let told = waiting.continued(&continued, Duration::from_secs(5)).await;
 
     let mut raw = target.connect_raw(Role::Warmup).await?;
     // Bodies of different lengths show whether the order is right.

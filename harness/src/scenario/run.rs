@@ -283,19 +283,22 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// Waits until the server works on at least so many of the requests on these connections: by its own metrics,
-    /// or else by the kernel's word that it has accepted the connections and read all that was sent.
+    /// Waits until the server works on at least so many of the requests on these connections: by the kernel's word
+    /// that it has accepted the connections and read all that was sent, and then by its own metrics, if it has any.
+    /// These alone do not tell: they may still count requests that were answered a moment ago.
     ///
     /// # Errors
     /// When it does not get there.
     pub async fn settle(&self, target: &Target, client_ports: &[u16], at_least: usize) -> Result<(), Stop> {
         let what = format!("{at_least} requests in flight");
-        if target.admin.is_some() {
-            return match self.metrics_say(target, |in_flight| in_flight >= at_least as u64).await? {
-                true => Ok(()),
-                false => Err(unconfirmed(&what, format!("not by the server's metrics within {PATIENCE:?}"))),
-            };
+        self.read(target, client_ports, at_least, &what).await?;
+        if target.admin.is_some() && !self.metrics_say(target, |in_flight| in_flight >= at_least as u64).await? {
+            return Err(unconfirmed(&what, format!("not by the server's metrics within {PATIENCE:?}")));
         }
+        Ok(())
+    }
+
+    async fn read(&self, target: &Target, client_ports: &[u16], at_least: usize, what: &str) -> Result<(), Stop> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let sides = process::server_sides(target.address.port())
@@ -305,7 +308,7 @@ impl<'s> Run<'s> {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(unconfirmed(&what, format!("the server had not read them within {PATIENCE:?}")));
+                return Err(unconfirmed(what, format!("the server had not read them within {PATIENCE:?}")));
             }
             sleep(LOOK).await;
         }

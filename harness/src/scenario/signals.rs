@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL};
 
-use super::run::unconfirmed;
-use super::{Run, Scenario, Stop, body};
+use super::{Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{Reload, Slow};
 use crate::timeline::Role;
 
@@ -92,12 +91,10 @@ async fn second_signal_forces_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let pending = run.in_flight(&target, run.subject.ask_slow(12.0, Role::Doomed)).await?;
     target.signal(run.stop_signal());
-    // The drain has begun when the listener is closed; by then the first signal was certainly taken.
-    if !target.listener_closed(Duration::from_secs(5)).await {
-        return Err(unconfirmed("the first signal began the drain", "the listener was open 5 s later"));
-    }
+    // By the time that the listener is closed the first signal was certainly taken; after five seconds, too.
+    target.listener_closed(Duration::from_secs(5)).await;
     // Where the process is gone instead, the rule says so.
-    target.exited_within(Duration::from_millis(50)).await;
+    target.exited_within(Duration::from_millis(200)).await;
     target.signal(run.stop_signal());
     target.exited().await;
     pending.finish().await;
@@ -109,22 +106,25 @@ async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
     std::fs::write(&file, "# nothing yet\n").map_err(|error| Stop::Io("writing CONFIG_FILE", error))?;
     let path = file.to_string_lossy().into_owned();
     let mut target = run.start_with(&[("CONFIG_FILE", &path)]).await?;
-    let pending = run.in_flight(&target, run.subject.ask_slow(1.0, Role::InFlight)).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(3.0, Role::InFlight)).await?;
     if run.has(Reload) {
+        let write = |text| std::fs::write(&file, text).map_err(|error| Stop::Io("writing CONFIG_FILE", error));
         // Below what is in flight, so that the new value shows; a bad file after it must change nothing.
-        for text in ["MAX_IN_FLIGHT=1\n", "MAX_IN_FLIGHT=many\n"] {
-            std::fs::write(&file, text).map_err(|error| Stop::Io("writing CONFIG_FILE", error))?;
-            target.signal(SIGHUP);
-            shed_soon(run, &target).await?;
-        }
+        write("MAX_IN_FLIGHT=1\n")?;
+        target.signal(SIGHUP);
+        shed_soon(run, &target).await;
+        write("MAX_IN_FLIGHT=many\n")?;
+        target.signal(SIGHUP);
+        still_shed(run, &target).await;
     } else {
         target.signal(SIGHUP);
         target.exited_within(Duration::from_millis(300)).await;
     }
     pending.finish().await;
     if run.has(Reload) && !target.has_exited() {
-        // The last byte arrives a moment before the server counts the request as finished.
-        run.metrics_say(&target, |in_flight| in_flight == 0).await?;
+        // The last byte arrives a moment before the server counts the request as finished. Where it is gone
+        // instead, the rule says so.
+        let _ = run.metrics_say(&target, |in_flight| in_flight == 0).await;
     }
     if let Ok(mut connection) = target.try_connect(Role::AfterReload).await {
         connection.ask(run.subject.ask(Role::AfterReload)).await;
@@ -135,8 +135,8 @@ async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
 }
 
 /// Asks until the limit of one request in flight shows; what came last is the verdict's.
-async fn shed_soon(run: &Run<'_>, target: &super::Target) -> Result<(), Stop> {
-    let mut connection = target.connect(Role::Warmup).await?;
+async fn shed_soon(run: &Run<'_>, target: &Target) {
+    let Ok(mut connection) = target.try_connect(Role::Warmup).await else { return };
     for _ in 0..40 {
         let answer = connection.ask(run.subject.ask(Role::Warmup)).await;
         if answer.status == Some(429) || answer.status.is_none() {
@@ -145,7 +145,15 @@ async fn shed_soon(run: &Run<'_>, target: &super::Target) -> Result<(), Stop> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     connection.ask(run.subject.ask(Role::Overload)).await;
-    Ok(())
+}
+
+/// Asks for as long as it may take to see that a file is bad.
+async fn still_shed(run: &Run<'_>, target: &Target) {
+    let Ok(mut connection) = target.try_connect(Role::Warmup).await else { return };
+    for _ in 0..25 {
+        connection.ask(run.subject.ask(Role::Overload)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn sigterm_during_startup(run: &mut Run<'_>) -> Result<(), Stop> {
@@ -166,9 +174,10 @@ async fn sigkill_loses_requests(run: &mut Run<'_>) -> Result<(), Stop> {
     target.exited().await;
     pending.finish().await;
     let port = target.address.port().to_string();
-    let successor = run.start_with(&[("PORT", &port)]).await?;
-    let mut connection = successor.connect(Role::Successor).await?;
-    connection.ask(run.subject.ask(Role::Successor)).await;
-    successor.kill().await;
+    if let Some(successor) = run.start_successor(&port).await? {
+        let mut connection = successor.connect(Role::Successor).await?;
+        connection.ask(run.subject.ask(Role::Successor)).await;
+        successor.kill().await;
+    }
     Ok(())
 }

@@ -182,6 +182,14 @@ fn new_connections_refused() -> Vec<Case> {
         violated(rule, "accepted, the listener open", stopped().opened(1, Role::New).listener_closed()),
         violated(rule, "accepted, though the listener had closed", refused(closed(), 1).opened(2, Role::New)),
         violated(rule, "left hanging", hanging()),
+        violated(rule, "left hanging until the drain was over, then refused", {
+            let run = run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM");
+            refused(run.at(2_500).answered_close("slow", 200).at(2_510).listener_closed(), 1)
+        }),
+        holds(rule, "refused while a request drains", {
+            let run = run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM").listener_closed();
+            refused(run, 1).at(2_500).answered_close("slow", 200)
+        }),
         unclear(rule, "left hanging, or the harness slept", {
             closed().at(6_500).stalled(4_500).at(7_000).not_opened(3, Role::New, NotOpened::TimedOut)
         }),

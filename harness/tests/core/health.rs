@@ -39,6 +39,9 @@ fn readiness_fails() -> Vec<Case> {
         violated(rule, "a microsecond after it", {
             lame_duck().at_us(3_998_001).sent("a", Role::Ready).answered("a", 503)
         }),
+        violated(rule, "only when more than half of the delay is over", {
+            ready(ready(lame_duck().at(1_600), "a", 200).at(1_700), "b", 503).at(2_000).listener_closed()
+        }),
         violated(rule, "never while the listener was open", {
             ready(lame_duck(), "a", 200).at(2_000).listener_closed().sent("b", Role::Ready).broken("b", Break::Reset)
         }),
@@ -187,6 +190,7 @@ fn prestop_keeps_process() -> Vec<Case> {
     vec![
         holds(rule, "it serves until the signal", stopped(after(called()).answered("after", 200))),
         violated(rule, "the hook ended it", called().exited(0).at(3_000).signal("SIGTERM")),
+        violated(rule, "the hook ended it, and nobody was left to signal", called().exited(0)),
         violated(rule, "turned away after the hook", stopped(after(called()).answered("after", 503))),
         violated(rule, "the hook stopped the listener", {
             stopped(called().not_opened(9, Role::AfterHook, NotOpened::Refused))
@@ -211,6 +215,9 @@ fn prestop_delay_once() -> Vec<Case> {
         holds(rule, "at the very end of the slack", stopped().at_us(8_000_000).listener_closed()),
         violated(rule, "a microsecond after it", stopped().at_us(8_000_001).listener_closed()),
         violated(rule, "after another delay", stopped().at(9_000).listener_closed()),
+        holds(rule, "the hook did not wait, and its delay goes on", {
+            called().at(510).answered("hook", 200).at(600).signal("SIGTERM").at(4_510).listener_closed()
+        }),
         violated(rule, "never", stopped()),
         unclear(rule, "late, but so was the harness", stopped().at(7_900).stalled(1_100).at(8_100).listener_closed()),
         unclear(rule, "the hook was not called", lame_duck().listener_closed()),

@@ -4,6 +4,7 @@ mod case;
 mod connections;
 mod health;
 mod judging;
+mod measuring;
 mod properties;
 mod reading;
 mod requests;

@@ -76,6 +76,11 @@ fn response_untruncated() -> Vec<Case> {
         holds(rule, "whole", begun().complete("slow", BODY)),
         violated(rule, "a valid end, but fewer bytes", begun().complete("slow", BODY - 1)),
         violated(rule, "a valid end, but more bytes", begun().complete("slow", BODY + 1)),
+        holds(
+            rule,
+            "an error of another length, whole",
+            in_flight(Role::Finite).head("slow", 503).complete("slow", 20),
+        ),
         violated(rule, "FIN in the middle", begun().broken("slow", Break::Fin)),
         violated(rule, "RST in the middle", begun().broken("slow", Break::Reset)),
         violated(rule, "no end", begun()),

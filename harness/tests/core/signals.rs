@@ -126,6 +126,11 @@ fn hup_keeps_serving() -> Vec<Case> {
     let reloaded = || in_flight_at("SIGHUP").at(1_500).answered("slow", 200);
     let asked_again = || reloaded().sent("again", Role::AfterReload).answered("again", 200);
     let to_the_end = |run: Run| run.at(3_000).signal("SIGTERM").exited(0);
+    let limited = |shed: fn(Run) -> Run| {
+        let run = shed(in_flight_at("SIGHUP").at(1_100).sent("shed", Role::Overload));
+        let run = run.at(1_500).answered("slow", 200);
+        to_the_end(run.sent("again", Role::AfterReload).answered("again", 200))
+    };
     vec![
         holds(rule, "all is served", to_the_end(asked_again())),
         violated(rule, "it ended the process", in_flight_at("SIGHUP").at(1_100).killed_by(1)),
@@ -148,15 +153,12 @@ fn hup_keeps_serving() -> Vec<Case> {
             "nobody listened any more",
             to_the_end(reloaded().not_opened(7, Role::AfterReload, NotOpened::Refused)),
         ),
-        violated(
+        violated(rule, "the new limit is not in force", limited(|run| run.answered("shed", 200))),
+        holds(rule, "the new limit is in force", limited(|run| run.turned_away("shed", 429, false))),
+        unclear(
             rule,
-            "the new limit is not in force",
+            "the limit had nothing to show itself on",
             to_the_end(asked_again().sent("shed", Role::Overload).answered("shed", 200)),
-        ),
-        holds(
-            rule,
-            "the new limit is in force",
-            to_the_end(asked_again().sent("shed", Role::Overload).turned_away("shed", 429, false)),
         ),
         unclear(rule, "nothing was asked", to_the_end(run().at(1_000).signal("SIGHUP"))),
         unclear(rule, "nothing was asked afterwards", to_the_end(reloaded())),
@@ -191,6 +193,10 @@ fn kill_recovers() -> Vec<Case> {
     vec![
         holds(rule, "a successor serves", killed().sent("next", Role::Successor).answered("next", 200)),
         violated(rule, "a successor turns away", killed().sent("next", Role::Successor).answered("next", 503)),
+        violated(rule, "a successor cannot listen", {
+            let run = run().at(900).sent("slow", Role::Doomed).at(1_000).signal("SIGKILL").killed_by(9);
+            run.process(2).started().exited(1)
+        }),
         unclear(rule, "no successor was asked", killed()),
     ]
 }

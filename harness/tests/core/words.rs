@@ -147,3 +147,11 @@ fn a_long_timeline_is_shown_in_part() {
     assert!(lines.len() <= 15, "{} lines", lines.len());
     insta::assert_snapshot!(lines.join("\n"));
 }
+
+/// Names, levels and sentences are what people build on: they change on purpose or not at all.
+#[test]
+fn the_rules_are_these() {
+    let rules = drainspec::rules::all()
+        .map(|rule| format!("{:<30} {:<6} {:<8} {}", rule.slug, rule.level.word(), rule.basis.word(), rule.sentence));
+    insta::assert_snapshot!(rules.collect::<Vec<_>>().join("\n"));
+}

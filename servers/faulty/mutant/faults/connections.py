@@ -31,13 +31,7 @@ def idle_closed_by_rst() -> None:
 
 def idle_closed_at_once() -> None:
     """Idle connections are closed together with the listener, without a look at what is on its way."""
-    _close_on(ConnectionState.IDLE, lambda registry: registry.draining)
-
-
-def accepted_connections_dropped() -> None:
-    """Connections that wait in the accept queue are accepted and closed again, with what they have sent."""
-    _close_on(ConnectionState.UNUSED, lambda registry: registry.draining)
-    _hold_accept_back()
+    _close_idle_on(lambda registry: registry.draining)
 
 
 def listener_closes_last() -> None:
@@ -50,23 +44,31 @@ def listener_closes_last() -> None:
         time.sleep(0.2)
         close_listener(self, steps)
 
-    _close_on(ConnectionState.IDLE, lambda registry: leaving)
+    _close_idle_on(lambda registry: leaving)
     Lifecycle._close_listener = close_idle_first
 
 
-def _close_on(state: ConnectionState, latch_of) -> None:
-    """Closes connections in this state as soon as a latch is set."""
+def _close_idle_on(latch_of) -> None:
+    """Closes idle connections as soon as a latch is set. Without a lame-duck nobody is told before that."""
     await_request = Connection._await_request
 
     def await_request_or(self):
         latch = latch_of(self._registry)
-        if self.state is state:
+        if self.state is ConnectionState.IDLE:
             self._wait(select.POLLIN, time.monotonic() + self._registry.settings.current.keep_alive_timeout, latch)
             if latch.is_set():
                 return False
         return await_request(self)
 
-    Connection._await_request = await_request_or
+    def stopping(self):
+        return self.phase >= (Phase.LAME_DUCK if self._shutdown_delay() > 0 else Phase.DRAINING)
+
+    Connection._await_request, Lifecycle.stopping = await_request_or, stopping
+
+
+def _is_late(lifecycle: Lifecycle) -> bool:
+    """Whether a request that comes now is late: from the signal on, or from the end of the lame-duck."""
+    return lifecycle.phase >= (Phase.DRAINING if lifecycle._shutdown_delay() > 0 else Phase.LAME_DUCK)
 
 
 def _hold_accept_back() -> None:
@@ -102,15 +104,16 @@ def _wait_for(state: ConnectionState) -> None:
 
 
 def keep_alive_request_dropped() -> None:
-    """A request that comes on a kept-alive connection after the listener closed is read and not answered."""
-    receive_head = Connection.receive_head
+    """A late request on a kept-alive connection is read and not answered."""
+    parse = Exchange.parse
 
-    def receive_head_and_drop(self):
-        used = self.state is ConnectionState.IDLE
-        head = receive_head(self)
-        return b"" if used and self._registry.draining.is_set() else head
+    def parse_and_drop(self, head):
+        parse(self, head)
+        if hasattr(self, "used") and _is_late(self.app.lifecycle):
+            raise ConnectionAbortedError
+        self.used = True
 
-    Connection.receive_head = receive_head_and_drop
+    Exchange.parse = parse_and_drop
 
 
 def keep_alive_on_last_response() -> None:
@@ -149,11 +152,11 @@ def _drain_policy(policy: DrainPolicy) -> None:
 
 
 def late_requests_never_answered() -> None:
-    """Requests that come after the listener closed are taken in and never answered."""
+    """Late requests are taken in and never answered."""
     answer = App._answer
 
     def answer_early(self, exchange):
-        if self.lifecycle.phase >= Phase.DRAINING:
+        if _is_late(self.lifecycle):
             self.registry.begin_request(exchange.connection, exempt=True)
             exchange.connection.pause(time.monotonic() + 3600)
         answer(self, exchange)
@@ -164,6 +167,7 @@ def late_requests_never_answered() -> None:
 def listener_stays_open() -> None:
     """Nothing is accepted any more, but the listener stays open until the process ends."""
     Listener.empty_accept_queue = lambda self: (0, False)
+    _exit_slowly()
 
 
 def listener_ignores_newcomers() -> None:
@@ -178,6 +182,35 @@ def listener_ignores_newcomers() -> None:
                 return 0, True
 
     Listener.empty_accept_queue = keep_out
+    _exit_slowly()
+
+
+def _exit_slowly() -> None:
+    """So that what the process leaves open is seen to be open."""
+    release_all = Lifecycle._release_all
+
+    def release_later(self, loop, steps):
+        time.sleep(0.2)
+        return release_all(self, loop, steps)
+
+    Lifecycle._release_all = release_later
+
+
+def accepted_connections_dropped() -> None:
+    """Connections that wait in the accept queue are accepted and closed again, with what they have sent."""
+
+    def accept_and_close(self):
+        drop_new_syns(self._listener)
+        while True:
+            try:
+                self._listener.accept()[0].close()
+            except BlockingIOError:
+                break
+        self.close()
+        return 0, True
+
+    Listener.empty_accept_queue = accept_and_close
+    _hold_accept_back()
 
 
 def accept_queue_reset() -> None:
