@@ -86,8 +86,8 @@ class Listener:
 
 def drop_new_syns(listener: socket.socket) -> None:
     """Attaches a classic BPF program: a segment with SYN and without ACK is dropped, all others pass. The
-    program sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). Kernels of 2026 want CAP_NET_ADMIN for
-    it, older ones nothing."""
+    program sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). Kernels of 2026 want CAP_NET_ADMIN
+    for it, older ones nothing."""
     if sys.platform != "linux":
         raise OSError("this operating system has no SO_ATTACH_FILTER")
     syn, ack = 0x02, 0x10
