@@ -34,7 +34,8 @@ pub fn failures(cell: &Cell, excerpts: &BTreeMap<String, Vec<String>>) -> String
         );
         let _ = writeln!(out, "    expected  {}", rule.expected);
         let _ = writeln!(out, "    actual    {}", rule.actual);
-        if let Some(remedy) = text(&rule.rule).and_then(|text| text.remedy.get(&cell.language)) {
+        let broken = matches!(rule.verdict, Verdict::Fail | Verdict::Warn);
+        if let Some(remedy) = text(&rule.rule).filter(|_| broken).and_then(|text| text.remedy.get(&cell.language)) {
             let _ = writeln!(out, "    remedy    {remedy}");
         }
         for line in excerpts.get(&rule.rule).into_iter().flatten() {
