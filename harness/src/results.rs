@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Kind, Server};
+use crate::catalog::{Kind, KnownVerdict, Server};
 use crate::rules::Level;
 use crate::scenario::Scenario;
 use crate::verdict::{RuleVerdict, Verdict};
@@ -202,7 +202,7 @@ impl Results {
 
 impl Cell {
     fn new(server: &Server, scenario: &Scenario, topology: &str) -> Self {
-        let known = scenario.rules.iter().any(|rule| server.known.find(scenario.slug, rule).is_some());
+        let known = scenario.rules.iter().find_map(|rule| server.known.find(scenario.slug, rule));
         Self {
             server: server.name.clone(),
             kind: server.spec.kind,
@@ -210,7 +210,11 @@ impl Cell {
             topology: topology.to_owned(),
             scenario: scenario.slug.to_owned(),
             verdict: Verdict::Skipped,
-            expected_verdict: if known { Verdict::Fail } else { Verdict::Pass },
+            expected_verdict: match known.map(|known| known.verdict) {
+                None => Verdict::Pass,
+                Some(KnownVerdict::Fail | KnownVerdict::Sometimes) => Verdict::Fail,
+                Some(KnownVerdict::Inconclusive) => Verdict::Inconclusive,
+            },
             as_expected: true,
             reason: None,
             duration_ms: 0.0,
@@ -251,11 +255,79 @@ impl Cell {
             // A reference supports everything; whoever lacks a feature has nothing to break.
             Verdict::Unsupported => server.spec.kind != Kind::Reference,
             Verdict::Skipped => true,
-            Verdict::Error | Verdict::Inconclusive => false,
-            Verdict::Pass | Verdict::Warn | Verdict::Fail => outcome.rules.iter().all(|rule| {
-                let known = rule.level == Level::Must && server.known.find(&self.scenario, &rule.rule).is_some();
-                known == (rule.verdict == Verdict::Fail)
+            Verdict::Error => false,
+            Verdict::Pass | Verdict::Warn | Verdict::Fail | Verdict::Inconclusive => outcome.rules.iter().all(|rule| {
+                let known = server.known.find(&self.scenario, &rule.rule).map(|known| known.verdict);
+                match (known, rule.verdict) {
+                    (Some(KnownVerdict::Inconclusive), verdict) => verdict == Verdict::Inconclusive,
+                    (Some(KnownVerdict::Sometimes), Verdict::Pass | Verdict::Fail) => true,
+                    (Some(KnownVerdict::Fail), verdict) if rule.level == Level::Must => verdict == Verdict::Fail,
+                    // What failed may leave other rules without anything to judge.
+                    (_, Verdict::Inconclusive) => outcome.verdict == Verdict::Fail,
+                    (_, verdict) => verdict != Verdict::Fail,
+                }
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Basis;
+
+    fn server(known: &str) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = "kind = \"framework\"\nlanguage = \"go\"\nsummary = \"\"\nfeatures = []\nrun = [\"true\"]";
+        std::fs::write(folder.path().join("server.toml"), spec).unwrap();
+        std::fs::write(folder.path().join("known.toml"), known).unwrap();
+        Server::load(folder.path(), folder.path()).unwrap()
+    }
+
+    /// Whether these verdicts of two MUST rules are as expected.
+    fn expected(known: &str, first: Verdict, second: Verdict) -> bool {
+        let rule = |(slug, verdict): (&str, Verdict)| RuleVerdict {
+            rule: slug.to_owned(),
+            level: Level::Must,
+            basis: Basis::Wire,
+            verdict,
+            expected: String::new(),
+            actual: String::new(),
+            evidence: Vec::new(),
+        };
+        let scenario = crate::scenario::find("many-in-flight").unwrap();
+        let rules = [("in-flight-answered", first), ("response-untruncated", second)].map(rule).to_vec();
+        let verdict = Verdict::worst([first, second]).unwrap();
+        let outcome = Outcome { rules, ..Outcome::without_run(verdict, "") };
+        let mut results = Results::new(BTreeMap::new());
+        results.add(&server(known), scenario, "direct", &outcome).as_expected
+    }
+
+    #[test]
+    fn only_what_is_known_is_expected() {
+        use Verdict::*;
+        let fails = "[[known]]\npattern = \"*/in-flight-answered\"\nreason = \"lost\"";
+        let unclear = "[[known]]\npattern = \"*/*\"\nverdict = \"inconclusive\"\nreason = \"one at a time\"";
+        let races = "[[known]]\npattern = \"*/in-flight-answered\"\nverdict = \"sometimes\"\nreason = \"a race\"";
+        for (known, first, second, as_expected) in [
+            ("", Pass, Warn, true),
+            ("", Fail, Pass, false),
+            ("", Inconclusive, Pass, false),
+            (fails, Fail, Pass, true),
+            (fails, Fail, Inconclusive, true),
+            (fails, Fail, Fail, false),
+            (fails, Pass, Pass, false),
+            (fails, Inconclusive, Inconclusive, false),
+            (races, Fail, Pass, true),
+            (races, Pass, Pass, true),
+            (races, Inconclusive, Pass, false),
+            (races, Pass, Fail, false),
+            (unclear, Inconclusive, Inconclusive, true),
+            (unclear, Inconclusive, Pass, false),
+            (unclear, Fail, Inconclusive, false),
+            (unclear, Pass, Pass, false),
+        ] {
+            assert_eq!(expected(known, first, second), as_expected, "{known:?}: {first:?}, {second:?}");
         }
     }
 }

@@ -14,6 +14,19 @@ pub struct KnownFailures {
     pub entries: Vec<Known>,
 }
 
+/// What is known to come of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KnownVerdict {
+    /// The rule is violated.
+    #[default]
+    Fail,
+    /// It is violated in some runs and not in others: the server races.
+    Sometimes,
+    /// The server never comes to where the rule could be judged.
+    Inconclusive,
+}
+
 /// One known failure.
 #[derive(Debug, Clone)]
 pub struct Known {
@@ -23,6 +36,8 @@ pub struct Known {
     pub reason: String,
     /// Where to read more.
     pub link: Option<String>,
+    /// What comes of it.
+    pub verdict: KnownVerdict,
     matcher: GlobMatcher,
 }
 
@@ -39,6 +54,8 @@ struct Entry {
     pattern: String,
     reason: String,
     link: Option<String>,
+    #[serde(default)]
+    verdict: KnownVerdict,
 }
 
 impl KnownFailures {
@@ -83,7 +100,8 @@ impl KnownFailures {
             }
             let matcher = glob(&entry.pattern)
                 .map_err(|error| value(format!("pattern = \"{}\"", entry.pattern), &error.to_string()))?;
-            entries.push(Known { pattern: entry.pattern, reason: entry.reason, link: entry.link, matcher });
+            let Entry { pattern, reason, link, verdict } = entry;
+            entries.push(Known { pattern, reason, link, verdict, matcher });
         }
         Ok(Self { entries })
     }

@@ -4,7 +4,7 @@ mod known;
 pub mod markers;
 mod server;
 
-pub use known::{Known, KnownFailures};
+pub use known::{Known, KnownFailures, KnownVerdict};
 pub use server::{Feature, Kind, Server, Spec, discover, language_order};
 
 use std::path::PathBuf;

@@ -12,6 +12,7 @@ mod judge;
 mod list;
 mod matrix;
 mod project;
+mod report;
 mod rulebook;
 
 pub use exit::{CliError, Status};
@@ -47,6 +48,8 @@ enum Command {
     Compare(compare::Args),
     /// Measure speed, as ratios in one run
     Bench(bench::Args),
+    /// Render the results of a run as a page
+    Report(report::Args),
     /// Clean up after a harness that has ended
     #[command(name = crate::process::guardian::SUBCOMMAND, hide = true)]
     Guardian {
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Guardian { folder } => {
             crate::process::guardian::guard(&folder);

@@ -105,12 +105,15 @@ fn fingerprint(server: &Server) -> Result<String, BuildError> {
         .map_err(|error| CatalogError::Glob { glob: server.spec.inputs.join(", "), reason: error.to_string() })?;
     let mut files = Vec::new();
     collect(&server.folder, &mut files).map_err(|source| BuildError::Io { server: server.name.clone(), source })?;
+    // What several servers share lies beside them, and is named, not matched.
+    let shared = server.spec.inputs.iter().filter(|pattern| pattern.starts_with("../"));
+    files.extend(shared.map(|path| server.folder.join(path)));
     files.sort();
     let mut hasher = DefaultHasher::new();
     server.spec.build.hash(&mut hasher);
     for path in files {
         let relative = path.strip_prefix(&server.folder).unwrap_or(&path);
-        if globs.is_match(relative) {
+        if relative.starts_with("..") || globs.is_match(relative) {
             relative.hash(&mut hasher);
             std::fs::read(&path)
                 .map_err(|source| BuildError::Io { server: server.name.clone(), source })?

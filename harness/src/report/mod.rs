@@ -2,12 +2,14 @@
 
 mod excerpt;
 mod failures;
+mod markdown;
 mod progress;
 mod style;
 mod table;
 
 pub use excerpt::excerpt;
 pub use failures::failures;
+pub use markdown::markdown;
 pub use progress::Progress;
 pub use style::{paint, verdict_style};
 pub use table::{summary, table};

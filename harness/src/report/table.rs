@@ -11,27 +11,17 @@ use crate::verdict::Verdict;
 
 /// The matrix as text. Cells of servers that failed where that is known are plain; an unexpected result is marked.
 pub fn table(results: &Results, colour: bool) -> String {
-    let mut servers: Vec<&str> = Vec::new();
-    let mut scenarios: Vec<&str> = Vec::new();
+    let servers = columns(results);
     let mut cells = BTreeMap::new();
-    let mut ordered: Vec<&Cell> = results.cells.iter().collect();
-    ordered.sort_by_key(|cell| (cell.kind, language_order(&cell.language), &cell.server));
-    for cell in ordered {
-        if !servers.contains(&cell.server.as_str()) {
-            servers.push(&cell.server);
-        }
-        if !scenarios.contains(&cell.scenario.as_str()) {
-            scenarios.push(&cell.scenario);
-        }
+    for cell in &results.cells {
         cells.insert((cell.scenario.as_str(), cell.server.as_str()), cell);
     }
-    sort_like(&mut scenarios, crate::scenario::all().map(|scenario| scenario.slug));
 
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(std::iter::once("").chain(servers.iter().copied()).map(TableCell::new));
     let mut group = "";
-    for slug in scenarios {
+    for slug in rows(results) {
         let own = crate::scenario::find(slug).map_or("", |scenario| scenario.group);
         if own != group {
             group = own;
@@ -96,7 +86,20 @@ pub fn summary(results: &Results, seconds: f64) -> String {
     format!("{} cells in {seconds:.0} s: {}; {outcome}", results.cells.len(), counts.join(", "))
 }
 
-fn sort_like(slugs: &mut [&str], order: impl Iterator<Item = &'static str>) {
-    let order: BTreeMap<&str, usize> = order.enumerate().map(|(at, slug)| (slug, at)).collect();
-    slugs.sort_by_key(|slug| order.get(slug).copied().unwrap_or(usize::MAX));
+/// The servers: by kind, language and name.
+pub(super) fn columns(results: &Results) -> Vec<&str> {
+    let mut ordered: Vec<&Cell> = results.cells.iter().collect();
+    ordered.sort_by_key(|cell| (cell.kind, language_order(&cell.language), &cell.server));
+    let mut servers: Vec<&str> = ordered.into_iter().map(|cell| cell.server.as_str()).collect();
+    servers.dedup();
+    servers
+}
+
+/// The scenarios, group by group.
+pub(super) fn rows(results: &Results) -> Vec<&str> {
+    let order: BTreeMap<&str, usize> = crate::scenario::all().map(|scenario| scenario.slug).zip(0..).collect();
+    let mut scenarios: Vec<&str> = results.cells.iter().map(|cell| cell.scenario.as_str()).collect();
+    scenarios.sort_by_key(|slug| (order.get(slug).copied().unwrap_or(usize::MAX), *slug));
+    scenarios.dedup();
+    scenarios
 }

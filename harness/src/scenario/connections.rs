@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::run::unconfirmed;
 use super::{Run, Scenario, Stop, Target, body};
-use crate::catalog::Feature::{Limits, Slow};
+use crate::catalog::Feature::{KeepAlive, Limits, Slow};
 use crate::client::{Load, back_to_back, connect_storm};
 use crate::timeline::Role;
 
@@ -16,7 +16,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         slug: "idle-keep-alive-closes",
         group: "connections",
         summary: "Five connections have answered and wait when SIGTERM arrives.",
-        needs: &[],
+        needs: &[KeepAlive],
         rules: &["idle-closed-by-fin", "idle-holds-nothing", "listener-closes-first", "clean-exit-status"],
         params: &[],
         heavy: false,
@@ -36,7 +36,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         slug: "late-request-on-keep-alive",
         group: "connections",
         summary: "An idle connection asks once more after the listener closed; again with DRAIN_POLICY=reject.",
-        needs: &[Slow],
+        needs: &[KeepAlive, Slow],
         rules: &["late-request-answered", "in-flight-answered", "clean-exit-status", "term-ends-process"],
         params: &[("idle_linger", 3.0)],
         heavy: false,
@@ -46,7 +46,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         slug: "keep-alive-race",
         group: "connections",
         summary: "80 clients ask back to back on keep-alive connections when SIGTERM arrives.",
-        needs: &[],
+        needs: &[KeepAlive],
         rules: &["nothing-lost-on-keep-alive", "clean-exit-status", "term-ends-process"],
         params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
         heavy: true,

@@ -1,0 +1,138 @@
+//! Results as a page in Markdown: the matrix, and below it what failed, with the reason where it is known.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::table::{columns, rows};
+use crate::catalog::Server;
+use crate::results::{Cell, Results};
+use crate::verdict::{RuleVerdict, Verdict};
+
+/// The page. `servers` tell what each server is and why it is known to fail; one that is not among them is shown
+/// without.
+pub fn markdown(results: &Results, servers: &[Server]) -> String {
+    let names = columns(results);
+    let prefix = common_folder(&names);
+    let mut out = header(results, &names, prefix);
+    matrix(&mut out, results, &names, prefix);
+    for name in names {
+        let cells: Vec<&Cell> = results.cells.iter().filter(|cell| cell.server == name).collect();
+        let server = servers.iter().find(|server| server.name == name);
+        let _ = writeln!(out, "\n## {}\n", &name[prefix.len()..]);
+        if let Some(server) = server {
+            let _ = writeln!(out, "{}.\n", server.spec.summary);
+        }
+        findings(&mut out, &cells, server);
+    }
+    out
+}
+
+/// What was run, where, and how to run it again.
+fn header(results: &Results, names: &[&str], prefix: &str) -> String {
+    let repeats = results.cells.iter().map(|cell| cell.repeats.of).max().unwrap_or(1);
+    let globs = match prefix {
+        "" => names.iter().map(|name| format!(" --server {name}")).collect(),
+        folder => format!(" --server '{folder}*'"),
+    };
+    let machine = |key: &str| results.machine.get(key).map_or("unknown", String::as_str);
+    format!(
+        "# Results: {}
+
+<!-- Written by `drainspec report`: change what it is made from, and run these commands again. -->
+
+    drainspec matrix{globs} --repeat {repeats} --out RUN
+    drainspec report RUN
+
+drainspec {}, {}, {} {} on {}, {} cores; each scenario {repeats} times against each server. A cell shows the worst
+that was seen, and how many runs passed where they did not agree; `–`: the server lacks a feature that the scenario
+needs. **fail**: a client can see the loss, or the process does not end. *warn*: it is otherwise than the contract
+of drainspec's own servers, which these servers do not promise.
+
+",
+        if prefix.is_empty() { "servers" } else { prefix.trim_end_matches('/') },
+        results.version,
+        results.started.get(..10).unwrap_or_default(),
+        machine("os"),
+        machine("kernel"),
+        machine("arch"),
+        machine("cores"),
+    )
+}
+
+fn matrix(out: &mut String, results: &Results, names: &[&str], prefix: &str) {
+    let labels: Vec<&str> = names.iter().map(|name| &name[prefix.len()..]).collect();
+    let _ = writeln!(out, "| scenario | {} |", labels.join(" | "));
+    let _ = writeln!(out, "|---|{}", "---|".repeat(names.len()));
+    for slug in rows(results) {
+        let words = names.iter().map(|name| {
+            let cell = results.cells.iter().find(|cell| cell.scenario == slug && cell.server == **name);
+            cell.map_or(String::new(), word)
+        });
+        let _ = writeln!(out, "| `{slug}` | {} |", words.collect::<Vec<_>>().join(" | "));
+    }
+}
+
+/// The verdict; where not all repeats came to the same, how many of them passed.
+fn word(cell: &Cell) -> String {
+    let word = match cell.verdict {
+        Verdict::Pass | Verdict::Warn => cell.verdict.word().to_owned(),
+        Verdict::Unsupported => "–".to_owned(),
+        verdict => format!("**{}**", verdict.word()),
+    };
+    match cell.repeats {
+        repeats if (1..repeats.of).contains(&repeats.pass) => format!("{word} {}/{}", repeats.pass, repeats.of),
+        _ => word,
+    }
+}
+
+/// What is not in order, rule by rule: failures first.
+fn findings(out: &mut String, cells: &[&Cell], server: Option<&Server>) {
+    let known = |cell: &Cell, rule: &RuleVerdict| {
+        let known = server.and_then(|server| server.known.find(&cell.scenario, &rule.rule));
+        known.filter(|_| rule.verdict == Verdict::Fail)
+    };
+    let mut found: BTreeMap<(usize, &str, &str), Vec<(&Cell, &RuleVerdict)>> = BTreeMap::new();
+    for cell in cells {
+        for rule in cell.rules.iter().filter(|rule| rule.verdict != Verdict::Pass) {
+            let severity = Verdict::BY_SEVERITY.iter().rev().position(|verdict| *verdict == rule.verdict);
+            let reason = known(cell, rule).map_or("", |known| &known.reason);
+            found.entry((severity.unwrap_or_default(), &rule.rule, reason)).or_default().push((cell, rule));
+        }
+        if cell.rules.is_empty() && cell.verdict != Verdict::Unsupported {
+            let reason = cell.reason.as_deref().unwrap_or_default();
+            let _ = writeln!(out, "- **{}** `{}`: {reason}", cell.verdict.word(), cell.scenario);
+        }
+    }
+    if found.is_empty() && cells.iter().all(|cell| !cell.rules.is_empty() || cell.verdict == Verdict::Unsupported) {
+        let _ = writeln!(out, "Every rule holds.");
+    }
+    for ((_, rule, _), seen) in &found {
+        let (first, verdict) = seen[0];
+        let scenarios: Vec<String> = seen.iter().map(|(cell, _)| format!("`{}`", cell.scenario)).collect();
+        let word = match verdict.verdict {
+            Verdict::Warn => "warn".to_owned(),
+            verdict => format!("**{}**", verdict.word()),
+        };
+        let _ = write!(out, "- {word} `{rule}` in {}. Seen: {}.", scenarios.join(", "), verdict.actual);
+        if let Some(known) = known(first, verdict) {
+            let _ = write!(out, " {}", sentence(&known.reason));
+            if let Some(link) = &known.link {
+                let _ = write!(out, " <{link}>");
+            }
+        }
+        out.push('\n');
+    }
+}
+
+fn sentence(reason: &str) -> String {
+    let mut letters = reason.trim_end_matches('.').chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
+}
+
+/// The folder, with its slash, that all servers are in.
+fn common_folder<'n>(names: &[&'n str]) -> &'n str {
+    let folder = |name: &'n str| name.rfind('/').map_or("", |slash| &name[..=slash]);
+    let first = names.first().map_or("", |name| folder(name));
+    if names.iter().all(|name| folder(name) == first) { first } else { "" }
+}
