@@ -22,12 +22,14 @@ main() {
     step 'scripts: ruff' python_lint --line-length=112 scripts
     step 'docs: links, names and lists' python3 scripts/check-docs.py
     step 'harness: rustfmt' cargo fmt --check
-    step 'harness: clippy' cargo clippy --quiet --locked --all-targets -- -D warnings
-    step 'harness: tests' cargo test --quiet --locked
 
-    each_server go.mod go_checks
+    # What is quick comes first: a fault in it is known within a minute.
     each_server pyproject.toml python_checks
     each_server package.json node_checks
+    each_server go.mod go_checks
+
+    step 'harness: clippy' cargo clippy --quiet --locked --all-targets -- -D warnings
+    step 'harness: tests' cargo test --quiet --locked
     each_server Cargo.toml rust_checks
 
     step 'harness: release build' cargo build --quiet --release --locked
