@@ -170,17 +170,21 @@ fn prestop_waits(view: &View) -> Finding {
     };
     match first.ended {
         Some(ended) if first.answered() && first.status == Some(200) => {
-            let took = ended - first.sent;
             let Some(probe) = view.requests(Role::Ready).last() else {
                 return Finding::inconclusive("nobody asked whether the server is ready");
             };
             if probe.status != Some(503) {
                 return Finding::violated("readiness did not fail while the hook was running", first.ended);
             }
-            if took + TOLERANCE_US < delay {
-                Finding::violated(format!("answered after {}, where {} were due", ms(took), ms(delay)), [ended])
-            } else {
-                within(view, "the hook answered", first.sent, Some(ended), delay)
+            // A second call waits for the same delay.
+            let over = first.sent.saturating_add(delay);
+            let mut answers = view.requests(Role::Prestop).filter(|call| call.answered()).filter_map(|call| call.ended);
+            match answers.find(|answer| answer + TOLERANCE_US < over) {
+                Some(early) => {
+                    let (after, due) = (ms(early - first.sent), ms(delay));
+                    Finding::violated(format!("answered after {after}, where {due} were due"), [early])
+                }
+                None => within(view, "the hook answered", first.sent, Some(ended), delay),
             }
         }
         _ => Finding::violated(fate(first), [first.ended.unwrap_or(first.sent)]),

@@ -255,8 +255,8 @@ fn overload_sheds(view: &View) -> Finding {
     let (Some(limit), all) = (view.param("max_in_flight"), view.requests(Role::Overload).count()) else {
         return Finding::inconclusive("no limit is known");
     };
-    if all == 0 {
-        return Finding::inconclusive("nobody asked");
+    if all <= limit as usize {
+        return Finding::inconclusive(format!("{all} asked, with a limit of {limit}"));
     }
     let served = view.requests(Role::Overload).filter(|request| request.served()).count();
     let shed = view.requests(Role::Overload).filter(|r| r.status == Some(429) && r.retry_after).count();

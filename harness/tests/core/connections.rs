@@ -191,7 +191,7 @@ fn new_connections_refused() -> Vec<Case> {
             refused(run, 1).at(2_500).answered_close("slow", 200)
         }),
         unclear(rule, "left hanging, or the harness slept", {
-            closed().at(6_500).stalled(4_500).at(7_000).not_opened(3, Role::New, NotOpened::TimedOut)
+            closed().at(6_500).stalled(2_000).at(7_000).not_opened(3, Role::New, NotOpened::TimedOut)
         }),
         unclear(rule, "this side failed", closed().not_opened(1, Role::New, NotOpened::Other)),
         unclear(rule, "nobody tried", closed()),

@@ -56,7 +56,7 @@ fn readiness_fails() -> Vec<Case> {
             ready(run, "a", 200).at(1_000).signal("SIGTERM").listener_closed()
         }),
         unclear(rule, "the harness slept through the lame-duck", {
-            lame_duck().at(2_000).listener_closed().at(2_100).stalled(1_050)
+            lame_duck().at(2_000).listener_closed().at(2_100).stalled(600)
         }),
         unclear(rule, "late, but so was the harness", {
             lame_duck().at(4_000).stalled(2_500).sent("a", Role::Ready).answered("a", 503)
@@ -102,6 +102,18 @@ fn liveness_stays() -> Vec<Case> {
         holds(rule, "refused before the signal is another matter", {
             let run = run().sent("slow", Role::InFlight).not_opened(5, Role::Live, NotOpened::Refused);
             drained(live(run.at(1_000).signal("SIGTERM"), 200))
+        }),
+        violated(rule, "503 after the first of two answers", {
+            let two = run().sent("quick", Role::InFlight).sent("slow", Role::InFlight).at(1_000).signal("SIGTERM");
+            drained(live(two.answered_close("quick", 200), 503))
+        }),
+        holds(rule, "503 before the signal is another matter", {
+            let before = run().sent("slow", Role::InFlight).sent("early", Role::Live).answered("early", 503);
+            drained(live(before.at(1_000).signal("SIGTERM"), 200))
+        }),
+        holds(rule, "503 after the last answer is another matter", {
+            let late = live(draining(), 200).sent("late", Role::Live).at(2_500).answered_close("slow", 200);
+            late.answered("late", 503).exited(0)
         }),
         unclear(rule, "no probe meanwhile", drained(draining())),
         unclear(rule, "the request was lost", live(draining(), 200).broken("slow", Break::Reset)),
@@ -150,6 +162,7 @@ fn lame_duck_lasts() -> Vec<Case> {
         violated(rule, "a microsecond after it", closed_at(5_000_001)),
         violated(rule, "never closed", lame_duck()),
         unclear(rule, "late, but so was the harness", lame_duck().at(5_000).stalled(2_000).listener_closed()),
+        unclear(rule, "no delay is known", closed_at(2_005_000).without_param("shutdown_delay")),
         unclear(rule, "no signal", run()),
     ]
 }
@@ -177,6 +190,15 @@ fn prestop_waits() -> Vec<Case> {
         violated(rule, "readiness did not fail", ends_at(ready(hook(), "a", 200), 1_510_000)),
         holds(rule, "readiness failed in the end", ends_at(ready(ready(hook(), "a", 200), "b", 503), 1_510_000)),
         unclear(rule, "late, but so was the harness", ends_at(called().at(4_000).stalled(2_500), 4_600_000)),
+        violated(rule, "the second call does not wait", {
+            let twice = called().sent("second", Role::Prestop).answered("second", 200);
+            ends_at(twice, 1_510_000)
+        }),
+        holds(rule, "the second call waits for the same delay", {
+            let twice = called().at(900).sent("second", Role::Prestop);
+            ends_at(twice, 1_510_000).answered("second", 200)
+        }),
+        unclear(rule, "no delay is known", ends_at(called(), 1_510_000).without_param("shutdown_delay")),
         unclear(rule, "nobody asked for readiness", ends_at(hook(), 1_510_000)),
         unclear(rule, "the hook was not called", ready(lame_duck(), "a", 503)),
     ]

@@ -62,6 +62,16 @@ fn an_info_rule_never_counts_but_is_never_a_pass_without_its_precondition() {
 }
 
 #[test]
+fn a_run_in_which_nothing_happened_tells_nothing() {
+    let all: Vec<&str> = rules::all().map(|rule| rule.slug).collect();
+    let mut nothing = run().judged_by(&all);
+    nothing.records.drain(..nothing.records.len() - 1);
+    for verdict in judge(&nothing).unwrap() {
+        assert_eq!(verdict.verdict, Verdict::Inconclusive, "{}: {}", verdict.rule, verdict.actual);
+    }
+}
+
+#[test]
 fn rules_are_judged_in_the_order_of_the_header() {
     let rules = ["clean-exit-status", "in-flight-answered", "term-ends-process"];
     let told = judge(&stopped().exited(0).judged_by(&rules)).unwrap();

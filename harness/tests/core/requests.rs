@@ -35,6 +35,7 @@ fn in_flight_answered() -> Vec<Case> {
         holds(rule, "answered", slow().answered_close("slow", 200).exited(0)),
         holds(rule, "answered much later", slow().at(14_000).answered("slow", 200).exited(0)),
         holds(rule, "redirected", slow().answered("slow", 302).exited(0)),
+        violated(rule, "answered with 400: not served", slow().answered_close("slow", 400).exited(0)),
         violated(rule, "answered with 503: not served", slow().answered_close("slow", 503).exited(0)),
         violated(rule, "lost by FIN", slow().broken("slow", Break::Fin).exited(0)),
         violated(rule, "lost by RST", slow().broken("slow", Break::Reset).killed_by(15)),
@@ -135,6 +136,10 @@ fn deadline() -> Vec<Case> {
         holds(rule, "the delay comes on top", {
             doomed().param("shutdown_delay", 2.0).at(4_000).broken("slow", Break::Reset).exited(1)
         }),
+        unclear(rule, "what should outlast the deadline had ended before the signal", {
+            let run = run().param("drain_timeout", 1.0).sent("slow", Role::Doomed).answered("slow", 200);
+            run.at(1_000).signal("SIGTERM").exited(0)
+        }),
         unclear(rule, "nothing outlasted the deadline", stopped().param("drain_timeout", 1.0).at(1_100).exited(0)),
         unclear(rule, "no signal", run().param("drain_timeout", 1.0)),
     ]
@@ -170,6 +175,9 @@ fn trickles() -> Vec<Case> {
         let drip = || run().param(limit, 1.0).at(1_000).opened(1, role).sent("drip", role).at(1_100).signal("SIGTERM");
         cases.extend([
             holds(rule, "408", drip().at(2_000).answered_close("drip", 408)),
+            holds(rule, "408, and FIN much later", {
+                drip().at(2_000).answered_close("drip", 408).at(9_000).ended(1, Ending::Fin)
+            }),
             holds(rule, "FIN", drip().at(2_000).broken("drip", Break::Fin).ended(1, Ending::Fin)),
             holds(rule, "RST", drip().at(2_000).ended(1, Ending::Reset)),
             holds(rule, "at the very end of the slack", drip().at_us(5_000_000).ended(1, Ending::Fin)),
@@ -196,6 +204,10 @@ fn client_gone_releases() -> Vec<Case> {
         violated(rule, "still counted when the signal came", then_stopped(gone().metrics(1)).exited(0)),
         holds(rule, "counted before the client left", {
             then_stopped(run().sent("slow", Role::Gone).metrics(1).broken("slow", Break::Left)).exited(0)
+        }),
+        holds(rule, "counted while another was still there", {
+            let two = run().sent("one", Role::Gone).sent("two", Role::Gone).broken("one", Break::Left);
+            then_stopped(two.metrics(1).broken("two", Break::Left)).exited(0)
         }),
         holds(rule, "at the very end of the slack", then_stopped(gone()).at(5_000).exited(0)),
         violated(rule, "held by it", then_stopped(gone()).at(5_002).exited(0)),
@@ -264,6 +276,9 @@ fn overload_sheds() -> Vec<Case> {
         violated(rule, "lost instead of shed", served(probed(two(), 200)).broken("two", Break::Reset)),
         violated(rule, "the health path was shed", served(probed(two(), 429)).turned_away("two", 429, false)),
         unclear(rule, "the health path was not asked", served(two()).turned_away("two", 429, false)),
+        unclear(rule, "no more asked than the limit allows", {
+            served(probed(two().param("max_in_flight", 2.0), 200)).answered("two", 200)
+        }),
         unclear(rule, "nobody asked", probed(limited(), 200)),
         unclear(rule, "no limit is known", served(probed(run().sent("one", Role::Overload), 200))),
     ]

@@ -73,6 +73,11 @@ impl Run {
         self
     }
 
+    pub fn without_param(mut self, name: &str) -> Self {
+        self.timeline.header.params.remove(name);
+        self
+    }
+
     /// What follows is about this process.
     pub fn process(mut self, process: ProcessId) -> Self {
         self.process = process;

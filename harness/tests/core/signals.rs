@@ -35,6 +35,19 @@ fn term_ends_process() -> Vec<Case> {
         violated(rule, "not before the harness kills it", stopped().at(1_500).killed_by_harness()),
         holds(rule, "counted from the last byte", last_answer().at(9_000).exited(0)),
         violated(rule, "long after the last byte", last_answer().at(9_002).exited(0)),
+        holds(rule, "counted from the last loss", {
+            in_flight_at("SIGTERM").at(9_000).broken("slow", Break::Reset).exited(1)
+        }),
+        holds(rule, "counted from the last of several", {
+            let two = run().sent("one", Role::InFlight).sent("two", Role::InFlight).at(1_000).signal("SIGTERM");
+            two.answered("one", 200).at(5_000).answered("two", 200).at(8_000).exited(0)
+        }),
+        violated(rule, "probes do not prolong it", {
+            stopped().at(6_000).sent("probe", Role::Ready).answered("probe", 503).exited(0)
+        }),
+        violated(rule, "lost probes do not prolong it", {
+            stopped().sent("probe", Role::Live).at(6_000).broken("probe", Break::Reset).exited(0)
+        }),
         holds(rule, "the last bytes are read after the end", {
             in_flight_at("SIGTERM").at(8_000).exited(0).at(9_000).answered("slow", 200)
         }),
