@@ -27,6 +27,9 @@ fn idle_closed_by_fin() -> Vec<Case> {
     let rule = "idle-closed-by-fin";
     let fin = |run: Run, id| run.ended(id, Ending::Fin);
     let mut cases = vec![
+        holds(rule, "the first end of a connection is its end", {
+            fin(waiting(Role::Idle), 1).ended(1, Ending::Reset)
+        }),
         unclear(rule, "the client closed them", {
             waiting(Role::Idle).ended(1, Ending::Local).ended(2, Ending::Local)
         }),
@@ -146,6 +149,9 @@ fn listener_closes_first() -> Vec<Case> {
     let idle = || waiting(Role::Idle);
     vec![
         holds(rule, "listener, then idle", idle().listener_closed().at(2_000).ended(1, Ending::Fin)),
+        holds(rule, "a listener closes once", {
+            idle().listener_closed().at(1_500).ended(1, Ending::Fin).at(2_000).listener_closed()
+        }),
         holds(rule, "idle by RST, but later", idle().listener_closed().ended(1, Ending::Reset)),
         holds(rule, "earlier by less than the table is looked at", {
             idle().at_us(1_200_000).ended(1, Ending::Fin).at_us(1_220_000).listener_closed()

@@ -254,6 +254,7 @@ fn continue_answered() -> Vec<Case> {
     vec![
         holds(rule, "told, then answered", told().answered_close("post", 200)),
         violated(rule, "told, then lost", told().broken("post", Break::Reset)),
+        violated(rule, "told, then refused with 400", told().answered_close("post", 400)),
         violated(rule, "told, then turned away", told().answered_close("post", 503)),
         violated(rule, "told, but the body is not the one sent", told().head("post", 200).garbled("post")),
         violated(rule, "never told", asked().at(1_000).signal("SIGTERM").answered_close("post", 200)),

@@ -28,6 +28,7 @@ fn term_ends_process() -> Vec<Case> {
     vec![
         holds(rule, "at once", stopped().exited(0)),
         holds(rule, "with any status", stopped().exited(3)),
+        holds(rule, "whatever its successor does", stopped().exited(0).process(2).started()),
         holds(rule, "killed by the signal", stopped().killed_by(15)),
         holds(rule, "at the very end of the slack", stopped().at_us(5_000_000).exited(0)),
         violated(rule, "a microsecond after it", stopped().at_us(5_000_001).exited(0)),
