@@ -28,6 +28,9 @@ pub fn markdown(results: &Results, servers: &[Server]) -> String {
 }
 
 /// What was run, where, and how to run it again.
+/// A rule as it was judged in a cell.
+type Seen<'r> = (&'r Cell, &'r RuleVerdict);
+
 fn header(results: &Results, names: &[&str], prefix: &str) -> String {
     let repeats = results.cells.iter().map(|cell| cell.repeats.of).max().unwrap_or(1);
     let globs = match prefix {
@@ -43,19 +46,19 @@ fn header(results: &Results, names: &[&str], prefix: &str) -> String {
     drainspec matrix{globs} --repeat {repeats} --out RUN
     drainspec report RUN
 
-drainspec {}, {}, {} {} on {}, {} cores; each scenario {repeats} times against each server. A cell shows the worst
-that was seen, and how many runs passed where they did not agree; `–`: the server lacks a feature that the scenario
-needs. **fail**: a client can see the loss, or the process does not end. *warn*: it is otherwise than the contract
-of drainspec's own servers, which these servers do not promise.
+Measured on {} by drainspec {} on {} {}, {}, {} cores; each scenario {} against each server. A cell
+shows the worst that was seen, and how many runs passed where they did not agree; `–` says that the server lacks
+a feature that the scenario needs. A *fail* is a violated MUST, a *warn* a violated SHOULD.
 
 ",
         if prefix.is_empty() { "servers" } else { prefix.trim_end_matches('/') },
-        results.version,
         results.started.get(..10).unwrap_or_default(),
+        results.version,
         machine("os"),
         machine("kernel"),
         machine("arch"),
         machine("cores"),
+        if repeats == 1 { "once".to_owned() } else { format!("{repeats} times") },
     )
 }
 
@@ -63,12 +66,21 @@ fn matrix(out: &mut String, results: &Results, names: &[&str], prefix: &str) {
     let labels: Vec<&str> = names.iter().map(|name| &name[prefix.len()..]).collect();
     let _ = writeln!(out, "| scenario | {} |", labels.join(" | "));
     let _ = writeln!(out, "|---|{}", "---|".repeat(names.len()));
+    let mut nobody = Vec::new();
     for slug in rows(results) {
+        let cells: Vec<&Cell> = results.cells.iter().filter(|cell| cell.scenario == slug).collect();
+        if cells.iter().all(|cell| cell.verdict == Verdict::Unsupported) {
+            nobody.push(format!("`{slug}`"));
+            continue;
+        }
         let words = names.iter().map(|name| {
-            let cell = results.cells.iter().find(|cell| cell.scenario == slug && cell.server == **name);
-            cell.map_or(String::new(), word)
+            let cell = cells.iter().find(|cell| cell.server == **name);
+            cell.map_or(String::new(), |cell| word(cell))
         });
         let _ = writeln!(out, "| `{slug}` | {} |", words.collect::<Vec<_>>().join(" | "));
+    }
+    if !nobody.is_empty() {
+        let _ = writeln!(out, "\nNo server here has the features for {}.", nobody.join(", "));
     }
 }
 
@@ -91,7 +103,7 @@ fn findings(out: &mut String, cells: &[&Cell], server: Option<&Server>) {
         let known = server.and_then(|server| server.known.find(&cell.scenario, &rule.rule));
         known.filter(|_| rule.verdict == Verdict::Fail)
     };
-    let mut found: BTreeMap<(usize, &str, &str), Vec<(&Cell, &RuleVerdict)>> = BTreeMap::new();
+    let mut found: BTreeMap<(usize, &str, &str), Vec<Seen>> = BTreeMap::new();
     for cell in cells {
         for rule in cell.rules.iter().filter(|rule| rule.verdict != Verdict::Pass) {
             let severity = Verdict::BY_SEVERITY.iter().rev().position(|verdict| *verdict == rule.verdict);

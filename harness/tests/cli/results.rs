@@ -57,13 +57,16 @@ fn what_the_program_writes_is_what_the_schema_says() {
     drainspec().arg("judge").arg(servers.out()).assert().success();
 }
 
+/// What is wrong, and how to make it so.
+type Breakage = (&'static str, fn(&mut Value));
+
 #[test]
 fn results_that_are_not_in_order_are_refused() {
     let servers = Servers::with_good();
     servers.matrix("good", "idle-exit").assert().success();
     let good = servers.results();
     assert_valid(&good);
-    let broken: &[(&str, fn(&mut Value))] = &[
+    let broken: &[Breakage] = &[
         ("no cells", |results| drop(results.as_object_mut().unwrap().remove("cells"))),
         ("another format", |results| results["format"] = json!(FORMAT + 1)),
         ("an unknown key", |results| results["colour"] = json!("red")),
