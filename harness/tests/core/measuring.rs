@@ -15,9 +15,10 @@ fn measured(run: &Run) -> BTreeMap<String, f64> {
 fn a_drain_is_measured_from_its_signal() {
     let drain = run().sent("early", Role::InFlight).answered("early", 200).sent("slow", Role::InFlight);
     let drain = drain.sent("lost", Role::InFlight).sent("left", Role::Gone).broken("left", Break::Left);
+    let drain = drain.sent("quick", Role::InFlight).sent("first", Role::Ready).answered("first", 503);
     let drain = drain.at(1_000).signal("SIGTERM").at_us(1_000_400).listener_closed();
     let drain = drain.at(1_002).sent("probe", Role::Ready).at_us(1_003_500).answered("probe", 503);
-    let drain = drain.opened(1, Role::Idle).broken("lost", Break::Reset).ended(1, Ending::Reset);
+    let drain = drain.answered("quick", 200).opened(1, Role::Idle).broken("lost", Break::Reset).ended(1, Ending::Reset);
     let drain = drain.opened(2, Role::Idle).ended(2, Ending::Fin).at(1_500).head("slow", 200).complete("slow", 10);
     let measured = measured(&drain.at_us(1_503_250).exited(0));
     let expected = [
@@ -26,7 +27,7 @@ fn a_drain_is_measured_from_its_signal() {
         ("exit_after_signal_ms", 503.25),
         ("listener_closed_after_signal_ms", 0.4),
         ("readiness_off_after_signal_ms", 3.5),
-        ("requests_answered", 2.0),
+        ("requests_answered", 3.0),
         ("requests_lost", 1.0),
     ];
     assert_eq!(measured, expected.map(|(name, value)| (name.to_owned(), value)).into());
