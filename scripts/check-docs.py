@@ -7,7 +7,7 @@
 - A link whose text is a name in code, such as [`ShutDown`](../servers/go/lifecycle.go), leads to a source file
   that defines this name.
 - docs/exit-status.md has the statuses that `drainspec --help` has, word by word, and docs/architecture.md every
-  record that a timeline can have.
+  record that a timeline can have, and docs/adding-a-server.md every feature.
 
 Prints file, line and fault of everything that does not hold, and ends with 1.
 """
@@ -26,7 +26,7 @@ NAME = re.compile(r"`#?([A-Za-z_][A-Za-z0-9_]*)(?:\(\))?`")
 def main() -> int:
     pages = sorted(p for p in ROOT.rglob("*.md") if not NOT_OURS & set(p.relative_to(ROOT).parts))
     faults = [fault for page in pages for fault in check_links(page)]
-    faults += check_exit_status() + check_records()
+    faults += check_exit_status() + check_records() + check_features()
     for fault in faults:
         print(fault)
     print(f"{len(pages)} pages, {len(faults)} faults")
@@ -114,20 +114,26 @@ def check_exit_status() -> list[str]:
 
 
 def check_records() -> list[str]:
-    page = ROOT / "docs/architecture.md"
-    source = (ROOT / "harness/src/timeline/mod.rs").read_text()
-    events = re.search(r"^pub enum Event \{(.*?)^\}", source, re.DOTALL | re.MULTILINE)
-    names = re.findall(r"^    ([A-Z]\w*)", events[1], re.MULTILINE) if events else []
-    if not names:
-        return ["harness/src/timeline/mod.rs: the events were not found: have they moved?"]
-    records = {re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower() for name in names}
-    table = page.read_text().split("## What is on a timeline")[1].split("\n## ")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return check_table("timeline/mod.rs", "Event", "docs/architecture.md", "What is on a timeline")
+
+
+def check_features() -> list[str]:
+    return check_table("catalog/server.rs", "Feature", "docs/adding-a-server.md", "Features")
+
+
+def check_table(source: str, enum: str, page: str, heading: str) -> list[str]:
+    """The first column of the table below a heading names exactly the variants of an enum, in kebab case."""
+    text = (ROOT / "harness/src" / source).read_text()
+    body = re.search(rf"^pub enum {enum} \{{(.*?)^\}}", text, re.DOTALL | re.MULTILINE)
+    variants = re.findall(r"^    ([A-Z]\w*)", body[1], re.MULTILINE) if body else []
+    if not variants:
+        return [f"harness/src/{source}: `enum {enum}` was not found: has it moved?"]
+    there = {re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower() for name in variants}
+    section = (ROOT / page).read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     written = set(re.findall(r"`([^`]+)`", "".join(rows)))
-    faults = [
-        f"docs/architecture.md: the record `{name}` is not explained" for name in sorted(records - written)
-    ]
-    return faults + [f"docs/architecture.md: there is no record `{name}`" for name in sorted(written - records)]
+    faults = [f"{page}: `{name}` is missing from the table" for name in sorted(there - written)]
+    return faults + [f"{page}: there is no `{name}`" for name in sorted(written - there)]
 
 
 if __name__ == "__main__":
