@@ -137,26 +137,34 @@ fn deadline_bounds_drain(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
-    let doomed = in_flight(view, Role::Doomed, signalled).count();
-    let (Some(timeout), 1..) = (view.param("drain_timeout"), doomed) else {
-        return Finding::inconclusive("no request was to outlast the deadline");
+    let doomed = || in_flight(view, Role::Doomed, signalled);
+    let Some(timeout) = view.param("drain_timeout").map(seconds) else {
+        return Finding::inconclusive("no deadline was set");
     };
-    if in_flight(view, Role::Doomed, signalled).next().is_none() {
+    if doomed().next().is_none() {
         return Finding::inconclusive("no request that outlasts the deadline was in flight when the signal was sent");
     }
-    let deadline = seconds(timeout + view.param("shutdown_delay").unwrap_or(0.0));
-    let exited = process.exited.map(|(at, ..)| at);
+    // It counts from the closing of the listener; whether that comes at the right time, another rule says.
+    let due = signalled.saturating_add(seconds(view.param("shutdown_delay").unwrap_or(0.0)));
+    let first = process.listener_closed.map_or(due, |closed| closed.min(due));
     // Timers fire late, never early; the tolerance is for the clocks of two processes.
-    let early = in_flight(view, Role::Doomed, signalled)
+    let early = doomed()
         .filter(|request| !request.answered())
         .filter_map(|request| request.ended)
-        .find(|cut| cut + 50_000 < signalled.saturating_add(deadline));
+        .find(|cut| cut + 50_000 < first.saturating_add(timeout));
     match early {
         Some(cut) => Finding::violated(
-            format!("cut after {}, where {} were allowed", ms(cut - signalled), ms(deadline)),
+            format!(
+                "cut {} after the listener was to close, where {} are allowed",
+                ms(cut.saturating_sub(first)),
+                ms(timeout)
+            ),
             [signalled, cut],
         ),
-        None => within(view, "the process ended", signalled, exited, deadline),
+        None => {
+            let exited = process.exited.map(|(at, ..)| at);
+            within(view, "the process ended", signalled, exited, due.saturating_add(timeout) - signalled)
+        }
     }
 }
 

@@ -61,10 +61,11 @@ fn term_ends_process(view: &View) -> Finding {
         Err(finding) => return finding,
     };
     let exited = process.exited.map(|(at, ..)| at);
+    // Probes come as long as there is somebody to answer them, and what comes after the end is for a successor.
+    let probe = |role| matches!(role, Role::Ready | Role::Live | Role::Metrics);
+    let sent = view.requests.iter().filter(|r| !probe(r.role) && exited.is_none_or(|exited| r.sent < exited));
     // What was lost in the end had been in flight until then.
-    // Probes come as long as there is somebody to answer them.
-    let traffic = view.requests.iter().filter(|r| !matches!(r.role, Role::Ready | Role::Live | Role::Metrics));
-    let last = traffic.filter(|r| r.answered() || r.lost()).filter_map(|r| r.ended).max();
+    let last = sent.filter(|r| r.answered() || r.lost()).filter_map(|r| r.ended).max();
     let from = signalled.max(last.unwrap_or(0).min(exited.unwrap_or(u64::MAX)));
     let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
     within(view, "the process ended", from, exited, seconds(lingering))

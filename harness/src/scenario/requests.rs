@@ -229,6 +229,7 @@ async fn slow_headers_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
     let (id, head) = raw.head("GET", "/", "X-Slow: ");
     raw.announce(&id, Role::SlowHead, "/", None);
     raw.write(head.trim_end().as_bytes()).await;
+    run.read(&target, &[raw.client_port], 1).await?;
     target.signal(run.stop_signal());
     let longest = run.duration("header_timeout") + Duration::from_secs(6);
     raw.drip(&id, b"x", Duration::from_millis(100), longest).await;
@@ -293,6 +294,7 @@ async fn stalled_upload_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
     let (id, head) = raw.head("POST", "/echo", "Content-Length: 100000\r\n");
     raw.announce(&id, Role::SlowBody, "/echo", None);
     raw.write(head.as_bytes()).await;
+    run.settle(&target, &[raw.client_port], 1).await?;
     target.signal(run.stop_signal());
     let longest = run.duration("body_timeout") + Duration::from_secs(6);
     raw.drip(&id, b"x", Duration::from_millis(100), longest).await;

@@ -285,31 +285,38 @@ impl<'s> Run<'s> {
     }
 
     /// Waits until the server works on at least so many of the requests on these connections: by the kernel's word
-    /// that it has accepted the connections and read all that was sent, and then by its own metrics, if it has any.
-    /// These alone do not tell: they may still count requests that were answered a moment ago.
+    /// that it has read them all, and then by its own metrics, if it has any. These alone do not tell: they may
+    /// still count requests that were answered a moment ago.
     ///
     /// # Errors
     /// When it does not get there.
     pub async fn settle(&self, target: &Target, client_ports: &[u16], at_least: usize) -> Result<(), Stop> {
         let what = format!("{at_least} requests in flight");
-        self.read(target, client_ports, at_least, &what).await?;
+        self.read(target, client_ports, at_least).await?;
         if target.admin.is_some() && !self.metrics_say(target, |in_flight| in_flight >= at_least as u64).await? {
             return Err(unconfirmed(&what, format!("not by the server's metrics within {PATIENCE:?}")));
         }
         Ok(())
     }
 
-    async fn read(&self, target: &Target, client_ports: &[u16], at_least: usize, what: &str) -> Result<(), Stop> {
+    /// Waits until the server has accepted at least so many of these connections, and has read whatever was sent
+    /// on those of them that are open.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub async fn read(&self, target: &Target, client_ports: &[u16], at_least: usize) -> Result<(), Stop> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let sides = process::server_sides(target.address.port())
                 .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
-            let read = sides.iter().filter(|s| s.accepted && s.unread == 0 && client_ports.contains(&s.client_port));
-            if read.count() >= at_least {
+            let open = sides.iter().filter(|side| client_ports.contains(&side.client_port));
+            let read: Vec<bool> = open.map(|side| side.accepted && side.unread == 0).collect();
+            if read.len() >= at_least && read.iter().all(|read| *read) {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(unconfirmed(what, format!("the server had not read them within {PATIENCE:?}")));
+                let what = format!("{at_least} requests are read");
+                return Err(unconfirmed(&what, format!("not by the kernel's word within {PATIENCE:?}")));
             }
             sleep(LOOK).await;
         }

@@ -125,6 +125,14 @@ fn deadline() -> Vec<Case> {
         holds(rule, "earlier by less than two clocks differ", cut_at(1_950_000).exited(1)),
         violated(rule, "a microsecond earlier", cut_at(1_949_999).exited(1)),
         violated(rule, "cut by FIN, much earlier", doomed().broken("slow", Break::Fin).exited(1)),
+        violated(rule, "the delay before it is taken out of it", {
+            let run = doomed().param("shutdown_delay", 1.0).at(2_000).listener_closed();
+            run.broken("slow", Break::Reset).exited(1)
+        }),
+        holds(rule, "it counts from a listener that closes too early", {
+            let run = doomed().param("shutdown_delay", 1.0).at(1_500).listener_closed();
+            run.at(2_500).broken("slow", Break::Reset).exited(1)
+        }),
         holds(rule, "at the very end of the slack", cut_at(4_000_000).at_us(5_000_000).exited(1)),
         violated(rule, "a microsecond after it", cut_at(4_000_000).at_us(5_000_001).exited(1)),
         violated(rule, "it never ended", doomed()),

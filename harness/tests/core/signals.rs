@@ -52,6 +52,10 @@ fn term_ends_process() -> Vec<Case> {
         holds(rule, "the last bytes are read after the end", {
             in_flight_at("SIGTERM").at(8_000).exited(0).at(9_000).answered("slow", 200)
         }),
+        violated(rule, "late, and a successor is asked", {
+            let run = stopped().at(6_000).exited(0).process(2).started();
+            run.sent("next", Role::Successor).answered("next", 200)
+        }),
         holds(rule, "a delay is granted", stopped().param("shutdown_delay", 2.0).at(7_000).exited(0)),
         unclear(rule, "no signal was sent", run().exited(0)),
         unclear(rule, "late, but so was the harness", stopped().at(4_000).stalled(2_000).at(5_500).exited(0)),
