@@ -89,8 +89,8 @@ def lame_duck_too_short() -> None:
 
 
 def lame_duck_too_long() -> None:
-    """The listener closes five seconds after the end of the lame-duck."""
-    _lame_duck_deadline(lambda deadline, delay: deadline + 5 if delay > 0 else deadline)
+    """The listener closes six seconds after the end of the lame-duck."""
+    _lame_duck_deadline(lambda deadline, delay: deadline + 6 if delay > 0 else deadline)
 
 
 def signal_starts_another_delay() -> None:
