@@ -14,10 +14,10 @@ import main as reference
 from faults import FAULTS
 
 if __name__ == "__main__":
-    name = sys.argv[1] if len(sys.argv) == 2 else None
-    if name not in FAULTS:
-        problem = "expected one argument, the name of a fault" if name is None else f"there is no fault {name!r}"
-        print(f"mutant/main.py: {problem}; the table is in faults/__init__.py", file=sys.stderr)
+    names = sys.argv[1:]
+    if len(names) != 1 or names[0] not in FAULTS:
+        given = "a fault is missing" if not names else f"there is no fault {' '.join(names)!r}"
+        print(f"mutant/main.py: {given}; faults/__init__.py has the table", file=sys.stderr)
         sys.exit(2)
-    FAULTS[name]()
+    FAULTS[names[0]]()
     os._exit(reference.main())  # as the reference ends

@@ -55,7 +55,8 @@ def _close_idle_on(latch_of) -> None:
     def await_request_or(self):
         latch = latch_of(self._registry)
         if self.state is ConnectionState.IDLE:
-            self._wait(select.POLLIN, time.monotonic() + self._registry.settings.current.keep_alive_timeout, latch)
+            timeout = self._registry.settings.current.keep_alive_timeout
+            self._wait(select.POLLIN, time.monotonic() + timeout, latch)
             if latch.is_set():
                 return False
         return await_request(self)
