@@ -148,3 +148,61 @@ fn common_folder<'n>(names: &[&'n str]) -> &'n str {
     let first = names.first().map_or("", |name| folder(name));
     if names.iter().all(|name| folder(name) == first) { first } else { "" }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::Outcome;
+    use crate::rules::{Basis, Level};
+
+    fn outcome(verdict: Verdict) -> Outcome {
+        let rule = RuleVerdict {
+            rule: "term-ends-process".to_owned(),
+            level: Level::Must,
+            basis: Basis::Wire,
+            verdict,
+            expected: "it ends".to_owned(),
+            actual: "it did not".to_owned(),
+            evidence: Vec::new(),
+        };
+        Outcome { rules: vec![rule], ..Outcome::without_run(verdict, "") }
+    }
+
+    #[test]
+    fn a_failure_is_shown_with_its_count_and_its_reason() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("frameworks").join("slow");
+        std::fs::create_dir_all(&folder).unwrap();
+        let spec = "kind = \"framework\"\nlanguage = \"go\"\nsummary = \"Slow 1.0\"\nfeatures = []\nrun = [\"true\"]";
+        std::fs::write(folder.join("server.toml"), spec).unwrap();
+        let known = "[[known]]\npattern = \"idle-exit/*\"\nreason = \"it waits\"\nlink = \"https://example.org/1\"";
+        std::fs::write(folder.join("known.toml"), known).unwrap();
+        let server = Server::load(root.path(), &folder).unwrap();
+
+        let mut results = Results::new(BTreeMap::new());
+        for (slug, verdict) in [
+            ("idle-exit", Verdict::Pass),
+            ("idle-exit", Verdict::Fail),
+            ("many-in-flight", Verdict::Pass),
+            ("overload-sheds", Verdict::Unsupported),
+        ] {
+            let outcome = match verdict {
+                Verdict::Unsupported => Outcome::without_run(verdict, ""),
+                verdict => outcome(verdict),
+            };
+            results.add(&server, crate::scenario::find(slug).unwrap(), "direct", &outcome);
+        }
+        let page = markdown(&results, &[server]);
+        for expected in [
+            "--server 'frameworks/*' --repeat 2 ",
+            "| scenario | slow |",
+            "| `idle-exit` | **fail** 1/2 |",
+            "| `many-in-flight` | pass |",
+            "features for `overload-sheds`.",
+            "## slow\n\nSlow 1.0.",
+            "- **fail** `term-ends-process` in `idle-exit`. Seen: it did not. It waits. <https://example.org/1>",
+        ] {
+            assert!(page.contains(expected), "{expected:?} is not in:\n{page}");
+        }
+    }
+}

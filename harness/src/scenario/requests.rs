@@ -248,6 +248,7 @@ async fn slow_reader_untruncated(run: &mut Run<'_>) -> Result<(), Stop> {
         .read_slowly(Duration::from_micros(500));
     let pending = connection.begin(ask).await;
     run.settle(&target, &[pending.client_port], 1).await?;
+    run.begun(&pending).await?;
     target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;

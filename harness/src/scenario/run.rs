@@ -278,8 +278,17 @@ impl<'s> Run<'s> {
     /// When it has not.
     pub async fn responding(&self, target: &Target, ask: Ask) -> Result<Pending, Stop> {
         let pending = self.in_flight(target, ask).await?;
+        self.begun(&pending).await?;
+        Ok(pending)
+    }
+
+    /// Waits until the response has begun.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn begun(&self, pending: &Pending) -> Result<(), Stop> {
         match pending.answering(PATIENCE).await {
-            true => Ok(pending),
+            true => Ok(()),
             false => Err(unconfirmed("a response has begun", format!("no head within {PATIENCE:?}"))),
         }
     }

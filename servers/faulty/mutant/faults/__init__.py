@@ -1,5 +1,5 @@
-"""The table of faults, group by group. A fault's name is that of the function that applies it, and of the folder
-beside this program that starts it; its docstring says what a user of the server would see."""
+"""The table of faults, group by group. A fault is named like the function that applies it, and like the folder
+beside this program that starts it. Its docstring says what a user of the server would see."""
 
 from collections.abc import Callable
 
