@@ -19,5 +19,6 @@ pub mod results;
 pub mod rules;
 pub mod runner;
 pub mod scenario;
+pub mod schedule;
 pub mod timeline;
 pub mod verdict;

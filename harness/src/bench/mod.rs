@@ -4,10 +4,12 @@
 mod bare;
 mod exit;
 mod throughput;
+mod wall;
 
 pub use bare::LANGUAGES;
 pub use exit::exit_after_last_byte;
 pub use throughput::{against_naive, against_oha, in_flight_accounted};
+pub use wall::against_lower_bound;
 
 /// One measured figure and its bar.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -18,7 +20,7 @@ pub struct Figure {
     pub median: f64,
     /// The least and the greatest of all rounds.
     pub range: (f64, f64),
-    /// What the number is: `ms` or `ratio`.
+    /// What the number is: `ms`, `s` or `ratio`.
     pub unit: &'static str,
     /// So many rounds.
     pub rounds: usize,

@@ -106,6 +106,11 @@ impl KnownFailures {
         Ok(Self { entries })
     }
 
+    /// Whether nothing is known to fail.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// The first entry that covers this rule in this scenario.
     pub fn find(&self, scenario: &str, rule: &str) -> Option<&Known> {
         let name = format!("{scenario}/{rule}");

@@ -165,7 +165,12 @@ impl Server {
         let path = folder.join("server.toml");
         let spec = Spec::parse(&path, &read(&path)?)?;
         let name = folder.strip_prefix(root).unwrap_or(folder).to_string_lossy().into_owned();
-        Ok(Self { name, folder: folder.to_owned(), known: KnownFailures::load(folder)?, spec })
+        let known = KnownFailures::load(folder)?;
+        if spec.kind == Kind::Reference && !known.is_empty() {
+            let reason = "a reference has no known failures: remove its known.toml, or call it a framework".to_owned();
+            return Err(CatalogError::Value { path, key: "kind".to_owned(), reason });
+        }
+        Ok(Self { name, folder: folder.to_owned(), known, spec })
     }
 
     /// Whether the server can do this.

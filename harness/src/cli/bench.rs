@@ -4,6 +4,7 @@
 //! user can run it on the machine that matters to them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{CliError, Status, project};
@@ -26,6 +27,9 @@ pub struct Args {
     /// Requests in flight across SIGTERM (Python: a tenth)
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=15_000))]
     in_flight: u32,
+    /// Rounds of the whole matrix, half a minute each
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    matrix_rounds: u32,
     /// Folder with the servers [default: `servers`, here or above]
     #[arg(long, value_name = "DIR")]
     servers: Option<PathBuf>,
@@ -40,47 +44,53 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     let status = runtime.block_on(async {
         tokio::select! {
             status = measure(args, &servers) => status,
-            () = super::matrix::interrupted() => Status::Interrupted,
+            () = super::matrix::interrupted() => Ok(Status::Interrupted),
         }
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     process::kill_all();
     drop(guardian);
-    Ok(status)
+    status
 }
 
-async fn measure(args: &Args, servers: &[Server]) -> Status {
+async fn measure(args: &Args, servers: &[Server]) -> Result<Status, CliError> {
     let began = Instant::now();
     let mut board = Board { missed: 0, unmeasured: 0 };
     let rounds = args.rounds as usize;
-    println!("median of the rounds [least … greatest], and the bar");
+    say!("median of the rounds [least … greatest], and the bar")?;
     for language in &LANGUAGES {
         let of = |kind: Kind| servers.iter().find(|s| s.spec.kind == kind && s.spec.language == language.name);
         let (Some(reference), Some(naive)) = (of(Kind::Reference), of(Kind::Naive)) else { continue };
         for server in [reference, naive] {
             if let Err(error) = process::build(server).await {
-                board.failed(&error.to_string());
+                board.failed(&error.to_string())?;
             }
         }
-        board.add(bench::exit_after_last_byte(reference, language, rounds).await);
-        board.add(bench::against_naive(reference, naive, rounds).await);
+        board.add(bench::exit_after_last_byte(reference, language, rounds).await)?;
+        board.add(bench::against_naive(reference, naive, rounds).await)?;
         let requests = if language.name == "python" { args.in_flight / 10 } else { args.in_flight };
-        board.add(bench::in_flight_accounted(reference, requests as usize).await);
+        board.add(bench::in_flight_accounted(reference, requests as usize).await)?;
         if language.name == "go" {
-            board.add(bench::against_oha(reference, rounds).await);
+            board.add(bench::against_oha(reference, rounds).await)?;
         }
     }
-    println!(
+    let compared = servers.iter().filter(|server| matches!(server.spec.kind, Kind::Reference | Kind::Naive));
+    let compared: Vec<Arc<Server>> = compared.cloned().map(Arc::new).collect();
+    match bench::against_lower_bound(&compared, args.matrix_rounds as usize).await {
+        Ok(figures) => figures.into_iter().try_for_each(|figure| board.add(Ok(Some(figure))))?,
+        Err(error) => board.failed(&error.to_string())?,
+    }
+    say!(
         "{} bars missed, {} figures not measured, {:.0} s",
         board.missed,
         board.unmeasured,
         began.elapsed().as_secs_f64()
-    );
-    match board {
+    )?;
+    Ok(match board {
         Board { missed: 1.., .. } => Status::Unexpected,
         Board { unmeasured: 1.., .. } => Status::Environment,
         _ => Status::AsExpected,
-    }
+    })
 }
 
 struct Board {
@@ -89,7 +99,7 @@ struct Board {
 }
 
 impl Board {
-    fn add(&mut self, figure: Result<Option<Figure>, BenchError>) {
+    fn add(&mut self, figure: Result<Option<Figure>, BenchError>) -> Result<(), CliError> {
         match figure {
             Ok(Some(figure)) => {
                 let verdict = if figure.reached() { Verdict::Pass } else { Verdict::Fail };
@@ -98,7 +108,7 @@ impl Board {
                     Bar::AtLeast(bar) => format!("≥ {bar}"),
                     Bar::AtMost(bar) => format!("≤ {bar}"),
                 };
-                anstream::println!(
+                say!(
                     "{} {:<72} {:>7.2} {} [{:.2} … {:.2}] of {}, bar {bar}",
                     report::paint(report::verdict_style(verdict), verdict.word()),
                     figure.name,
@@ -107,15 +117,15 @@ impl Board {
                     figure.range.0,
                     figure.range.1,
                     figure.rounds
-                );
+                )
             }
             Ok(None) => self.failed("no round was measured"),
             Err(error) => self.failed(&error.to_string()),
         }
     }
 
-    fn failed(&mut self, why: &str) {
+    fn failed(&mut self, why: &str) -> Result<(), CliError> {
         self.unmeasured += 1;
-        anstream::println!("{} {why}", report::paint(report::verdict_style(Verdict::Error), "not measured"));
+        say!("{} {why}", report::paint(report::verdict_style(Verdict::Error), "not measured"))
     }
 }

@@ -147,8 +147,8 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
         .collect();
     let status = args.status(&summaries, &errors);
     match args.format {
-        Format::Text => args.print(&learned, &summaries, &left, &errors, began.elapsed()),
-        Format::Json => print_json(&learned, &summaries, &left, &errors),
+        Format::Text => args.print(&learned, &summaries, &left, &errors, began.elapsed())?,
+        Format::Json => print_json(&learned, &summaries, &left, &errors)?,
     }
     if args.out.is_some() {
         anstream::eprintln!("timelines: {}", out.join("timelines").display());
@@ -209,42 +209,42 @@ impl Args {
         left: &[check::Left],
         errors: &[String],
         took: Duration,
-    ) {
+    ) -> Result<(), CliError> {
         let bold = Style::new().bold();
-        anstream::println!("{}", report::paint(bold, &self.command.join(" ")));
-        println!("  {}", learned_words(learned, &self.path));
+        say!("{}", report::paint(bold, &self.command.join(" ")))?;
+        say!("  {}", learned_words(learned, &self.path))?;
         for diagnosis in &learned.diagnoses {
-            anstream::println!("  {} {diagnosis}", report::paint(report::verdict_style(Verdict::Warn), "note"));
+            say!("  {} {diagnosis}", report::paint(report::verdict_style(Verdict::Warn), "note"))?;
         }
         for verdict in [Verdict::Pass, Verdict::Inconclusive, Verdict::Warn, Verdict::Fail] {
             let group: Vec<_> = summaries.iter().filter(|summary| summary.verdict.verdict == verdict).collect();
             let word = report::paint(report::verdict_style(verdict), verdict.word());
             if verdict == Verdict::Pass && !group.is_empty() {
                 let names: Vec<&str> = group.iter().map(|summary| summary.verdict.rule.as_str()).collect();
-                anstream::println!("\n{word} {}", names.join(", "));
+                say!("\n{word} {}", names.join(", "))?;
                 continue;
             }
             for summary in group {
                 let rule = &summary.verdict;
                 let known = if summary.known { ", known" } else { "" };
-                anstream::println!(
+                say!(
                     "\n{word} {} ({}{known}; {})",
                     report::paint(bold, &rule.rule),
                     rule.level.word(),
                     summary.scenario
-                );
-                println!("  expected  {}", rule.expected);
-                println!("  actual    {}", rule.actual);
+                )?;
+                say!("  expected  {}", rule.expected)?;
+                say!("  actual    {}", rule.actual)?;
                 if verdict == Verdict::Inconclusive {
-                    println!("  to test   {}", to_test(learned, &rule.rule));
+                    say!("  to test   {}", to_test(learned, &rule.rule))?;
                     continue;
                 }
                 if let Some(why) = self.profile.why(&rule.rule) {
-                    println!("  why here  {why}");
+                    say!("  why here  {why}")?;
                 }
                 let text = crate::rules::text(&rule.rule);
                 if let Some(remedy) = learned.language.and_then(|language| text?.remedy.get(language)) {
-                    println!("  remedy    {remedy}");
+                    say!("  remedy    {remedy}")?;
                 }
             }
         }
@@ -252,14 +252,14 @@ impl Args {
             let names = left.iter().filter(|(_, lacks)| lacks.iter().all(|lack| features.contains(lack)));
             let names: Vec<&str> = names.map(|(scenario, _)| scenario.slug).collect();
             if !names.is_empty() {
-                println!("\nnot tested, but with {how}: {}", names.join(", "));
+                say!("\nnot tested, but with {how}: {}", names.join(", "))?;
             }
         }
         for error in errors {
-            anstream::println!("\n{} {error}", report::paint(report::verdict_style(Verdict::Error), "error"));
+            say!("\n{} {error}", report::paint(report::verdict_style(Verdict::Error), "error"))?;
         }
         let count = |verdict: Verdict| summaries.iter().filter(|summary| summary.verdict.verdict == verdict).count();
-        println!(
+        say!(
             "\n{} rules in {:.0} s: {} fail, {} warn, {} inconclusive, {} pass",
             summaries.len(),
             took.as_secs_f64(),
@@ -267,7 +267,7 @@ impl Args {
             count(Verdict::Warn),
             count(Verdict::Inconclusive),
             count(Verdict::Pass)
-        );
+        )
     }
 }
 
@@ -295,7 +295,12 @@ fn to_test(learned: &Learned, rule: &str) -> &'static str {
     }
 }
 
-fn print_json(learned: &Learned, summaries: &[RuleSummary], left: &[check::Left], errors: &[String]) {
+fn print_json(
+    learned: &Learned,
+    summaries: &[RuleSummary],
+    left: &[check::Left],
+    errors: &[String],
+) -> Result<(), CliError> {
     let value = json!({
         "port": learned.port,
         "keep_alive": learned.keep_alive,
@@ -314,5 +319,5 @@ fn print_json(learned: &Learned, summaries: &[RuleSummary], left: &[check::Left]
         "not_tested": left.iter().map(|(scenario, lacks)| json!({"scenario": scenario.slug, "lacks": lacks})).collect::<Vec<_>>(),
         "errors": errors,
     });
-    println!("{value:#}");
+    say!("{value:#}")
 }

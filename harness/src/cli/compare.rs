@@ -27,8 +27,8 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     for change in &changes {
         let style = report::verdict_style(if change.regression { Verdict::Fail } else { Verdict::Unsupported });
         let word = if change.regression { "worse" } else { "     " };
-        anstream::println!("{} {}: {}", report::paint(style, word), change.cell, change.what);
+        say!("{} {}: {}", report::paint(style, word), change.cell, change.what)?;
     }
-    println!("{} changes, {regressions} for the worse", changes.len());
+    say!("{} changes, {regressions} for the worse", changes.len())?;
     Ok(if regressions == 0 { Status::AsExpected } else { Status::Unexpected })
 }

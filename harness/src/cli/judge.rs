@@ -49,10 +49,10 @@ fn against_results(folder: &Path) -> Result<bool, CliError> {
             && again != cell.verdict
         {
             differing += 1;
-            println!("{} · {}: {} in {FILE}, {} now", cell.server, cell.scenario, cell.verdict.word(), again.word());
+            say!("{} · {}: {} in {FILE}, {} now", cell.server, cell.scenario, cell.verdict.word(), again.word())?;
         }
     }
-    println!("{}: {judged} timelines judged, {differing} cells differ from {FILE}", folder.display());
+    say!("{}: {judged} timelines judged, {differing} cells differ from {FILE}", folder.display())?;
     Ok(differing == 0)
 }
 
@@ -62,12 +62,12 @@ fn alone(path: &Path) -> Result<bool, CliError> {
     for path in timelines(path)? {
         let outcome = judge(&path)?;
         let word = report::paint(report::verdict_style(outcome.verdict), outcome.verdict.word());
-        anstream::println!("{}: {word}", path.display());
+        say!("{}: {word}", path.display())?;
         if outcome.rules.is_empty() {
-            println!("  {}", outcome.reason.unwrap_or_default());
+            say!("  {}", outcome.reason.unwrap_or_default())?;
         }
         for rule in &outcome.rules {
-            println!("  {:<12} {:<30} {}", rule.verdict.word(), rule.rule, rule.actual);
+            say!("  {:<12} {:<30} {}", rule.verdict.word(), rule.rule, rule.actual)?;
         }
         good &= !matches!(outcome.verdict, Verdict::Fail | Verdict::Error);
     }

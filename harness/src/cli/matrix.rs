@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -15,7 +15,8 @@ use crate::process::{self, guardian::Guardian};
 use crate::report::{self, Progress};
 use crate::results::{Outcome, Results};
 use crate::runner;
-use crate::scenario::{Scenario, Subject};
+use crate::scenario::Scenario;
+use crate::schedule::{self, Job, Schedule};
 use crate::verdict::Verdict;
 
 /// Builds that run side by side: compilers use several cores themselves.
@@ -30,7 +31,7 @@ pub struct Args {
     /// Only scenarios whose slug matches (may be repeated)
     #[arg(long, value_name = "GLOB")]
     scenario: Vec<String>,
-    /// Scenarios played side by side; most of their time is spent waiting [default: 6 for each core]
+    /// Scenarios played side by side; most of their time is spent waiting [default: 8 for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
     /// Play each scenario so many times; the worst verdict counts
@@ -47,19 +48,16 @@ pub struct Args {
     servers: Option<PathBuf>,
 }
 
-/// One repeat of one cell.
-struct Job {
-    server: Arc<Server>,
-    scenario: &'static Scenario,
-    repeat: u32,
-}
-
 /// What has come so far.
 struct Board {
     results: Results,
     excerpts: BTreeMap<(String, String), BTreeMap<String, Vec<String>>>,
     progress: Progress,
     out: PathBuf,
+    /// When what has come is to be written, where it has not been yet.
+    due: Option<Instant>,
+    /// No sooner than this is anything written again.
+    rested: Instant,
 }
 
 /// Runs it.
@@ -79,7 +77,7 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
         }
     });
     // Ends every task, and with it what it started; then whatever group is left.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     process::kill_all();
     status
 }
@@ -107,38 +105,31 @@ async fn play(
     let unbuilt = build_all(&servers).await;
     let began_playing = Instant::now();
 
-    let cells = servers.len() * scenarios.len() * args.repeat as usize;
+    let jobs = schedule::jobs(&servers, &scenarios, args.repeat);
     let mut board = Board {
         results: Results::new(runner::machine()),
         excerpts: BTreeMap::new(),
-        progress: Progress::new(cells),
+        progress: Progress::new(jobs.len()),
         out: out.clone(),
+        due: None,
+        rested: began_playing,
     };
     // From here on the file is this run's, however early the run ends.
     board.write()?;
-    let mut light = Vec::new();
-    let mut heavy = Vec::new();
-    for repeat in 1..=args.repeat {
-        for scenario in &scenarios {
-            for server in &servers {
-                let job = Job { server: server.clone(), scenario, repeat };
-                match unbuilt.get(&server.name) {
-                    Some((verdict, reason)) => board.add(&job, Outcome::without_run(*verdict, reason.clone()))?,
-                    None if scenario.heavy => heavy.push(job),
-                    None => light.push(job),
-                }
-            }
-        }
+    let (built, left_out): (Vec<Job>, _) = jobs.into_iter().partition(|job| !unbuilt.contains_key(&job.server.name));
+    for job in left_out {
+        let (verdict, reason) = &unbuilt[&job.server.name];
+        board.add(&job, Outcome::without_run(*verdict, reason.clone()));
     }
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let jobs = args.jobs.map_or(6 * cores, usize::from);
-    // Load keeps the cores busy, and what others measure meanwhile would suffer: it comes last, one at a time.
-    play_all(light, jobs, &mut board).await?;
-    play_all(heavy, 1, &mut board).await?;
+    let mut schedule = Schedule::new(built, args.jobs.map(usize::from), out.clone());
+    while let Some((job, outcome)) = board.keep_while(schedule.next()).await? {
+        board.add(&job, outcome);
+    }
+    board.write()?;
 
     let Board { results, excerpts, progress, .. } = board;
     progress.finish();
-    print(&results, &excerpts, began_playing.elapsed().as_secs_f64());
+    print(&results, &excerpts, began_playing.elapsed().as_secs_f64())?;
     anstream::eprintln!(
         "results: {} ({:.0} s with builds)",
         out.join(crate::results::FILE).display(),
@@ -155,7 +146,7 @@ async fn play(
 }
 
 impl Board {
-    fn add(&mut self, job: &Job, outcome: Outcome) -> Result<(), CliError> {
+    fn add(&mut self, job: &Job, outcome: Outcome) {
         let cell = self.results.add(&job.server, job.scenario, "direct", &outcome);
         let mark = if cell.as_expected { "" } else { " (unexpected)" };
         let style = report::verdict_style(outcome.verdict);
@@ -164,32 +155,29 @@ impl Board {
         self.progress.step(&format!("{} {} {word}{mark} {seconds:.1} s", job.server.name, job.scenario.slug));
         let key = (job.server.name.clone(), job.scenario.slug.to_owned());
         self.excerpts.entry(key).or_default().extend(outcome.excerpts);
-        self.write()
+        self.due.get_or_insert(self.rested.max(Instant::now()));
     }
 
-    fn write(&self) -> Result<(), CliError> {
-        self.results.write(&self.out).map_err(|source| CliError::Io { path: self.out.clone(), source })
+    /// Waits for what comes next, and writes meanwhile what has come.
+    async fn keep_while<T>(&mut self, next: impl Future<Output = T>) -> Result<T, CliError> {
+        let mut next = std::pin::pin!(next);
+        if let Some(due) = self.due {
+            tokio::select! {
+                biased; // however fast they come
+                () = tokio::time::sleep_until(due.into()) => self.write()?,
+                come = &mut next => return Ok(come),
+            }
+        }
+        Ok(next.await)
     }
-}
 
-async fn play_all(jobs: Vec<Job>, side_by_side: usize, board: &mut Board) -> Result<(), CliError> {
-    let mut running = JoinSet::new();
-    let mut waiting = jobs.into_iter();
-    loop {
-        while running.len() < side_by_side
-            && let Some(job) = waiting.next()
-        {
-            let out = board.out.clone();
-            running.spawn(async move {
-                let outcome = runner::play(&Subject::of(&job.server), job.scenario, job.repeat, &out).await;
-                (job, outcome)
-            });
-        }
-        match running.join_next().await {
-            Some(Ok((job, outcome))) => board.add(&job, outcome)?,
-            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            None => return Ok(()),
-        }
+    fn write(&mut self) -> Result<(), CliError> {
+        let began = Instant::now();
+        self.results.write(&self.out).map_err(|source| CliError::Io { path: self.out.clone(), source })?;
+        // A long run has a large file: writing it takes no more than a tenth of the time.
+        self.rested = Instant::now() + 9 * began.elapsed();
+        self.due = None;
+        Ok(())
     }
 }
 
@@ -227,10 +215,14 @@ async fn build_all(servers: &[Arc<Server>]) -> BTreeMap<String, (Verdict, String
     unbuilt
 }
 
-fn print(results: &Results, excerpts: &BTreeMap<(String, String), BTreeMap<String, Vec<String>>>, seconds: f64) {
+fn print(
+    results: &Results,
+    excerpts: &BTreeMap<(String, String), BTreeMap<String, Vec<String>>>,
+    seconds: f64,
+) -> Result<(), CliError> {
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    anstream::println!("{}", report::table(results, colour));
-    anstream::println!("\n{}", report::summary(results, seconds));
+    say!("{}", report::table(results, colour))?;
+    say!("\n{}", report::summary(results, seconds))?;
     let none = BTreeMap::new();
     // What nobody expects comes last, where it is seen.
     for expected in [true, false] {
@@ -238,8 +230,9 @@ fn print(results: &Results, excerpts: &BTreeMap<(String, String), BTreeMap<Strin
             let told = !cell.as_expected || matches!(cell.verdict, Verdict::Fail);
             if told {
                 let key = (cell.server.clone(), cell.scenario.clone());
-                anstream::println!("\n{}", report::failures(cell, excerpts.get(&key).unwrap_or(&none)).trim_end());
+                say!("\n{}", report::failures(cell, excerpts.get(&key).unwrap_or(&none)).trim_end())?;
             }
         }
     }
+    Ok(())
 }

@@ -1,5 +1,10 @@
 //! The command line: one module for each subcommand.
 
+/// Prints a line to standard output, as [`print`] does.
+macro_rules! say {
+    ($($part:tt)*) => { $crate::cli::print(&format!("{}\n", format_args!($($part)*))) };
+}
+
 mod bench;
 mod check;
 mod compare;

@@ -176,9 +176,9 @@ fn prestop_waits(view: &View) -> Finding {
             if probe.status != Some(503) {
                 return Finding::violated("readiness did not fail while the hook was running", first.ended);
             }
-            // A second call waits for the same delay.
+            // A second call waits for the same delay; that it succeeds is another rule.
             let over = first.sent.saturating_add(delay);
-            let mut answers = view.requests(Role::Prestop).filter(|call| call.answered()).filter_map(|call| call.ended);
+            let mut answers = view.requests(Role::Prestop).filter(|call| call.served()).filter_map(|call| call.ended);
             match answers.find(|answer| answer + TOLERANCE_US < over) {
                 Some(early) => {
                     let (after, due) = (ms(early - first.sent), ms(delay));

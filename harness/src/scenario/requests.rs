@@ -77,7 +77,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Streams],
         rules: &["response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[("bytes", 25_165_824.0)],
-        heavy: true,
+        heavy: false,
         body: body!(slow_reader_untruncated),
     },
     Scenario {
@@ -365,6 +365,7 @@ async fn overload_sheds(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..run.param("clients") as usize {
         connections.push(run.used_connection(&target, Role::Warmup).await?);
     }
+    run.quiet(&target).await?;
     let mut pending = Vec::new();
     for connection in connections {
         pending.push(connection.begin(run.subject.ask_slow(1.0, Role::Overload)).await);

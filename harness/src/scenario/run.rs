@@ -308,6 +308,19 @@ impl<'s> Run<'s> {
         Ok(())
     }
 
+    /// Waits until the server counts no request in flight: one whose response has just arrived may still be counted.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub async fn quiet(&self, target: &Target) -> Result<(), Stop> {
+        match target.admin.is_none() || self.metrics_say(target, |in_flight| in_flight == 0).await? {
+            true => Ok(()),
+            false => {
+                Err(unconfirmed("no request is in flight", format!("not by the server's metrics within {PATIENCE:?}")))
+            }
+        }
+    }
+
     /// Waits until the server has accepted at least so many of these connections, and has read whatever was sent
     /// on those of them that are open.
     ///

@@ -72,6 +72,14 @@ fn a_known_failure_is_checked_like_everything_else() {
 }
 
 #[test]
+fn a_reference_has_no_known_failures() {
+    let servers = Servers::new();
+    let folder = servers.add_toml("model", &toml("reference", RUN, ""));
+    std::fs::write(folder.join("known.toml"), "[[known]]\npattern = \"idle-exit/*\"\nreason = \"r\"\n").unwrap();
+    refused(&servers, &["model/server.toml", "`kind`", "known.toml"]);
+}
+
+#[test]
 fn known_failures_turn_failure_and_pass_round() {
     let servers = Servers::with_good();
     let known = "[[known]]\npattern = \"idle-exit/term-ends-process\"\nreason = \"it lingers\"\n";
