@@ -43,6 +43,7 @@ pub struct Ask {
     expect_bytes: Option<u64>,
     patience: Duration,
     pace: Option<Duration>,
+    carries_id: bool,
 }
 
 /// The body of a request.
@@ -107,6 +108,7 @@ impl Ask {
             expect_bytes: None,
             patience: PATIENCE,
             pace: None,
+            carries_id: true,
         }
     }
 
@@ -130,6 +132,11 @@ impl Ask {
         Self { pace: Some(pause), ..self }
     }
 
+    /// Without its id on the wire: the server then has nothing to log. The timeline has it all the same.
+    pub fn without_id(self) -> Self {
+        Self { carries_id: false, ..self }
+    }
+
     /// What it is for.
     pub fn role(&self) -> Role {
         self.role
@@ -149,11 +156,10 @@ impl Ask {
                 StreamBody::new(drip).boxed_unsync()
             }
         };
-        let mut request = Request::builder()
-            .method(self.method)
-            .uri(&self.path)
-            .header(header::HOST, "drainspec")
-            .header("x-request-id", id);
+        let mut request = Request::builder().method(self.method).uri(&self.path).header(header::HOST, "drainspec");
+        if self.carries_id {
+            request = request.header("x-request-id", id);
+        }
         if let Some(length) = self.payload.length() {
             request = request.header(header::CONTENT_LENGTH, length);
         }
