@@ -208,7 +208,8 @@ impl Connection {
         let log = self.log.clone();
         let request = id.clone();
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
-            let answer = self.exchange(ask, request).await;
+            let answer = self.exchange(ask, request.clone()).await;
+            self.log.over(request);
             (answer, self)
         }));
         log.sent(&id).await;
@@ -237,6 +238,8 @@ impl Connection {
         let mut bytes = 0;
         let mut received = Vec::new();
         let exchange = async {
+            // After a response hyper may still have to find its end.
+            self.sender.ready().await.map_err(|error| self.why(&error))?;
             let response = self.sender.send_request(request).await.map_err(|error| self.why(&error))?;
             self.head(&id, &response, &mut came);
             receive(response.into_body(), ask.pace, &mut bytes, &mut received).await.map_err(|error| self.why(&error))

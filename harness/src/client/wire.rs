@@ -93,6 +93,11 @@ impl WireLog {
         self.reached(&self.sent, id).await;
     }
 
+    /// Notes that this request has ended, written or not.
+    pub fn over(&self, id: RequestId) {
+        self.sent.send_replace(Some(id));
+    }
+
     /// Resolves once the head of this request's response has come, or never will.
     pub async fn answering(&self, id: &RequestId) {
         self.reached(&self.answering, id).await;
