@@ -202,7 +202,7 @@ impl Results {
 
 impl Cell {
     fn new(server: &Server, scenario: &Scenario, topology: &str) -> Self {
-        let known = scenario.rules.iter().find_map(|rule| server.known.find(scenario.slug, rule));
+        let known = server.known.find_any(scenario.slug, scenario.rules);
         Self {
             server: server.name.clone(),
             kind: server.spec.kind,

@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use crate::catalog::Server;
 use crate::results::Outcome;
 use crate::runner;
-use crate::scenario::{Scenario, Subject};
+use crate::scenario::{Pace, Scenario, Subject};
 
 /// Scenarios side by side for each core: most of their time is spent waiting.
-const PER_CORE: usize = 8;
+const PER_CORE: usize = 10;
 
 /// One repeat of one cell.
 pub struct Job {
@@ -24,14 +24,15 @@ pub struct Job {
     pub repeat: u32,
 }
 
-/// Every scenario against every server, so many times: a first picture of all comes before the second repeat.
+/// Every scenario against every server, so many times, and those that take long first: the second repeat begins when
+/// the first is all but done.
 pub fn jobs(servers: &[Arc<Server>], scenarios: &[&'static Scenario], repeats: u32) -> Vec<Job> {
-    let cells = scenarios.iter().flat_map(|scenario| servers.iter().map(move |server| (*scenario, server)));
-    let again = move |repeat| cells.clone().map(move |(scenario, server)| (repeat, scenario, server));
-    (1..=repeats)
-        .flat_map(again)
-        .map(|(repeat, scenario, server)| Job { server: server.clone(), scenario, repeat })
-        .collect()
+    let mut in_order = scenarios.to_vec();
+    in_order.sort_by_key(|scenario| scenario.pace);
+    let cells = in_order.iter().flat_map(|scenario| servers.iter().map(move |server| (*scenario, server)));
+    let again =
+        move |repeat| cells.clone().map(move |(scenario, server)| Job { server: server.clone(), scenario, repeat });
+    (1..=repeats).flat_map(again).collect()
 }
 
 /// Cells that are waiting and cells that are being played. Dropping it stops these.
@@ -46,7 +47,7 @@ pub struct Schedule {
 impl Schedule {
     /// Plays these with their timelines below `out`, so many side by side or as many as the cores can take.
     pub fn new(jobs: Vec<Job>, side_by_side: Option<usize>, out: PathBuf) -> Self {
-        let (heavy, light) = jobs.into_iter().partition(|job: &Job| job.scenario.heavy);
+        let (heavy, light) = jobs.into_iter().partition(|job: &Job| job.scenario.pace == Pace::Heavy);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let side_by_side = side_by_side.unwrap_or(PER_CORE * cores);
         Self { light, heavy, running: JoinSet::new(), side_by_side, out }
@@ -62,7 +63,6 @@ impl Schedule {
         {
             self.start(job);
         }
-        // Load keeps the cores busy, and what others measure meanwhile would suffer: it comes last, one at a time.
         if self.running.is_empty()
             && let Some(job) = self.heavy.pop_front()
         {

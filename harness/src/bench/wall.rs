@@ -9,7 +9,7 @@ use nix::sys::resource::{Usage, UsageWho, getrusage};
 use super::{Bar, BenchError, Figure};
 use crate::catalog::Server;
 use crate::process::guardian;
-use crate::scenario::{self, Scenario};
+use crate::scenario::{self, Pace, Scenario};
 use crate::schedule::{self, Schedule};
 
 /// Every scenario against these servers, which are built. The least is the longest chain (what keeps the cores busy,
@@ -39,7 +39,7 @@ async fn play(servers: &[Arc<Server>], out: &Path) -> Result<(Duration, Duration
     let mut schedule = Schedule::new(schedule::jobs(servers, &scenarios, 1), None, out.to_owned());
     while let Some((job, outcome)) = schedule.next().await {
         let took = Duration::from_secs_f64(outcome.duration_ms / 1e3);
-        if job.scenario.heavy {
+        if job.scenario.pace == Pace::Heavy {
             heavy += took;
         } else {
             longest = longest.max(took);

@@ -111,6 +111,11 @@ impl KnownFailures {
         self.entries.is_empty()
     }
 
+    /// The first entry that covers one of these rules in this scenario.
+    pub fn find_any(&self, scenario: &str, rules: &[&str]) -> Option<&Known> {
+        rules.iter().find_map(|rule| self.find(scenario, rule))
+    }
+
     /// The first entry that covers this rule in this scenario.
     pub fn find(&self, scenario: &str, rule: &str) -> Option<&Known> {
         let name = format!("{scenario}/{rule}");

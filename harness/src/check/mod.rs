@@ -16,7 +16,7 @@ use crate::catalog::{Feature, KnownFailures};
 use crate::results::Outcome;
 use crate::rules::Level;
 use crate::runner;
-use crate::scenario::{self, Scenario, Subject};
+use crate::scenario::{self, Pace, Scenario, Subject};
 use crate::verdict::{RuleVerdict, Verdict};
 
 /// Scenarios played side by side, where each can have a port of its own.
@@ -69,7 +69,7 @@ pub async fn play(
     mut done: impl FnMut(&Played),
 ) -> Vec<Played> {
     let mut all = Vec::new();
-    let (heavy, light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.heavy);
+    let (heavy, light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.pace == Pace::Heavy);
     for (scenarios, limit) in [(light, if own_ports { SIDE_BY_SIDE } else { 1 }), (heavy, 1)] {
         let mut waiting = scenarios.into_iter();
         let mut running = JoinSet::new();

@@ -69,6 +69,9 @@ pub enum CliError {
         /// What there is.
         known: String,
     },
+    /// None of what is selected is known to fail.
+    #[error("none of these servers is known to fail any of these scenarios: leave out --only-known to play them")]
+    NothingKnown,
     /// A name is neither a rule nor a scenario.
     #[error(
         "`{name}` is neither a rule nor a scenario; did you mean {guess}? `drainspec list rules` and `drainspec list scenarios` show them all"
@@ -141,9 +144,10 @@ impl CliError {
     /// The exit status for it.
     pub fn status(&self) -> Status {
         match self {
-            Self::NothingSelected { .. } | Self::NothingByDefault { .. } | Self::NothingToJudge { .. } => {
-                Status::NothingSelected
-            }
+            Self::NothingSelected { .. }
+            | Self::NothingByDefault { .. }
+            | Self::NothingKnown
+            | Self::NothingToJudge { .. } => Status::NothingSelected,
             // In a file it would be that file's value.
             Self::Unknown { .. } | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,
             Self::NoServers { .. }

@@ -162,8 +162,10 @@ fn hup_keeps_serving(view: &View) -> Finding {
     if served.outcome != Outcome::Holds || view.requests(Role::Overload).count() == 0 {
         return served;
     }
-    // A limit of one shows only as long as that one is in flight.
-    let until = view.requests(Role::InFlight).filter_map(|request| request.ended).max();
+    // A limit of one shows only as long as that one is in flight: for the time that it was asked to take, whenever
+    // its response was read.
+    let lasts = seconds(view.param("in_flight_for").unwrap_or(0.0));
+    let until = view.requests(Role::InFlight).map(|request| request.sent.saturating_add(lasts)).max();
     let shed = view.requests(Role::Overload).filter(|request| request.ended.is_some() && request.ended < until);
     let limited = each(shed, "nothing was asked while a request was in flight", |request| request.status == Some(429));
     match limited.outcome {

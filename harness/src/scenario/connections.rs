@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::run::unconfirmed;
-use super::{Run, Scenario, Stop, Target, body};
+use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{KeepAlive, Limits, Slow};
 use crate::client::{Load, back_to_back, connect_storm};
 use crate::timeline::Role;
@@ -19,7 +19,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[KeepAlive],
         rules: &["idle-closed-by-fin", "idle-holds-nothing", "listener-closes-first", "clean-exit-status"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(idle_keep_alive_closes),
     },
     Scenario {
@@ -29,7 +29,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[],
         rules: &["idle-closed-by-fin", "unused-holds-nothing", "listener-closes-first", "clean-exit-status"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(unused_connection_closes),
     },
     Scenario {
@@ -39,7 +39,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[KeepAlive, Slow],
         rules: &["late-request-answered", "in-flight-answered", "clean-exit-status", "term-ends-process"],
         params: &[("idle_linger", 3.0)],
-        heavy: false,
+        pace: Pace::Long,
         body: body!(late_request_on_keep_alive),
     },
     Scenario {
@@ -49,7 +49,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[KeepAlive],
         rules: &["nothing-lost-on-keep-alive", "clean-exit-status", "term-ends-process"],
         params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
-        heavy: true,
+        pace: Pace::Heavy,
         body: body!(keep_alive_race),
     },
     Scenario {
@@ -59,7 +59,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Slow],
         rules: &["new-connections-refused", "in-flight-answered"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(new_connection_refused),
     },
     Scenario {
@@ -69,7 +69,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[],
         rules: &["nothing-lost-in-accept-queue", "clean-exit-status", "term-ends-process"],
         params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
-        heavy: true,
+        pace: Pace::Heavy,
         body: body!(accept_queue_storm),
     },
     Scenario {
@@ -79,7 +79,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[],
         rules: &["load-does-not-hold-exit", "nothing-lost-on-keep-alive", "clean-exit-status"],
         params: &[("clients", 16.0), ("max_in_flight", 1000.0)],
-        heavy: true,
+        pace: Pace::Heavy,
         body: body!(sustained_load_exits),
     },
     Scenario {
@@ -89,7 +89,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[],
         rules: &["port-free-after-exit", "term-ends-process"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(immediate_rebind),
     },
 ];

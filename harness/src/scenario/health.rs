@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Run, Scenario, Stop, Target, body};
+use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{Admin, Health, LameDuck, Slow};
 use crate::client::{Ask, Client};
 use crate::timeline::Role;
@@ -22,7 +23,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Health, LameDuck],
         rules: &["readiness-fails", "readiness-latched", "clean-exit-status", "term-ends-process"],
         params: &[("shutdown_delay", 2.0)],
-        heavy: false,
+        pace: Pace::Long,
         body: body!(readiness_fails_and_latches),
     },
     Scenario {
@@ -32,7 +33,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Health, Admin, Slow],
         rules: &["liveness-stays", "in-flight-answered"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(liveness_stays),
     },
     Scenario {
@@ -41,8 +42,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "New connections ask during the lame-duck.",
         needs: &[Health, LameDuck],
         rules: &["lame-duck-serves", "lame-duck-lasts", "close-announced", "clean-exit-status", "term-ends-process"],
-        params: &[("shutdown_delay", 1.0)],
-        heavy: false,
+        params: &[("shutdown_delay", 1.5)],
+        pace: Pace::Short,
         body: body!(lame_duck_serves),
     },
     Scenario {
@@ -58,7 +59,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "term-ends-process",
         ],
         params: &[("shutdown_delay", 4.0)],
-        heavy: false,
+        pace: Pace::Long,
         body: body!(prestop_endpoint),
     },
 ];
@@ -87,11 +88,13 @@ async fn liveness_stays(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
+    let signalled = Instant::now();
     target.signal(run.stop_signal());
-    not_ready(run, &target).await?;
-    // For half of the delay: what is asked later may meet the end of it.
-    let deadline = tokio::time::Instant::now() + run.duration("shutdown_delay") / 2;
-    while tokio::time::Instant::now() < deadline {
+    let delay = run.duration("shutdown_delay");
+    not_ready(run, &target, signalled + delay / 2).await?;
+    // What is asked later may meet the end of the delay.
+    let until = (signalled + delay * 2 / 3).max(Instant::now() + PROBE);
+    while Instant::now() < until {
         if let Ok(mut connection) = target.try_connect(Role::LameDuck).await {
             connection.ask(run.subject.ask(Role::LameDuck)).await;
         }
@@ -101,9 +104,9 @@ async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Asks, on a connection of its own, until readiness fails.
-async fn not_ready(run: &Run<'_>, target: &Target) -> Result<(), Stop> {
-    for _ in 0..50 {
+/// Asks, on a connection of its own each time, until readiness fails. Where it does not, rules will say so.
+async fn not_ready(run: &Run<'_>, target: &Target, until: Instant) -> Result<(), Stop> {
+    while Instant::now() < until {
         let mut connection = target.connect(Role::Ready).await?;
         if connection.ask(Ask::get(run.subject.ready_path(), Role::Ready)).await.status == Some(503) {
             run.confirmed("the server says that it is not ready");
@@ -116,9 +119,10 @@ async fn not_ready(run: &Run<'_>, target: &Target) -> Result<(), Stop> {
 
 async fn prestop_endpoint(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
+    let until = Instant::now() + run.duration("shutdown_delay") / 2;
     let first = target.connect_admin(Role::Prestop).await?.begin(Ask::get("/prestop", Role::Prestop)).await;
     let second = target.connect_admin(Role::Prestop).await?.begin(Ask::get("/prestop", Role::Prestop)).await;
-    not_ready(run, &target).await?;
+    not_ready(run, &target, until).await?;
     first.finish().await;
     second.finish().await;
     // The hook stops nothing: what is asked now is served.

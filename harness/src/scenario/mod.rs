@@ -34,9 +34,20 @@ pub struct Scenario {
     /// Parameters that differ from [`DEFAULTS`]. Those named like a variable of the contract are passed to the
     /// server; durations are in seconds.
     pub params: &'static [(&'static str, f64)],
-    /// Whether it keeps the cores busy, so that what others measure would suffer.
-    pub heavy: bool,
+    /// When it is played.
+    pub pace: Pace,
     body: for<'r> fn(&'r mut Run<'_>) -> Body<'r>,
+}
+
+/// What a scenario does with the time that it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pace {
+    /// It waits for seconds: it comes first, and nobody waits for it in the end.
+    Long,
+    /// It waits a little.
+    Short,
+    /// It keeps the cores busy, and what others measure meanwhile would suffer: it comes last, one at a time.
+    Heavy,
 }
 
 type Body<'r> = Pin<Box<dyn Future<Output = Result<(), Stop>> + Send + 'r>>;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Run, Scenario, Stop, body};
+use super::{Pace, Run, Scenario, Stop, body};
 use crate::catalog::Feature::{Admin, KeepAlive, LameDuck, Limits, Slow, Streams, Upload};
 use crate::client::{Ask, Payload, back_to_back, connect_storm};
 use crate::timeline::Role;
@@ -27,7 +27,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "term-ends-process",
         ],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(in_flight_completes),
     },
     Scenario {
@@ -37,7 +37,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Slow],
         rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[("clients", 100.0), ("max_in_flight", 1000.0)],
-        heavy: false,
+        pace: Pace::Long,
         body: body!(many_in_flight),
     },
     Scenario {
@@ -47,7 +47,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[],
         rules: &["in-flight-answered"],
         params: &[("clients", 64.0), ("max_in_flight", 1000.0)],
-        heavy: true,
+        pace: Pace::Heavy,
         body: body!(saturated_in_flight),
     },
     Scenario {
@@ -57,7 +57,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Upload],
         rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(slow_upload_completes),
     },
     Scenario {
@@ -67,7 +67,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Limits],
         rules: &["slow-head-bounded"],
         params: &[("header_timeout", 1.0)],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(slow_headers_bounded),
     },
     Scenario {
@@ -77,7 +77,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Streams],
         rules: &["response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[("bytes", 25_165_824.0)],
-        heavy: false,
+        pace: Pace::Long,
         body: body!(slow_reader_untruncated),
     },
     Scenario {
@@ -87,7 +87,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Streams],
         rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(finite_stream_completes),
     },
     Scenario {
@@ -97,7 +97,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Streams],
         rules: &["endless-stream-ends", "clean-exit-status", "term-ends-process"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(endless_stream_ends),
     },
     Scenario {
@@ -108,7 +108,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["deadline-bounds-drain", "cut-is-visible", "cut-exit-status"],
         // With a delay, which is not part of the deadline.
         params: &[("shutdown_delay", 1.0), ("drain_timeout", 1.0)],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(deadline_cuts_and_says_so),
     },
     Scenario {
@@ -118,7 +118,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Limits, Upload],
         rules: &["stalled-body-bounded"],
         params: &[("body_timeout", 1.0)],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(stalled_upload_bounded),
     },
     Scenario {
@@ -128,7 +128,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Slow],
         rules: &["client-gone-releases", "clean-exit-status"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(client_disconnect_releases),
     },
     Scenario {
@@ -138,7 +138,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Slow, Upload],
         rules: &["pipelined-in-order", "continue-answered"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(pipelined_and_expect_continue),
     },
     Scenario {
@@ -148,7 +148,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Limits, Slow],
         rules: &["overload-sheds", "clean-exit-status", "term-ends-process"],
         params: &[("clients", 15.0), ("max_in_flight", 5.0)],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(overload_sheds),
     },
 ];

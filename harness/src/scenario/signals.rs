@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL};
+use tokio::time::Instant;
 
-use super::{Run, Scenario, Stop, Target, body};
+use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{Reload, Slow};
 use crate::timeline::Role;
 
@@ -16,7 +17,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[],
         rules: &["term-ends-process", "clean-exit-status"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(idle_exit),
     },
     Scenario {
@@ -26,7 +27,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Slow],
         rules: &["int-like-term"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(sigint_like_sigterm),
     },
     Scenario {
@@ -36,7 +37,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Slow],
         rules: &["second-signal-exits"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(second_signal_forces_exit),
     },
     Scenario {
@@ -45,8 +46,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "SIGHUP arrives while a request is in flight; then SIGTERM.",
         needs: &[Slow],
         rules: &["hup-keeps-serving"],
-        params: &[],
-        heavy: false,
+        params: &[("in_flight_for", 3.0)],
+        pace: Pace::Long,
         body: body!(sighup_keeps_serving),
     },
     Scenario {
@@ -56,7 +57,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[],
         rules: &["startup-signal-ends-process"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(sigterm_during_startup),
     },
     Scenario {
@@ -66,7 +67,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Slow],
         rules: &["kill-recovers"],
         params: &[],
-        heavy: false,
+        pace: Pace::Short,
         body: body!(sigkill_loses_requests),
     },
 ];
@@ -106,7 +107,7 @@ async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
     std::fs::write(&file, "# nothing yet\n").map_err(|error| Stop::Io("writing CONFIG_FILE", error))?;
     let path = file.to_string_lossy().into_owned();
     let mut target = run.start_with(&[("CONFIG_FILE", &path)]).await?;
-    let pending = run.in_flight(&target, run.subject.ask_slow(3.0, Role::InFlight)).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(run.param("in_flight_for"), Role::InFlight)).await?;
     if run.has(Reload) {
         let write = |text| std::fs::write(&file, text).map_err(|error| Stop::Io("writing CONFIG_FILE", error));
         // Below what is in flight, so that the new value shows; a bad file after it must change nothing.
@@ -137,7 +138,8 @@ async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
 /// Asks until the limit of one request in flight shows; what came last is the verdict's.
 async fn shed_soon(run: &Run<'_>, target: &Target) {
     let Ok(mut connection) = target.try_connect(Role::Warmup).await else { return };
-    for _ in 0..40 {
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
         let answer = connection.ask(run.subject.ask(Role::Warmup)).await;
         if answer.status == Some(429) || answer.status.is_none() {
             break;
@@ -150,7 +152,8 @@ async fn shed_soon(run: &Run<'_>, target: &Target) {
 /// Asks for as long as it may take to see that a file is bad.
 async fn still_shed(run: &Run<'_>, target: &Target) {
     let Ok(mut connection) = target.try_connect(Role::Warmup).await else { return };
-    for _ in 0..25 {
+    let until = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < until {
         connection.ask(run.subject.ask(Role::Overload)).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -80,6 +80,19 @@ fn a_reference_has_no_known_failures() {
 }
 
 #[test]
+fn only_what_is_known_to_fail_can_be_played() {
+    let servers = Servers::with_good();
+    let asked = |status, said: &str| {
+        let run = servers.matrix("good", "{idle-exit,sighup-keeps-serving}").arg("--only-known").assert().code(status);
+        run.stderr(contains(said.to_owned()));
+    };
+    asked(3, "--only-known");
+    let known = "[[known]]\npattern = \"idle-exit/term-ends-process\"\nreason = \"it lingers\"\n";
+    std::fs::write(servers.servers().join("good/known.toml"), known).unwrap();
+    asked(1, "[1/1] good idle-exit pass (unexpected)");
+}
+
+#[test]
 fn known_failures_turn_failure_and_pass_round() {
     let servers = Servers::with_good();
     let known = "[[known]]\npattern = \"idle-exit/term-ends-process\"\nreason = \"it lingers\"\n";
