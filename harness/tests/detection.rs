@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use drainspec::catalog::{Kind, Known, Server, discover};
+use drainspec::catalog::{Kind, Known, KnownVerdict, Server, discover};
 use drainspec::rules::{self, Level};
 use drainspec::scenario;
 
@@ -26,7 +26,9 @@ fn covered(known: &Known) -> BTreeSet<(&'static str, &'static str)> {
 #[test]
 fn every_rule_is_broken_by_a_faulty_server() {
     let servers = faulty();
-    let entries = servers.iter().flat_map(|server| &server.known.entries);
+    // What fails only at times proves nothing.
+    let always = |known: &&Known| known.verdict == KnownVerdict::Fail;
+    let entries = servers.iter().flat_map(|server| &server.known.entries).filter(always);
     let broken: BTreeSet<&str> = entries.flat_map(covered).map(|(_, rule)| rule).collect();
     let due = rules::all().filter(|rule| rule.level != Level::Info);
     let never: Vec<&str> = due.map(|rule| rule.slug).filter(|rule| !broken.contains(rule)).collect();

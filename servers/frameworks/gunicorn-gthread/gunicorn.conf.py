@@ -11,11 +11,11 @@ import os
 from announce import announce
 
 bind = f"{os.environ.get('HOST') or '127.0.0.1'}:{os.environ.get('PORT') or '8080'}"
-# A thread for each request. `threads` is how many requests one process works on; connections that wait between
-# two requests need none.
+# A thread for each request. `threads` is how many requests one process works on, and nothing shares connections out
+# evenly between the processes; those that wait between two requests need no thread.
 worker_class = "gthread"
 workers = 2
-threads = 64
+threads = 128
 graceful_timeout = int(float(os.environ.get("DRAIN_TIMEOUT", "30")))
 # Its default path is the same for all instances of one user.
 control_socket_disable = True
