@@ -27,10 +27,10 @@ pub fn markdown(results: &Results, servers: &[Server]) -> String {
     out
 }
 
-/// What was run, where, and how to run it again.
 /// A rule as it was judged in a cell.
 type Seen<'r> = (&'r Cell, &'r RuleVerdict);
 
+/// What was run, where, and how to run it again.
 fn header(results: &Results, names: &[&str], prefix: &str) -> String {
     let repeats = results.cells.iter().map(|cell| cell.repeats.of).max().unwrap_or(1);
     let globs = match prefix {
