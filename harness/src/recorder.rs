@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::timeline::{Event, Header, Record, Timeline};
+use crate::timeline::{Event, Header, Micros, Record, Timeline};
 
 /// How late a timer of the harness must be to be worth a record.
 const STALL: Duration = Duration::from_millis(200);
@@ -63,7 +63,7 @@ impl Recorder {
             return;
         }
         // Taken under the lock: the order of the records is the order of their times.
-        let t_us = self.began.elapsed().as_micros() as u64;
+        let t_us = self.micros(Instant::now());
         let record = Record { t_us, event };
         if let Some(file) = &mut shared.file
             && let Err(error) = write_line(file, &record)
@@ -72,6 +72,11 @@ impl Recorder {
             shared.file = None;
         }
         shared.timeline.records.push(record);
+    }
+
+    /// This instant on the clock of the timeline.
+    pub fn micros(&self, instant: Instant) -> Micros {
+        instant.saturating_duration_since(self.began).as_micros() as u64
     }
 
     /// Watches the harness itself until the run is over: late timers are recorded.

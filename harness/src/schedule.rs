@@ -82,3 +82,23 @@ impl Schedule {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_comes_first_and_what_is_heavy_last_in_every_repeat() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = "kind = \"framework\"\nlanguage = \"go\"\nsummary = \"\"\nfeatures = []\nrun = [\"true\"]";
+        std::fs::write(folder.path().join("server.toml"), spec).unwrap();
+        let server = Arc::new(Server::load(folder.path(), folder.path()).unwrap());
+        let scenarios: Vec<&Scenario> = crate::scenario::all().collect();
+        let jobs = jobs(&[server.clone(), server], &scenarios, 3);
+        assert_eq!(jobs.len(), 2 * 3 * scenarios.len());
+        assert!(jobs.is_sorted_by_key(|job| (job.repeat, job.scenario.pace)));
+        for pace in [Pace::Long, Pace::Short, Pace::Heavy] {
+            assert!(jobs.iter().any(|job| job.scenario.pace == pace), "{pace:?}");
+        }
+    }
+}

@@ -4,35 +4,45 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 /// Interval at which the table is read, for all servers at once.
 const LOOK: Duration = Duration::from_millis(2);
 
-static WAITING: Mutex<Option<BTreeMap<u16, Vec<oneshot::Sender<()>>>>> = Mutex::new(None);
+static WAITING: Mutex<Option<BTreeMap<u16, Vec<Waiter>>>> = Mutex::new(None);
 
-/// Resolves when no socket listens on this port any more. One thread reads the table for everybody, and only
-/// while somebody waits.
-pub async fn closed(port: u16) {
+/// Somebody who waits for a listener to close.
+struct Waiter {
+    since: Instant,
+    closed: oneshot::Sender<Instant>,
+}
+
+/// Resolves when no socket listens on this port any more, with the last moment at which one certainly did. One
+/// thread reads the table for everybody, and only while somebody waits.
+pub async fn closed(port: u16) -> Instant {
     let (sender, receiver) = oneshot::channel();
+    let waiter = Waiter { since: Instant::now(), closed: sender };
     {
         let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = waiting.is_none();
-        waiting.get_or_insert_default().entry(port).or_default().push(sender);
+        waiting.get_or_insert_default().entry(port).or_default().push(waiter);
         if idle {
             std::thread::spawn(watch);
         }
     }
-    if receiver.await.is_err() {
+    match receiver.await {
+        Ok(open_until) => open_until,
         // The table cannot be read: nobody knows, so nobody is told.
-        std::future::pending::<()>().await;
+        Err(_) => std::future::pending().await,
     }
 }
 
 fn watch() {
+    let mut seen = None;
     loop {
+        let look = Instant::now();
         let Ok(rows) = table::rows(table::LISTEN) else {
             *WAITING.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return;
@@ -43,19 +53,21 @@ fn watch() {
             let ports = waiting.get_or_insert_default();
             let gone: Vec<u16> = ports.keys().copied().filter(|port| !open.contains(port)).collect();
             for port in gone {
-                for sender in ports.remove(&port).unwrap_or_default() {
-                    let _ = sender.send(());
+                for waiter in ports.remove(&port).unwrap_or_default() {
+                    let open_until = seen.map_or(waiter.since, |seen| waiter.since.max(seen));
+                    let _ = waiter.closed.send(open_until);
                 }
             }
-            ports.retain(|_, senders| {
-                senders.retain(|sender| !sender.is_closed());
-                !senders.is_empty()
+            ports.retain(|_, waiters| {
+                waiters.retain(|waiter| !waiter.closed.is_closed());
+                !waiters.is_empty()
             });
             if ports.is_empty() {
                 *waiting = None;
                 return;
             }
         }
+        seen = Some(look);
         std::thread::sleep(LOOK);
     }
 }

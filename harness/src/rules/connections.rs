@@ -167,18 +167,22 @@ fn listener_closes_first(view: &View) -> Finding {
         .filter_map(|connection| connection.ended)
         .filter(|(at, how)| *at > signalled && *how != Ending::Local)
         .min_by_key(|(at, _)| *at);
-    let (Some((idle, how)), Some(listener)) = (first, process.listener_closed) else {
+    let (Some((idle, how)), Some(closed), Some(open_until)) =
+        (first, process.listener_closed, process.listener_open_until)
+    else {
         return Finding::inconclusive("the listener, or no idle connection, was seen to close");
     };
-    // The kernel's table is looked at every few milliseconds.
-    if idle + 20_000 < listener {
-        let early = ms(listener - idle);
+    if idle < open_until {
+        let early = ms(open_until - idle);
         return Finding::violated(
-            format!("an idle connection was closed by {} {early} before the listener", ending_word(how)),
-            [idle, listener],
+            format!(
+                "an idle connection was closed by {}, and {early} later the listener was still open",
+                ending_word(how)
+            ),
+            [idle, closed],
         );
     }
-    Finding::holds(format!("the first idle connection closed {} after the listener", ms(idle.saturating_sub(listener))))
+    Finding::holds(format!("the first idle connection closed {} after the listener", ms(idle.saturating_sub(closed))))
 }
 
 fn new_connections_refused(view: &View) -> Finding {

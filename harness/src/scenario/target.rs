@@ -107,8 +107,9 @@ impl Target {
             let (port, id) = (self.address.port(), self.process.id);
             let (recorder, listener) = (self.recorder.clone(), self.listener.clone());
             self.watcher = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                process::listener_closed(port).await;
-                recorder.record(Event::ListenerClosed { process: id });
+                let open_until = process::listener_closed(port).await;
+                let open_until_us = recorder.micros(open_until);
+                recorder.record(Event::ListenerClosed { process: id, open_until_us });
                 listener.send_replace(false);
             })));
         }
@@ -125,8 +126,8 @@ impl Target {
     pub async fn exited(&self) -> Option<Exit> {
         let exit = self.process.exited(self.longest).await;
         if exit.is_some() {
-            // Where no child holds the port, the table shows its end within milliseconds.
-            self.listener_closed(Duration::from_millis(100)).await;
+            // Where no child holds the port, the table shows its end at the next look.
+            self.listener_closed(Duration::from_secs(2)).await;
         }
         exit
     }

@@ -8,7 +8,7 @@ mod read;
 mod view;
 
 pub use read::{ReadError, read};
-pub use view::{Connection, End, Opening, Process, Request, View};
+pub use view::{Connection, End, Micros, Opening, Process, Request, View};
 
 use std::collections::BTreeMap;
 
@@ -221,8 +221,9 @@ pub enum Event {
     Ended { connection: ConnectionId, how: Ending },
     /// A signal was sent to the process.
     Signal { process: ProcessId, name: String },
-    /// The kernel's table of sockets no longer lists a listener on the process's port.
-    ListenerClosed { process: ProcessId },
+    /// The kernel's table of sockets no longer lists a listener on the process's port. The look before still did: until
+    /// `open_until_us` it was open for certain.
+    ListenerClosed { process: ProcessId, open_until_us: Micros },
     /// The harness kills the process, which has not ended by itself. What it does from now on is not its doing.
     Killed { process: ProcessId },
     /// The process ended.

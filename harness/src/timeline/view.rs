@@ -118,6 +118,8 @@ pub struct Process {
     pub signals: Vec<(Micros, String)>,
     /// When its listener was gone.
     pub listener_closed: Option<Micros>,
+    /// Until when it was there for certain.
+    pub listener_open_until: Option<Micros>,
     /// When it exited, with which code or by which signal.
     pub exited: Option<(Micros, Option<i32>, Option<i32>)>,
     killed: bool,
@@ -218,8 +220,10 @@ impl<'t> View<'t> {
             Event::Signal { process, name } => {
                 self.processes.entry(*process).or_default().signals.push((t, name.clone()));
             }
-            Event::ListenerClosed { process } => {
-                self.processes.entry(*process).or_default().listener_closed.get_or_insert(t);
+            Event::ListenerClosed { process, open_until_us } => {
+                let process = self.processes.entry(*process).or_default();
+                process.listener_closed.get_or_insert(t);
+                process.listener_open_until.get_or_insert(*open_until_us);
             }
             Event::Killed { process } => self.processes.entry(*process).or_default().killed = true,
             Event::Exited { process, code, signal } => {

@@ -153,11 +153,11 @@ fn listener_closes_first() -> Vec<Case> {
             idle().listener_closed().at(1_500).ended(1, Ending::Fin).at(2_000).listener_closed()
         }),
         holds(rule, "idle by RST, but later", idle().listener_closed().ended(1, Ending::Reset)),
-        holds(rule, "earlier by less than the table is looked at", {
-            idle().at_us(1_200_000).ended(1, Ending::Fin).at_us(1_220_000).listener_closed()
+        holds(rule, "between two looks at the listener", {
+            idle().at_us(1_200_000).ended(1, Ending::Fin).at_us(1_900_000).listener_open_until(1_200_000)
         }),
-        violated(rule, "a microsecond earlier than that", {
-            idle().at_us(1_200_000).ended(1, Ending::Fin).at_us(1_220_001).listener_closed()
+        violated(rule, "a microsecond before it was still open", {
+            idle().at_us(1_200_000).ended(1, Ending::Fin).at_us(1_220_000).listener_open_until(1_200_001)
         }),
         violated(rule, "much earlier, and the harness stalled: no excuse", {
             idle().ended(1, Ending::Fin).stalled(9_000).at(3_000).listener_closed()

@@ -100,8 +100,14 @@ impl Run {
     }
 
     pub fn listener_closed(self) -> Self {
+        let now_us = self.next_us;
+        self.listener_open_until(now_us)
+    }
+
+    /// It was seen to have closed now, and was open then for certain.
+    pub fn listener_open_until(self, open_until_us: u64) -> Self {
         let process = self.process;
-        self.record(Event::ListenerClosed { process })
+        self.record(Event::ListenerClosed { process, open_until_us })
     }
 
     pub fn exited(self, code: i32) -> Self {

@@ -15,7 +15,7 @@ bind = f"{os.environ.get('HOST') or '127.0.0.1'}:{os.environ.get('PORT') or '808
 # evenly between the processes; those that wait between two requests need no thread.
 worker_class = "gthread"
 workers = 2
-threads = 128
+threads = 64
 graceful_timeout = int(float(os.environ.get("DRAIN_TIMEOUT", "30")))
 # Its default path is the same for all instances of one user.
 control_socket_disable = True
