@@ -3,10 +3,8 @@
 //! dropped SYN says nothing for a second.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
-
-use tokio::sync::oneshot;
 
 /// Interval at which the table is read, for all servers at once.
 const LOOK: Duration = Duration::from_millis(2);
@@ -16,27 +14,31 @@ static WAITING: Mutex<Option<BTreeMap<u16, Vec<Waiter>>>> = Mutex::new(None);
 /// Somebody who waits for a listener to close.
 struct Waiter {
     since: Instant,
-    closed: oneshot::Sender<Instant>,
+    wanted: Weak<()>,
+    closed: Closed,
 }
 
-/// Resolves when no socket listens on this port any more, with the last moment at which one certainly did. One
-/// thread reads the table for everybody, and only while somebody waits.
-pub async fn closed(port: u16) -> Instant {
-    let (sender, receiver) = oneshot::channel();
-    let waiter = Waiter { since: Instant::now(), closed: sender };
-    {
-        let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = waiting.is_none();
-        waiting.get_or_insert_default().entry(port).or_default().push(waiter);
-        if idle {
-            std::thread::spawn(watch);
-        }
+type Closed = Box<dyn FnOnce(Option<Instant>) + Send>;
+
+/// A watch on a listener, which ends when this is dropped.
+#[must_use]
+pub struct Watch {
+    _wanted: Arc<()>,
+}
+
+/// Calls `closed` when no socket listens on this port any more, with the last moment at which one was seen there. One
+/// thread reads the table for everybody, and only while somebody waits; it makes the call itself, because a task may
+/// have to wait for its turn. Where the table cannot be read, nobody knows, and nobody is told.
+pub fn watch_listener(port: u16, closed: impl FnOnce(Option<Instant>) + Send + 'static) -> Watch {
+    let wanted = Arc::new(());
+    let waiter = Waiter { since: Instant::now(), wanted: Arc::downgrade(&wanted), closed: Box::new(closed) };
+    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let idle = waiting.is_none();
+    waiting.get_or_insert_default().entry(port).or_default().push(waiter);
+    if idle {
+        std::thread::spawn(watch);
     }
-    match receiver.await {
-        Ok(open_until) => open_until,
-        // The table cannot be read: nobody knows, so nobody is told.
-        Err(_) => std::future::pending().await,
-    }
+    Watch { _wanted: wanted }
 }
 
 fn watch() {
@@ -48,24 +50,26 @@ fn watch() {
             return;
         };
         let open: BTreeSet<u16> = rows.iter().map(|row| row.local_port).collect();
-        {
-            let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-            let ports = waiting.get_or_insert_default();
-            let gone: Vec<u16> = ports.keys().copied().filter(|port| !open.contains(port)).collect();
-            for port in gone {
-                for waiter in ports.remove(&port).unwrap_or_default() {
-                    let open_until = seen.map_or(waiter.since, |seen| waiter.since.max(seen));
-                    let _ = waiter.closed.send(open_until);
-                }
-            }
-            ports.retain(|_, waiters| {
-                waiters.retain(|waiter| !waiter.closed.is_closed());
-                !waiters.is_empty()
-            });
-            if ports.is_empty() {
-                *waiting = None;
-                return;
-            }
+        let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+        let ports = waiting.get_or_insert_default();
+        // Who has come since the look is told by the next one.
+        let told = |port: &u16, waiter: &mut Waiter| !open.contains(port) && waiter.since <= look;
+        let gone: Vec<Waiter> =
+            ports.iter_mut().flat_map(|(port, waiters)| waiters.extract_if(.., |waiter| told(port, waiter))).collect();
+        ports.retain(|_, waiters| {
+            waiters.retain(|waiter| waiter.wanted.strong_count() > 0);
+            !waiters.is_empty()
+        });
+        let nobody = ports.is_empty();
+        if nobody {
+            *waiting = None;
+        }
+        drop(waiting);
+        for waiter in gone.into_iter().filter(|waiter| waiter.wanted.strong_count() > 0) {
+            (waiter.closed)(seen.filter(|seen| *seen >= waiter.since));
+        }
+        if nobody {
+            return;
         }
         seen = Some(look);
         std::thread::sleep(LOOK);
@@ -191,16 +195,21 @@ mod table {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_listener_is_seen_to_close() {
+    #[test]
+    fn a_listener_is_seen_to_close() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let gone = tokio::spawn(closed(port));
+        let (told, gone) = std::sync::mpsc::channel();
+        let unwanted = watch_listener(port, |_| panic!("nobody waits any more"));
+        let watched = watch_listener(port, move |seen| told.send(seen).unwrap());
+        drop(unwanted);
         assert!(table::rows(table::LISTEN).unwrap().iter().any(|row| row.local_port == port));
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        assert!(!gone.is_finished(), "it is still open");
+        assert!(gone.recv_timeout(Duration::from_millis(30)).is_err(), "it is still open");
         drop(listener);
-        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("seen to close").unwrap();
+        let closed = Instant::now();
+        let seen = gone.recv_timeout(Duration::from_secs(10)).expect("seen to close").expect("seen open before");
+        assert!(seen <= closed);
+        drop(watched);
     }
 
     #[test]

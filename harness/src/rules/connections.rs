@@ -167,12 +167,10 @@ fn listener_closes_first(view: &View) -> Finding {
         .filter_map(|connection| connection.ended)
         .filter(|(at, how)| *at > signalled && *how != Ending::Local)
         .min_by_key(|(at, _)| *at);
-    let (Some((idle, how)), Some(closed), Some(open_until)) =
-        (first, process.listener_closed, process.listener_open_until)
-    else {
+    let (Some((idle, how)), Some(closed)) = (first, process.listener_closed) else {
         return Finding::inconclusive("the listener, or no idle connection, was seen to close");
     };
-    if idle < open_until {
+    if let Some(open_until) = process.listener_open_until.filter(|open_until| idle < *open_until) {
         let early = ms(open_until - idle);
         return Finding::violated(
             format!(

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::run::{Stop, unconfirmed};
 use crate::client::{Client, Connection, Raw};
-use crate::process::{self, Exit, Spawned};
+use crate::process::{self, Exit, Spawned, Watch};
 use crate::recorder::Recorder;
 use crate::timeline::{Event, NotOpened, ProcessId, Role};
 
@@ -23,7 +22,7 @@ pub struct Target {
     recorder: Recorder,
     client: Client,
     listener: watch::Sender<bool>,
-    watcher: Option<AbortOnDropHandle<()>>,
+    watcher: Option<Watch>,
     longest: Duration,
 }
 
@@ -106,12 +105,11 @@ impl Target {
         if self.watcher.is_none() && signal != Signal::SIGHUP {
             let (port, id) = (self.address.port(), self.process.id);
             let (recorder, listener) = (self.recorder.clone(), self.listener.clone());
-            self.watcher = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                let open_until = process::listener_closed(port).await;
-                let open_until_us = recorder.micros(open_until);
+            self.watcher = Some(process::watch_listener(port, move |seen_open| {
+                let open_until_us = seen_open.map(|at| recorder.micros(at));
                 recorder.record(Event::ListenerClosed { process: id, open_until_us });
                 listener.send_replace(false);
-            })));
+            }));
         }
         self.process.signal(signal, &self.recorder)
     }

@@ -221,9 +221,9 @@ pub enum Event {
     Ended { connection: ConnectionId, how: Ending },
     /// A signal was sent to the process.
     Signal { process: ProcessId, name: String },
-    /// The kernel's table of sockets no longer lists a listener on the process's port. The look before still did: until
-    /// `open_until_us` it was open for certain.
-    ListenerClosed { process: ProcessId, open_until_us: Micros },
+    /// The kernel's table of sockets no longer lists a listener on the process's port. Until `open_until_us` it
+    /// was open for certain: `null` where no look since the signal has seen it.
+    ListenerClosed { process: ProcessId, open_until_us: Option<Micros> },
     /// The harness kills the process, which has not ended by itself. What it does from now on is not its doing.
     Killed { process: ProcessId },
     /// The process ended.

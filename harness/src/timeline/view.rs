@@ -223,7 +223,7 @@ impl<'t> View<'t> {
             Event::ListenerClosed { process, open_until_us } => {
                 let process = self.processes.entry(*process).or_default();
                 process.listener_closed.get_or_insert(t);
-                process.listener_open_until.get_or_insert(*open_until_us);
+                process.listener_open_until = process.listener_open_until.or(*open_until_us);
             }
             Event::Killed { process } => self.processes.entry(*process).or_default().killed = true,
             Event::Exited { process, code, signal } => {

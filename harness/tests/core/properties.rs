@@ -76,7 +76,7 @@ fn events() -> impl Strategy<Value = Event> {
         (process(), any::<String>()).prop_map(|(process, line)| Event::Stderr { process, line }),
         (process(), requests()).prop_map(|(process, request)| Event::Executed { process, request }),
         (process(), signals()).prop_map(|(process, name)| Event::Signal { process, name }),
-        (process(), any::<u64>())
+        (process(), any::<Option<u64>>())
             .prop_map(|(process, open_until_us)| { Event::ListenerClosed { process, open_until_us } }),
         process().prop_map(|process| Event::Killed { process }),
         (process(), prop::option::of(0..256i32), prop::option::of(1..32i32))
@@ -362,7 +362,7 @@ proptest! {
             let (early, late) = (run.records[listener].t_us, run.records[idle].t_us);
             (run.records[idle].t_us, run.records[listener].t_us) = (early, late);
             if let Event::ListenerClosed { open_until_us, .. } = &mut run.records[listener].event {
-                *open_until_us = late;
+                *open_until_us = Some(late);
             }
         });
         // So late that nothing is in flight any more.

@@ -107,7 +107,7 @@ impl Run {
     /// It was seen to have closed now, and was open then for certain.
     pub fn listener_open_until(self, open_until_us: u64) -> Self {
         let process = self.process;
-        self.record(Event::ListenerClosed { process, open_until_us })
+        self.record(Event::ListenerClosed { process, open_until_us: Some(open_until_us) })
     }
 
     pub fn exited(self, code: i32) -> Self {
