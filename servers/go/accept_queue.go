@@ -22,12 +22,13 @@ import (
 // longestQueue is how many connections can have been waiting: Go asks for the kernel's maximum, 4096 by default.
 const longestQueue = 4096
 
+const maxTTL = 255
+
 // Listener hands connections to net/http until its accept queue is to be emptied.
 type Listener struct {
 	*net.TCPListener
 	registry *Registry
 	closing  atomic.Bool
-	filtered atomic.Bool
 	emptied  atomic.Int64
 }
 
@@ -44,6 +45,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		case err == nil:
 			if closing {
 				l.emptied.Add(1)
+				_ = setMinimumTTL(conn, 0) // inherited, if the handshake ended meanwhile; TCP repeats what was dropped
 			}
 			connection, admitted := l.registry.Open(conn)
 			if admitted {
@@ -51,8 +53,9 @@ func (l *Listener) Accept() (net.Conn, error) {
 			}
 			go connection.refuse()
 		case closing && errors.Is(err, os.ErrDeadlineExceeded):
-			// The deadline says nothing about the queue: the kernel does. Without the filter it may never be empty.
-			if !waiting(l) || !l.filtered.Load() && l.emptied.Load() >= longestQueue {
+			// The deadline says nothing about the queue: the kernel does. Those that waited, and as many again that
+			// were half-way through their handshake: where new ones get in this might go on for ever.
+			if !waiting(l) || l.emptied.Load() >= 2*longestQueue {
 				return nil, net.ErrClosed
 			}
 			l.wakeAccept()
@@ -69,15 +72,14 @@ func (l *Listener) Accept() (net.Conn, error) {
 // closed the listener: how many were taken, and whether new ones were really kept out.
 // rule: new-connections-refused, port-free-after-exit
 func (l *Listener) EmptyAcceptQueue(served <-chan struct{}) (emptied int, filtered bool) {
-	err := l.keepOutNewConnections()
+	l.closing.Store(true) // first: whoever inherits the minimum TTL is then seen to
+	err := setMinimumTTL(l, maxTTL)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "no filter on the listener, a connect storm may lose requests:", err)
+		fmt.Fprintln(os.Stderr, "new connections get in, a connect storm may lose requests:", err)
 	}
-	l.filtered.Store(err == nil)
-	l.closing.Store(true)
 	l.wakeAccept()
 	<-served
-	return int(l.emptied.Load()), l.filtered.Load()
+	return int(l.emptied.Load()), err == nil
 }
 
 // wakeAccept ends a blocked accept. The deadline must lie ahead: one that has passed fails before accept(2).
@@ -95,13 +97,4 @@ func waiting(socket syscall.Conn) bool {
 		})
 	}
 	return err == nil && ready > 0
-}
-
-func (l *Listener) keepOutNewConnections() error {
-	raw, err := l.SyscallConn()
-	if err != nil {
-		return err
-	}
-	controlErr := raw.Control(func(fd uintptr) { err = dropNewSYNs(int(fd)) })
-	return errors.Join(controlErr, err)
 }

@@ -2,8 +2,11 @@
 
 package main
 
-import "errors"
+import (
+	"errors"
+	"syscall"
+)
 
-func dropNewSYNs(int) error {
-	return errors.New("this operating system has no SO_ATTACH_FILTER")
+func setMinimumTTL(syscall.Conn, int) error {
+	return errors.New("IP_MINTTL is known to do this on Linux only")
 }

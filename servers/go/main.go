@@ -88,7 +88,7 @@ func run() int {
 
 func listen(host netip.Addr, port uint16) (*net.TCPListener, error) {
 	config := net.ListenConfig{}
-	config.SetMultipathTCP(false) // an MPTCP listener, Go's default, takes no socket filter
+	config.SetMultipathTCP(false) // an MPTCP listener, Go's default, takes no minimum TTL
 	listener, err := config.Listen(context.Background(), "tcp", netip.AddrPortFrom(host, port).String())
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import net from 'node:net';
 import util from 'node:util';
 
 const BACKLOG = 4096;
+const MAX_TTL = 255;
 
 /** Hands connections to an HTTP server until its accept queue is to be emptied. */
 export class Listener {
@@ -20,6 +21,7 @@ export class Listener {
   #tcp;
   #system;
   #closing = false;
+  #filtered = false;
   #emptied = 0;
 
   constructor(registry, server) {
@@ -40,6 +42,8 @@ export class Listener {
 
   #accept(socket, server) {
     if (this.#closing) this.#emptied++;
+    // Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
+    if (this.#filtered) this.#system.setMinimumTTL(socket, 0);
     if (this.#registry.open(socket)) server.emit('connection', socket);
   }
 
@@ -48,12 +52,13 @@ export class Listener {
    * whether new ones were really kept out. rule: new-connections-refused, port-free-after-exit
    */
   async emptyAcceptQueue() {
-    const filtered = this.#keepOutNewConnections();
+    this.#filtered = this.#keepOutNewConnections();
     this.#closing = true;
-    // Each turn of the event loop accepts one of those that wait, and no more can wait than the queue is long.
-    for (let turn = 0; turn < BACKLOG && this.#waiting(); turn++) await eventLoopTurn();
+    // Each turn of the event loop accepts one: of those that waited, and as many again that were half-way through
+    // their handshake. Where new ones get in this might go on for ever.
+    for (let turn = 0; turn < 2 * BACKLOG && this.#waiting(); turn++) await eventLoopTurn();
     this.close();
-    return { emptied: this.#emptied, filtered };
+    return { emptied: this.#emptied, filtered: this.#filtered };
   }
 
   /** Closes at once. Connections that were accepted stay open. */
@@ -63,22 +68,17 @@ export class Listener {
 
   /** Asks the kernel whether a connection waits in the queue. */
   #waiting() {
-    return this.#system.readable(this.#descriptor());
+    return this.#system.readable(this.#tcp);
   }
 
   #keepOutNewConnections() {
     try {
-      this.#system.dropNewSYNs(this.#descriptor());
+      this.#system.setMinimumTTL(this.#tcp, MAX_TTL);
       return true;
     } catch (error) {
-      console.error(`no filter on the listener, a connect storm may lose requests: ${error.message}`);
+      console.error(`new connections get in, a connect storm may lose requests: ${error.message}`);
       return false;
     }
-  }
-
-  /** Not documented, but there is no other way to a listener's file descriptor. */
-  #descriptor() {
-    return this.#tcp._handle.fd;
   }
 }
 
@@ -91,52 +91,50 @@ async function loadSystem() {
   try {
     return bindSystem((await import('koffi')).default);
   } catch (error) {
-    const dropNewSYNs = () => {
+    const setMinimumTTL = () => {
       throw error;
     };
-    return { dropNewSYNs, readable: () => true }; // nobody can tell
+    return { setMinimumTTL, readable: () => true }; // nobody can tell
   }
 }
 
 function bindSystem(koffi) {
   const library = koffi.load(null); // the C library is part of this process
-  koffi.struct('sock_filter', { code: 'uint16_t', jt: 'uint8_t', jf: 'uint8_t', k: 'uint32_t' });
-  koffi.struct('sock_fprog', { len: 'uint16_t', filter: 'sock_filter *' });
   koffi.struct('pollfd', { fd: 'int', events: 'short', revents: 'short' });
-  const setsockopt = library.func('int setsockopt(int, int, int, sock_fprog *, uint32_t)');
+  const setsockopt = library.func('int setsockopt(int, int, int, int *, uint32_t)');
   const poll = library.func('int poll(pollfd *, unsigned long, int)');
-  const size = koffi.sizeof('sock_fprog');
+
+  function setOption(socket, level, option, value) {
+    if (setsockopt(descriptor(socket), level, option, [value], koffi.sizeof('int')) !== 0) {
+      throw new Error(`setsockopt: ${util.getSystemErrorName(-koffi.errno())}`);
+    }
+  }
 
   return {
     /**
-     * Attaches a classic BPF program: a segment with SYN and without ACK is dropped, all others pass. The program
-     * sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). Kernels of 2026 want CAP_NET_ADMIN for it, older
-     * ones nothing.
+     * Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
+     * whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255.
      */
-    dropNewSYNs(descriptor) {
-      if (process.platform !== 'linux') throw new Error('this operating system has no SO_ATTACH_FILTER');
-      const program = { len: DROP_NEW_SYNS.length, filter: DROP_NEW_SYNS };
-      if (setsockopt(descriptor, SOL_SOCKET, SO_ATTACH_FILTER, program, size) !== 0) {
-        throw new Error(`SO_ATTACH_FILTER: ${util.getSystemErrorName(-koffi.errno())}`);
-      }
+    setMinimumTTL(socket, ttl) {
+      if (process.platform !== 'linux') throw new Error('IP_MINTTL is known to do this on Linux only');
+      setOption(socket, IPPROTO_IP, IP_MINTTL, ttl);
+      const isIPv6 = socket.address().family === 'IPv6'; // which may take IPv4, too
+      if (isIPv6) setOption(socket, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl);
     },
 
-    readable(descriptor) {
-      return poll([{ fd: descriptor, events: POLLIN, revents: 0 }], 1, 0) > 0;
+    readable(socket) {
+      return poll([{ fd: descriptor(socket), events: POLLIN, revents: 0 }], 1, 0) > 0;
     },
   };
 }
 
-const SOL_SOCKET = 1;
-const SO_ATTACH_FILTER = 26;
-const POLLIN = 1;
+/** Not documented, but there is no other way to a socket's file descriptor. */
+function descriptor(socket) {
+  return socket._handle.fd;
+}
 
-const SYN = 0x02;
-const ACK = 0x10;
-const DROP_NEW_SYNS = [
-  { code: 0x30, jt: 0, jf: 0, k: 13 }, // load byte 13
-  { code: 0x54, jt: 0, jf: 0, k: SYN | ACK }, // mask it
-  { code: 0x15, jt: 0, jf: 1, k: SYN }, // SYN alone?
-  { code: 0x06, jt: 0, jf: 0, k: 0 }, // drop
-  { code: 0x06, jt: 0, jf: 0, k: 0xffffffff }, // pass, whole
-];
+const IPPROTO_IP = 0;
+const IP_MINTTL = 21;
+const IPPROTO_IPV6 = 41;
+const IPV6_MINHOPCOUNT = 73;
+const POLLIN = 1;

@@ -7,9 +7,7 @@ either way nothing of its request was lost. Beyond loopback, a handshake that is
 moment can still meet a closed listener.
 """
 
-import ctypes
 import socket
-import struct
 import sys
 import threading
 import time
@@ -18,6 +16,7 @@ from collections.abc import Callable
 from connections import Connection, Registry, refuse
 
 BACKLOG = 1024
+MAX_TTL = 255
 
 
 class Listener:
@@ -46,12 +45,14 @@ class Listener:
         taken, and whether new ones were really kept out. rule: new-connections-refused, port-free-after-exit"""
         filtered = True
         try:
-            drop_new_syns(self._listener)
+            set_minimum_ttl(self._listener, MAX_TTL)
         except OSError as error:
             filtered = False
-            print(f"no filter on the listener, a connect storm may lose requests: {error}", file=sys.stderr)
+            print(f"new connections get in, a connect storm may lose requests: {error}", file=sys.stderr)
         emptied = 0
-        while filtered or emptied < BACKLOG:  # without the filter this might go on for ever
+        # Those that waited, and as many again that were half-way through their handshake. Where new ones get in
+        # this might go on for ever.
+        while emptied < 2 * BACKLOG:
             try:
                 sock, _ = self._listener.accept()
             except BlockingIOError:  # the kernel says: empty
@@ -62,6 +63,8 @@ class Listener:
                 print(f"connections in the accept queue are lost: {error}", file=sys.stderr)
                 break
             emptied += 1
+            if filtered:  # it is inherited, if the handshake ended meanwhile; TCP repeats what was dropped
+                set_minimum_ttl(sock, 0)
             self._start(sock)
         self.close()
         return emptied, filtered
@@ -84,22 +87,12 @@ class Listener:
             connection.cut()
 
 
-def drop_new_syns(listener: socket.socket) -> None:
-    """Attaches a classic BPF program: a segment with SYN and without ACK is dropped, all others pass. The
-    program sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). Kernels of 2026 want CAP_NET_ADMIN
-    for it, older ones nothing."""
+def set_minimum_ttl(sock: socket.socket, ttl: int) -> None:
+    """Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps
+    out whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255."""
     if sys.platform != "linux":
-        raise OSError("this operating system has no SO_ATTACH_FILTER")
-    syn, ack = 0x02, 0x10
-    program = [  # struct sock_filter: code, jump if true, jump if false, k
-        (0x30, 0, 0, 13),  # load byte 13
-        (0x54, 0, 0, syn | ack),  # and
-        (0x15, 0, 1, syn),  # equal? else skip one
-        (0x06, 0, 0, 0),  # drop
-        (0x06, 0, 0, 0xFFFFFFFF),  # pass, whole
-    ]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
-    so_attach_filter = 26  # not in the socket module
-    listener.setsockopt(
-        socket.SOL_SOCKET, so_attach_filter, struct.pack("HP", len(program), ctypes.addressof(code))
-    )
+        raise OSError("IP_MINTTL is known to do this on Linux only")
+    ip_minttl, ipv6_minhopcount = 21, 73  # not in the socket module
+    sock.setsockopt(socket.IPPROTO_IP, ip_minttl, ttl)
+    if sock.family is socket.AF_INET6:  # which may take IPv4, too
+        sock.setsockopt(socket.IPPROTO_IPV6, ipv6_minhopcount, ttl)

@@ -7,7 +7,9 @@
 //! either way nothing of its request was lost. Beyond loopback, a handshake that is half done at this very
 //! moment can still meet a closed listener.
 
+use std::ffi::c_int;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -16,6 +18,8 @@ use tokio::time::sleep;
 
 /// How many connections can have been waiting: as many as tokio asks the kernel for.
 const LONGEST_QUEUE: usize = 1024;
+
+const MAX_TTL: c_int = 255;
 
 /// Hands over connections until its accept queue is to be emptied.
 pub struct Listener<H> {
@@ -50,12 +54,12 @@ impl<H: Fn(TcpStream)> Listener<H> {
     /// Keeps out new connections, takes those that wait, and closes the listener: how many were taken, and
     /// whether new ones were really kept out. rule: new-connections-refused, port-free-after-exit
     fn empty_accept_queue(self) -> (usize, bool) {
-        let filtered = match drop_new_syns(&self.tcp) {
+        let filtered = match set_minimum_ttl(&self.tcp, MAX_TTL) {
             Ok(()) => true,
             Err(error) => {
                 let _ = writeln!(
                     io::stderr(),
-                    "no filter on the listener, a connect storm may lose requests: {error}"
+                    "new connections get in, a connect storm may lose requests: {error}"
                 );
                 false
             }
@@ -65,11 +69,16 @@ impl<H: Fn(TcpStream)> Listener<H> {
         // empty.
         let mut emptied = 0;
         let outcome = self.tcp.into_std().and_then(|listener| {
-            // Without the filter new ones may come as fast as they are taken.
-            while filtered || emptied < LONGEST_QUEUE {
+            // Those that waited, and as many again that were half-way through their handshake. Where new ones
+            // get in this might go on for ever.
+            while emptied < 2 * LONGEST_QUEUE {
                 match listener.accept() {
                     Ok((stream, _)) => {
                         emptied += 1;
+                        if filtered {
+                            // Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
+                            set_minimum_ttl(&stream, 0)?;
+                        }
                         stream.set_nonblocking(true)?;
                         (self.hand_over)(TcpStream::from_std(stream)?);
                     }
@@ -87,27 +96,35 @@ impl<H: Fn(TcpStream)> Listener<H> {
     }
 }
 
-/// Attaches a classic BPF program: a segment with SYN and without ACK is dropped, all others pass. The
-/// program sees the TCP header; its byte 13 holds the flags (RFC 9293, 3.1). Kernels of 2026 want CAP_NET_ADMIN for it,
-/// older ones nothing.
+/// Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
+/// whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255.
 #[cfg(target_os = "linux")]
-fn drop_new_syns(listener: &TcpListener) -> io::Result<()> {
-    use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET};
-    use socket2::{SockFilter, SockRef};
+fn set_minimum_ttl(socket: &impl AsFd, ttl: c_int) -> io::Result<()> {
+    use libc::{IP_MINTTL, IPPROTO_IP, IPPROTO_IPV6, IPV6_MINHOPCOUNT};
+    use socket2::{Domain, SockRef};
 
-    const SYN: u32 = 0x02;
-    const ACK: u32 = 0x10;
-    let step = |code: u32, otherwise, k| SockFilter::new(code as u16, 0, otherwise, k);
-    SockRef::from(listener).attach_filter(&[
-        step(BPF_LD | BPF_B | BPF_ABS, 0, 13),
-        step(BPF_ALU | BPF_AND | BPF_K, 0, SYN | ACK),
-        step(BPF_JMP | BPF_JEQ | BPF_K, 1, SYN),
-        step(BPF_RET | BPF_K, 0, 0),        // drop
-        step(BPF_RET | BPF_K, 0, u32::MAX), // pass, whole
-    ])
+    set_option(socket, IPPROTO_IP, IP_MINTTL, ttl)?;
+    if SockRef::from(socket).domain()? == Domain::IPV6 {
+        set_option(socket, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl)?; // as well, because it may take IPv4, too
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "no crate has a safe function for these options")]
+fn set_option(socket: &impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    let descriptor = socket.as_fd().as_raw_fd();
+    let size = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel reads no more than `size` bytes at `value`.
+    match unsafe { libc::setsockopt(descriptor, level, option, (&raw const value).cast(), size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn drop_new_syns(_: &TcpListener) -> io::Result<()> {
-    Err(io::Error::other("this operating system has no SO_ATTACH_FILTER"))
+fn set_minimum_ttl(_: &impl AsFd, _: c_int) -> io::Result<()> {
+    Err(io::Error::other("IP_MINTTL is known to do this on Linux only"))
 }

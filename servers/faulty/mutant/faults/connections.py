@@ -7,7 +7,7 @@ import struct
 import time
 
 import main
-from accept_queue import Listener, drop_new_syns
+from accept_queue import MAX_TTL, Listener, set_minimum_ttl
 from config import Config, DrainPolicy
 from connections import Connection, ConnectionState, Registry
 from lifecycle import Latch, Lifecycle, Phase
@@ -175,12 +175,14 @@ def listener_ignores_newcomers() -> None:
     """New SYNs are kept out for as long as requests drain, instead of being refused."""
 
     def keep_out(self):
-        drop_new_syns(self._listener)
+        set_minimum_ttl(self._listener, MAX_TTL)
         while True:
             try:
-                self._start(self._listener.accept()[0])
+                sock = self._listener.accept()[0]
             except BlockingIOError:
                 return 0, True
+            set_minimum_ttl(sock, 0)
+            self._start(sock)
 
     Listener.empty_accept_queue = keep_out
     _exit_slowly()
@@ -201,7 +203,7 @@ def accepted_connections_dropped() -> None:
     """Connections that wait in the accept queue are accepted and closed again, with what they have sent."""
 
     def accept_and_close(self):
-        drop_new_syns(self._listener)
+        set_minimum_ttl(self._listener, MAX_TTL)
         while True:
             try:
                 self._listener.accept()[0].close()
