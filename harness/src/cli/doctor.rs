@@ -99,12 +99,12 @@ const NEEDS: [Need; 8] = [
         homebrew: "brew install rust",
     },
     Need {
-        name: "socket filter",
-        probe: Probe::Kernel(kernel::attach_filter),
+        name: "minimum TTL",
+        probe: Probe::Kernel(kernel::keep_out_new_connections),
         without: Without::Text(
             "the reference servers may lose requests in a connect storm (`nothing-lost-in-accept-queue`)",
         ),
-        debian: CAPABILITY,
+        debian: SECCOMP,
         homebrew: LINUX_ONLY,
     },
     Need {
@@ -119,8 +119,6 @@ const NEEDS: [Need; 8] = [
 ];
 
 const RUSTUP: &str = "https://rustup.rs (Debian's own is older)";
-const CAPABILITY: &str =
-    "nothing to install: kernels since 2026 want CAP_NET_ADMIN for a filter on a TCP socket (capabilities(7))";
 const SECCOMP: &str = "nothing to install: every usual kernel has it; look at the seccomp profile of the container";
 const LINUX_ONLY: &str = "not to be had on macOS; run drainspec in a Linux virtual machine or container";
 

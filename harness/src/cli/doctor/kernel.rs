@@ -1,9 +1,9 @@
 //! What the kernel lets this process do, and what it would let one without privileges do.
 
-/// Whether a filter may be put on a listener: how a server keeps out new connections while it empties its
-/// accept queue.
-pub fn attach_filter() -> Result<String, String> {
-    also_unprivileged("may be attached", try_filter)
+/// Whether a minimum TTL keeps new connections out of a listener: what a server does while it empties its accept
+/// queue.
+pub fn keep_out_new_connections() -> Result<String, String> {
+    also_unprivileged("keeps out new connections", try_minimum_ttl)
 }
 
 /// Whether the table of sockets tells what a server has accepted, and when its listener closes.
@@ -12,11 +12,33 @@ pub fn read_socket_table() -> Result<String, String> {
 }
 
 #[cfg(target_os = "linux")]
-fn try_filter() -> Result<(), String> {
-    use socket2::{Domain, SockFilter, Socket, Type};
-    const PASS: SockFilter = SockFilter::new(0x06, 0, 0, u32::MAX); // BPF_RET: pass, whole
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(|error| format!("no socket: {error}"))?;
-    listener.attach_filter(&[PASS]).map_err(|error| format!("SO_ATTACH_FILTER: {error}"))
+fn try_minimum_ttl() -> Result<(), String> {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(50);
+    let listen = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        Ok::<_, std::io::Error>((listener.local_addr()?, listener))
+    };
+    let (address, listener) = listen().map_err(|error| format!("no listener on loopback: {error}"))?;
+    set_minimum_ttl(&listener).map_err(|error| format!("IP_MINTTL: {error}"))?;
+    match std::net::TcpStream::connect_timeout(&address, PATIENCE) {
+        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(()),
+        Err(error) => Err(format!("IP_MINTTL: a connection is not dropped but refused: {error}")),
+        Ok(_) => Err("IP_MINTTL: has no effect".to_owned()),
+    }
+}
+
+/// Nothing that comes over loopback has a TTL of 255.
+#[cfg(target_os = "linux")]
+fn set_minimum_ttl(listener: &std::net::TcpListener) -> std::io::Result<()> {
+    use nix::libc::{IP_MINTTL, IPPROTO_IP, c_int, setsockopt, socklen_t};
+    use std::os::fd::AsRawFd;
+    let ttl: c_int = 255;
+    let size = size_of::<c_int>() as socklen_t;
+    // SAFETY: the descriptor is open, and the kernel reads no more than `size` bytes at `ttl`.
+    match unsafe { setsockopt(listener.as_raw_fd(), IPPROTO_IP, IP_MINTTL, (&raw const ttl).cast(), size) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -35,8 +57,8 @@ fn try_table() -> Result<(), String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn try_filter() -> Result<(), String> {
-    Err(format!("{} has no SO_ATTACH_FILTER", std::env::consts::OS))
+fn try_minimum_ttl() -> Result<(), String> {
+    Err(format!("IP_MINTTL is known to do this on Linux only, not on {}", std::env::consts::OS))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -105,10 +127,8 @@ mod tests {
     }
 
     #[test]
-    fn root_may_attach_a_filter() {
-        match try_filter() {
-            Ok(()) => {}
-            Err(why) => assert!(!nix::unistd::geteuid().is_root() && why.starts_with("SO_ATTACH_FILTER"), "{why}"),
-        }
+    fn whoever_we_are_a_minimum_ttl_keeps_out_new_connections() {
+        assert_eq!(try_minimum_ttl(), Ok(()));
+        assert_eq!(unprivileged(try_minimum_ttl).err().filter(|why| why.starts_with("IP_MINTTL")), None);
     }
 }
