@@ -16,9 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-/// How many connections can have been waiting: as many as tokio asks the kernel for.
-const LONGEST_QUEUE: usize = 1024;
-
+pub const BACKLOG: u32 = 1024;
 const MAX_TTL: c_int = 255;
 
 /// Hands over connections until its accept queue is to be emptied.
@@ -71,7 +69,7 @@ impl<H: Fn(TcpStream)> Listener<H> {
         let outcome = self.tcp.into_std().and_then(|listener| {
             // Those that waited, and as many again that were half-way through their handshake. Where new ones
             // get in this might go on for ever.
-            while emptied < 2 * LONGEST_QUEUE {
+            while emptied < 2 * BACKLOG as usize {
                 match listener.accept() {
                     Ok((stream, _)) => {
                         emptied += 1;

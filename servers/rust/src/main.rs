@@ -22,11 +22,11 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-use accept_queue::Listener;
+use accept_queue::{BACKLOG, Listener};
 use config::{Config, Settings, environment};
 use connections::{Connection, Registry, refuse, serve};
 use lifecycle::{Lifecycle, ReleaseStep, Signals, Steps};
@@ -52,8 +52,8 @@ async fn run() -> Result<i32, (i32, String)> {
     let delayed = Arc::clone(&settings);
     let lifecycle = Arc::new(Lifecycle::new(log_event, move || delayed.now().shutdown_delay));
 
-    let (tcp, port) = listen(config.host, config.port).await?;
-    let (admin, admin_port) = listen(config.admin_host, config.admin_port).await?;
+    let (tcp, port) = listen(config.host, config.port)?;
+    let (admin, admin_port) = listen(config.admin_host, config.admin_port)?;
 
     let instance = new_instance();
     let app = Arc::new(App {
@@ -108,10 +108,12 @@ async fn run() -> Result<i32, (i32, String)> {
     Ok(lifecycle.run(signals, steps).await)
 }
 
-async fn listen(host: IpAddr, port: u16) -> Result<(TcpListener, u16), (i32, String)> {
+fn listen(host: IpAddr, port: u16) -> Result<(TcpListener, u16), (i32, String)> {
     let address = SocketAddr::new(host, port);
     let failed = |error| (1, format!("listen on {address}: {error}"));
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    socket.set_reuseaddr(true).and_then(|()| socket.bind(address)).map_err(failed)?;
+    let listener = socket.listen(BACKLOG).map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
     Ok((listener, port))
 }
