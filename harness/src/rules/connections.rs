@@ -246,6 +246,9 @@ fn port_free_after_exit(view: &View) -> Finding {
             format!("the successor could not start: {}", super::signals::exit_words(code, signal)),
             [second.started, at],
         ),
+        (None, None) if view.stalled(second.started, u64::MAX, SLACK_US) => {
+            Finding::inconclusive("the harness itself stalled while the successor started")
+        }
         (None, None) => Finding::violated("the successor never listened", [second.started]),
     }
 }

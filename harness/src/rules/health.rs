@@ -200,6 +200,9 @@ fn prestop_keeps_process(view: &View) -> Finding {
     if let Err(finding) = stopped(view) {
         return finding;
     }
+    if let Some(refused) = not_opened(view, Role::Prestop) {
+        return Finding::violated("the hook could not be called again", [refused.at]);
+    }
     let calls = each(view.requests(Role::Prestop), "the hook was not called", |request| request.served());
     if calls.outcome != Outcome::Holds {
         return calls;

@@ -91,7 +91,7 @@ async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
     let signalled = Instant::now();
     target.signal(run.stop_signal());
     let delay = run.duration("shutdown_delay");
-    not_ready(run, &target, signalled + delay / 2).await?;
+    not_ready(run, &target, signalled + delay / 2).await;
     // What is asked later may meet the end of the delay.
     let until = (signalled + delay * 2 / 3).max(Instant::now() + PROBE);
     while Instant::now() < until {
@@ -104,27 +104,30 @@ async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Asks, on a connection of its own each time, until readiness fails. Where it does not, rules will say so.
-async fn not_ready(run: &Run<'_>, target: &Target, until: Instant) -> Result<(), Stop> {
+/// Asks, on a connection of its own each time, until readiness fails. Where it does not, or nobody listens any more,
+/// rules will say so.
+async fn not_ready(run: &Run<'_>, target: &Target, until: Instant) {
     while Instant::now() < until {
-        let mut connection = target.connect(Role::Ready).await?;
+        let Ok(mut connection) = target.try_connect(Role::Ready).await else { return };
         if connection.ask(Ask::get(run.subject.ready_path(), Role::Ready)).await.status == Some(503) {
             run.confirmed("the server says that it is not ready");
-            return Ok(());
+            return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    Ok(())
 }
 
 async fn prestop_endpoint(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let until = Instant::now() + run.duration("shutdown_delay") / 2;
-    let first = target.connect_admin(Role::Prestop).await?.begin(Ask::get("/prestop", Role::Prestop)).await;
-    let second = target.connect_admin(Role::Prestop).await?.begin(Ask::get("/prestop", Role::Prestop)).await;
-    not_ready(run, &target, until).await?;
+    let hook = || Ask::get("/prestop", Role::Prestop);
+    let first = target.connect_admin(Role::Prestop).await?.begin(hook()).await;
+    // Only then is the second call the second one for the server too.
+    not_ready(run, &target, until).await;
+    if let Ok(again) = target.connect_admin(Role::Prestop).await {
+        again.begin(hook()).await.finish().await;
+    }
     first.finish().await;
-    second.finish().await;
     // The hook stops nothing: what is asked now is served.
     if let Ok(mut connection) = target.try_connect(Role::AfterHook).await {
         connection.ask(run.subject.ask(Role::AfterHook)).await;

@@ -157,15 +157,18 @@ impl<'s> Run<'s> {
         Ok(Target::new(address, admin, process, &self.recorder, &self.client, longest))
     }
 
-    /// Starts a successor on this port; `None` where it ends instead of listening, or a child of its predecessor
-    /// still answers there, which the timeline tells.
+    /// Starts a successor on this port; `None` where it ends or waits instead of listening, or a child of its
+    /// predecessor still answers there, which the timeline tells.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_successor(&mut self, port: &str) -> Result<Option<Target>, Stop> {
         match self.start_with(&[("PORT", port)]).await {
             Ok(target) => Ok(Some(target)),
-            Err(Stop::Start(StartError::Exited { .. }) | Stop::Impostor { .. }) => Ok(None),
+            Err(
+                Stop::Start(StartError::Exited { .. } | StartError::Silent { .. } | StartError::NeverListened { .. })
+                | Stop::Impostor { .. },
+            ) => Ok(None),
             Err(stop) => Err(stop),
         }
     }

@@ -62,6 +62,7 @@ FAULTS: dict[str, Callable[[], None]] = {
         connections.accepted_connections_dropped,
         connections.load_holds_exit,
         connections.address_not_reusable,
+        connections.address_waited_for,
         connections.port_held_by_child,
         connections.port_held_by_daemon,
         # health
@@ -73,6 +74,7 @@ FAULTS: dict[str, Callable[[], None]] = {
         health.liveness_gone_while_draining,
         health.lame_duck_refuses_connections,
         health.lame_duck_rejects_requests,
+        health.lame_duck_skipped,
         health.lame_duck_too_short,
         health.lame_duck_too_long,
         health.close_not_announced_in_lame_duck,

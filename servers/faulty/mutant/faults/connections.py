@@ -248,15 +248,28 @@ def load_holds_exit() -> None:
 
 def address_not_reusable() -> None:
     """The listener lacks SO_REUSEADDR, so that its successor has to wait for TIME-WAIT to end."""
+    main.listen = _listen_without_reuse
+
+
+def address_waited_for() -> None:
+    """The listener lacks SO_REUSEADDR, and its successor tries again until TIME-WAIT has ended."""
 
     def listen(host, port):
-        listener = socket.socket()
-        listener.bind((str(host), port))
-        listener.listen(1024)
-        listener.setblocking(False)
-        return listener
+        while True:
+            try:
+                return _listen_without_reuse(host, port)
+            except OSError:
+                time.sleep(0.5)
 
     main.listen = listen
+
+
+def _listen_without_reuse(host, port):
+    listener = socket.socket()
+    listener.bind((str(host), port))
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
 
 
 def port_held_by_child() -> None:

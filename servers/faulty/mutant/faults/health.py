@@ -83,6 +83,11 @@ def lame_duck_rejects_requests() -> None:
     App._answer = answer_or_reject
 
 
+def lame_duck_skipped() -> None:
+    """A signal closes the listener at once, whatever the delay."""
+    _lame_duck_deadline(lambda deadline, delay: deadline - delay)
+
+
 def lame_duck_too_short() -> None:
     """The listener closes when four fifths of the lame-duck are over."""
     _lame_duck_deadline(lambda deadline, delay: deadline - delay / 5)
