@@ -1,6 +1,6 @@
 // The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may
 // have sent a request already. Closing the listener resets them, and under load accepting "until there are no
-// more" never ends. So: keep out new SYNs, empty the queue, then close. rule: nothing-lost-in-accept-queue
+// more" never ends. So: keep out new SYNs, empty the queue, then close.
 //
 // A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused:
 // either way nothing of its request was lost. Beyond loopback, a handshake that is half done at this very
@@ -70,7 +70,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 
 // EmptyAcceptQueue keeps out new connections, lets Accept take those that wait, and returns when net/http has
 // closed the listener: how many were taken, and whether new ones were really kept out.
-// rule: new-connections-refused, port-free-after-exit
+// rule: nothing-lost-in-accept-queue, new-connections-refused, port-free-after-exit
 func (l *Listener) EmptyAcceptQueue(served <-chan struct{}) (emptied int, filtered bool) {
 	l.closing.Store(true) // first: whoever inherits the minimum TTL is then seen to
 	err := setMinimumTTL(l, maxTTL)

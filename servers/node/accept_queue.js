@@ -1,6 +1,6 @@
 // The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may
 // have sent a request already. Closing the listener resets them, and under load accepting "until there are no
-// more" never ends. So: keep out new SYNs, empty the queue, then close. rule: nothing-lost-in-accept-queue
+// more" never ends. So: keep out new SYNs, empty the queue, then close.
 //
 // A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused:
 // either way nothing of its request was lost. Beyond loopback, a handshake that is half done at this very
@@ -49,7 +49,8 @@ export class Listener {
 
   /**
    * Keeps out new connections, lets the event loop accept those that wait, and closes: how many were taken, and
-   * whether new ones were really kept out. rule: new-connections-refused, port-free-after-exit
+   * whether new ones were really kept out.
+   * rule: nothing-lost-in-accept-queue, new-connections-refused, port-free-after-exit
    */
   async emptyAcceptQueue() {
     this.#filtered = this.#keepOutNewConnections();

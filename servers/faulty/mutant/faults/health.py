@@ -84,8 +84,16 @@ def lame_duck_rejects_requests() -> None:
 
 
 def lame_duck_skipped() -> None:
-    """A signal closes the listener at once, whatever the delay."""
-    _lame_duck_deadline(lambda deadline, delay: deadline - delay)
+    """A signal closes the listener at once, whatever the delay, and no probe is told."""
+    begin_lame_duck = Lifecycle.begin_lame_duck
+
+    def begin_after_prestop_only(self, reason):
+        if reason != "signal":
+            return begin_lame_duck(self, reason)
+        Lifecycle.is_ready = lambda self: True
+        return time.monotonic()
+
+    Lifecycle.begin_lame_duck = begin_after_prestop_only
 
 
 def lame_duck_too_short() -> None:
