@@ -58,6 +58,11 @@ def main() -> int:
         registry.begin_drain()
         log_event("listener_closed", emptied=emptied, filtered=filtered)
 
+    def close_admin() -> None:
+        admin_listener.close()
+        for answered in app.prestops.copy():  # they waited for the same delay as we did: their answers come first
+            answered.wait()
+
     return lifecycle.run(
         loop,
         Steps(
@@ -66,7 +71,7 @@ def main() -> int:
             drained=registry.drained,
             cut_in_flight=registry.cut_in_flight,
             # The admin listener answers liveness to the end, so it is released last.
-            release=[ReleaseStep("admin", timeout=1, run=admin_listener.close)],
+            release=[ReleaseStep("admin", timeout=1, run=close_admin)],
             reload=lambda: reload(settings),
         ),
     )

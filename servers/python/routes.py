@@ -39,6 +39,7 @@ class App:
         self.lifecycle = lifecycle
         self.registry = registry
         self.instance = instance
+        self.prestops: set[threading.Event] = set()  # one for each /prestop that is not answered yet
         self._routes = self.routes()
         self._admin_routes = self.admin_routes()
 
@@ -159,8 +160,14 @@ class App:
     def prestop(self, exchange: "Exchange") -> None:
         """Takes the server out of rotation and answers when traffic has had time to go elsewhere. It stops
         nothing: the signal comes from whoever called. rule: prestop-waits, prestop-keeps-process"""
-        exchange.connection.pause(self.lifecycle.begin_lame_duck("prestop"))  # rule: lame-duck-serves
-        exchange.send_json(200, phase=str(self.lifecycle.phase))
+        answered = threading.Event()
+        self.prestops.add(answered)
+        try:
+            exchange.connection.pause(self.lifecycle.begin_lame_duck("prestop"))  # rule: lame-duck-serves
+            exchange.send_json(200, phase=str(self.lifecycle.phase))
+        finally:
+            answered.set()
+            self.prestops.discard(answered)
 
 
 def find(routes: list[Route], exchange: "Exchange") -> Route:

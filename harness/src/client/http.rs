@@ -354,6 +354,12 @@ impl Pending {
         self.task.await.ok()
     }
 
+    /// Leaves as a client that crashes does: by RST.
+    pub async fn leave_by_reset(self) {
+        self.log.reset_at_the_end();
+        self.leave().await;
+    }
+
     /// Leaves: closes the connection without waiting for the answer.
     pub async fn leave(self) {
         self.task.abort();

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -34,6 +37,7 @@ pub struct WireLog {
     sent: watch::Sender<Option<RequestId>>,
     answering: watch::Sender<Option<RequestId>>,
     ended: watch::Sender<Option<Ending>>,
+    reset: AtomicBool,
 }
 
 /// A request that is about to be written.
@@ -60,6 +64,7 @@ impl Wire {
             sent: watch::Sender::new(None),
             answering: watch::Sender::new(None),
             ended: watch::Sender::new(None),
+            reset: AtomicBool::new(false),
         };
         Self { stream, log: Arc::new(log) }
     }
@@ -115,6 +120,11 @@ impl WireLog {
             _ = stage.wait_for(|reached| reached.as_ref() == Some(id)) => {}
             _ = ended.wait_for(Option::is_some) => {}
         }
+    }
+
+    /// Lets the connection end by RST where this side closes it.
+    pub fn reset_at_the_end(&self) {
+        self.reset.store(true, Ordering::Relaxed);
     }
 
     /// How the connection ended, if it has.
@@ -177,6 +187,9 @@ impl WireLog {
 
 impl Drop for Wire {
     fn drop(&mut self) {
+        if self.log.reset.load(Ordering::Relaxed) {
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
         self.log.rest();
         self.log.end(Ending::Local);
     }

@@ -118,7 +118,10 @@ fn holds_nothing(view: &View, role: Role) -> Finding {
 }
 
 fn late_request_answered(view: &View) -> Finding {
-    let late = view.requests.iter().filter(|r| matches!(r.role, Role::Late | Role::LateRejected));
+    // What was asked when the linger was over, on a machine that had other things to do, has been promised nothing.
+    let closed = view.process().and_then(|process| process.listener_open_until).unwrap_or(u64::MAX);
+    let over = closed.saturating_add(view.param("idle_linger").map_or(0, seconds));
+    let late = view.requests.iter().filter(|r| matches!(r.role, Role::Late | Role::LateRejected) && r.sent < over);
     each(late, "nothing was asked after the listener closed", |request| match request.role {
         Role::LateRejected => request.status == Some(503) && request.retry_after && request.close && request.answered(),
         _ => request.served() && request.close,
@@ -132,6 +135,8 @@ fn close_announced(view: &View) -> Finding {
     };
     let told = in_flight(view, Role::InFlight, signalled)
         .chain(view.requests(Role::LameDuck))
+        .chain(view.requests(Role::NotFound))
+        .chain(view.requests(Role::Ready).filter(|probe| probe.status == Some(503)))
         .filter(|request| request.head.is_some_and(|head| head > signalled));
     each(told, "no response came after the signal", |request| request.close)
 }

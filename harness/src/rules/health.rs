@@ -1,7 +1,7 @@
 //! Readiness, liveness, lame-duck and the preStop hook.
 
 use super::{Basis, Finding, Level, Outcome, Rule, each, fate, ms, not_opened, seconds, stopped, within};
-use crate::timeline::{Opening, Process, Role, View};
+use crate::timeline::{Opening, Process, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -57,13 +57,16 @@ pub(super) const RULES: &[Rule] = &[
         slug: "prestop-delay-once",
         level: Level::Must,
         basis: Basis::Contract,
-        sentence: "A signal after the preStop hook does not start another delay.",
+        sentence: "A signal after the preStop hook neither starts another delay nor ends the one that has begun.",
         judge: prestop_delay_once,
     },
 ];
 
 /// Timers fire late, never early; the tolerance is for the clocks of two processes.
 const TOLERANCE_US: u64 = 50_000;
+
+/// A kubelet gives up on a probe after a second.
+const PROBE_TIMEOUT_US: u64 = 1_000_000;
 
 fn readiness_fails(view: &View) -> Finding {
     let (process, signalled) = match stopped(view) {
@@ -97,11 +100,22 @@ fn readiness_fails(view: &View) -> Finding {
         );
     }
     let off = asked[first].ended.unwrap_or(asked[first].sent);
+    if off > closed && !view.stalled(signalled, off, TOLERANCE_US) {
+        let after = ms(asked[first].sent - signalled);
+        return Finding::violated(
+            format!("asked {after} after the signal, it answered only once the listener had closed"),
+            [asked[first].sent, off],
+        );
+    }
     within(view, "readiness failed", signalled, Some(off), 0)
 }
 
 fn readiness_latched(view: &View) -> Finding {
     let probes = || view.requests(Role::Ready).filter(|probe| probe.answered());
+    let closed = view.process().and_then(|process| process.listener_closed).unwrap_or(u64::MAX);
+    if let Some(probe) = probes().find(|probe| probe.sent > closed && probe.status == Some(200)) {
+        return Finding::violated(format!("after the listener had closed: {}", fate(probe)), [closed, probe.sent]);
+    }
     let Some(failed) = probes().find(|probe| probe.status == Some(503)) else {
         return Finding::inconclusive("readiness never failed");
     };
@@ -117,16 +131,24 @@ fn liveness_stays(view: &View) -> Finding {
     let Some(drained) = view.requests(Role::InFlight).filter(|r| r.answered()).filter_map(|r| r.ended).max() else {
         return Finding::inconclusive("no request in flight was answered");
     };
+    // The process may be gone before the last answer is read.
+    let until = drained.saturating_sub(TOLERANCE_US);
     let refused = view
         .connections(Role::Live)
-        .find(|connection| (signalled..drained).contains(&connection.at) && connection.opening != Opening::Opened);
+        .find(|connection| (signalled..until).contains(&connection.at) && connection.opening != Opening::Opened);
     if let Some(refused) = refused {
         let after = ms(refused.at - signalled);
         return Finding::violated(format!("the probe could not connect {after} after the signal"), [refused.at]);
     }
-    let due = view
-        .requests(Role::Live)
-        .filter(|probe| (signalled..drained).contains(&probe.sent) && probe.ended.is_some_and(|ended| ended < drained));
+    let during = || view.requests(Role::Live).filter(|probe| (signalled..until).contains(&probe.sent));
+    let late = |probe: &&Request| probe.ended.is_none_or(|ended| ended > probe.sent.saturating_add(PROBE_TIMEOUT_US));
+    if let Some(late) = during().find(|probe| late(probe) && drained > probe.sent.saturating_add(PROBE_TIMEOUT_US)) {
+        if view.stalled(signalled, drained, PROBE_TIMEOUT_US / 2) {
+            return Finding::inconclusive("a probe waited in vain, but the harness itself stalled meanwhile");
+        }
+        return Finding::violated(format!("a probe waited for more than a second: {}", fate(late)), [late.sent]);
+    }
+    let due = during().filter(|probe| probe.ended.is_some_and(|ended| ended < until));
     each(due, "no probe while requests were in flight", |probe| probe.status == Some(200))
 }
 
@@ -136,12 +158,26 @@ fn lame_duck_serves(view: &View) -> Finding {
         Err(finding) => return finding,
     };
     // What came when the delay was over has been promised nothing.
-    let over = signalled.saturating_add(view.param("shutdown_delay").map_or(0, seconds));
+    let delay = view.param("shutdown_delay").map_or(0, seconds);
+    let over = signalled.saturating_add(delay);
+    let asked = || view.requests.iter().filter(|r| matches!(r.role, Role::Ready | Role::LameDuck | Role::NotFound));
+    let during = || asked().filter(|request| request.sent > signalled && request.sent < over);
+    let held = |request: &&Request| request.ended.is_none_or(|ended| ended > request.sent.saturating_add(delay / 3));
+    if let Some(held) = during().find(held) {
+        let ended = held.ended.unwrap_or(over);
+        return match view.stalled(held.sent, ended, delay / 6) {
+            true => Finding::inconclusive("the harness itself stalled meanwhile"),
+            false => Finding::violated(format!("{} of silence: {}", ms(ended - held.sent), fate(held)), [held.sent]),
+        };
+    }
     if let Some(refused) = not_opened(view, Role::LameDuck).filter(|connection| connection.at < over) {
         return Finding::violated("a new connection was not accepted", [refused.at]);
     }
-    let asked = view.requests(Role::LameDuck).filter(|request| request.sent < over);
-    each(asked, "nothing was asked during the lame-duck", |request| request.served())
+    let due = during().filter(|request| request.role != Role::Ready);
+    each(due, "nothing was asked during the lame-duck", |request| match request.role {
+        Role::NotFound => request.answered() && request.status == Some(404),
+        _ => request.served(),
+    })
 }
 
 fn lame_duck_lasts(view: &View) -> Finding {
@@ -226,6 +262,10 @@ fn prestop_delay_once(view: &View) -> Finding {
     let over = signalled.max(hook.sent.saturating_add(delay));
     let latest = over.saturating_add(delay / 4 * 3);
     match process.listener_closed {
+        Some(closed) if closed + TOLERANCE_US < over => Finding::violated(
+            format!("the signal ended the delay: the listener closed {} before its end", ms(over - closed)),
+            [signalled, closed],
+        ),
         Some(closed) if closed <= latest => {
             Finding::holds(format!("the listener closed {} after the signal", ms(closed.saturating_sub(signalled))))
         }

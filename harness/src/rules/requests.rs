@@ -128,6 +128,12 @@ fn endless_stream_ends(view: &View) -> Finding {
         Ok((_, signalled)) => signalled,
         Err(finding) => return finding,
     };
+    let open_until = view.process().and_then(|process| process.listener_open_until).unwrap_or(0);
+    if let Some(early) = in_flight(view, Role::Endless, signalled).find(|stream| stream.ended < Some(open_until)) {
+        let ended = early.ended.unwrap_or(early.sent);
+        let before = ms(open_until.saturating_sub(ended));
+        return Finding::violated(format!("ended {before} before the listener closed: {}", fate(early)), [ended]);
+    }
     let streams = in_flight(view, Role::Endless, signalled);
     each(streams, "no endless stream was in progress when the signal was sent", |stream| stream.answered())
 }
@@ -206,6 +212,11 @@ fn connection_bounded(view: &View, role: Role, limit: &str) -> Finding {
     let answered = view.requests(role).next().filter(by_server).and_then(|request| request.ended);
     let closed = connection.ended.filter(|(_, how)| *how != Ending::Local).map(|(at, _)| at);
     let given_up = [answered, closed].into_iter().flatten().min();
+    // Timers fire late, never early; the tolerance is for the clocks of two processes.
+    if let Some(early) = given_up.filter(|at| at + 50_000 < connection.at.saturating_add(seconds(limit))) {
+        let (after, due) = (ms(early - connection.at), ms(seconds(limit)));
+        return Finding::violated(format!("given up after {after}, where {due} are promised"), [early]);
+    }
     within(view, "the server gave up", connection.at, given_up, seconds(limit))
 }
 
@@ -215,19 +226,25 @@ fn client_gone_releases(view: &View) -> Finding {
         Err(finding) => return finding,
     };
     let gone = view.requests(Role::Gone).filter(|request| request.end == End::Lost(Break::Left));
-    let Some(left) = gone.filter_map(|request| request.ended).max() else {
+    let times: Vec<u64> = gone.filter_map(|request| request.ended).collect();
+    let (Some(first), Some(last)) = (times.iter().min(), times.iter().max()) else {
         return Finding::inconclusive("no client left");
     };
-    if let Some((at, requests)) = process.in_flight.iter().rfind(|(at, _)| (left..signalled).contains(at))
+    // What the metrics say once others are in flight tells nothing about the one that left.
+    let others = view.requests.iter().filter(|request| matches!(request.role, Role::Gone | Role::InFlight));
+    let next = others.map(|request| request.sent).filter(|sent| sent > first).min().unwrap_or(signalled);
+    if let Some((at, requests)) = process.in_flight.iter().rfind(|(at, _)| (*first..next).contains(at))
         && *requests > 0
     {
         return Finding::violated(
-            format!("{requests} in flight by its own metrics, {} after the client left", ms(at - left)),
-            [left, *at],
+            format!("{requests} in flight by its own metrics, {} after the client left", ms(at - first)),
+            [*first, *at],
         );
     }
+    let stayed = view.requests(Role::InFlight).filter_map(|request| request.ended).max().unwrap_or(0);
+    let from = signalled.max(*last).max(stayed);
     let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
-    within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(lingering))
+    within(view, "the process ended", from, process.exited.map(|(at, ..)| at), seconds(lingering))
 }
 
 fn pipelined_in_order(view: &View) -> Finding {
@@ -237,6 +254,9 @@ fn pipelined_in_order(view: &View) -> Finding {
         let wrong = match (request.answered(), closed) {
             (true, true) => Some("answered after the response that said `close`"),
             (true, false) if !request.served() => Some("not served, or not in its place"),
+            (false, true) if request.executed => {
+                Some("executed, though nobody gets its answer: whoever repeats it doubles it")
+            }
             (false, false) => Some("not answered, though no response before it said `close`"),
             _ => None,
         };

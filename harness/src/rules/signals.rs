@@ -1,7 +1,7 @@
 //! What a signal does.
 
 use super::{Basis, Finding, Level, Outcome, Rule, each, in_flight, ms, not_opened, seconds, stopped, within};
-use crate::timeline::{Role, View};
+use crate::timeline::{Connection, Opening, Process, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -67,9 +67,18 @@ fn term_ends_process(view: &View) -> Finding {
     // What was lost in the end had been in flight until then.
     let last = sent.filter(|r| r.answered() || r.lost()).filter_map(|r| r.ended).max();
     let from = signalled.max(last.unwrap_or(0).min(exited.unwrap_or(u64::MAX)));
-    let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
-    within(view, "the process ended", from, exited, seconds(lingering))
+    // Where nobody is connected nothing lingers.
+    let there = |connection: &Connection| connection.ended.is_none_or(|(at, _)| at > signalled + CLIENT_LEAVES_US);
+    let linger = match view.connections.iter().any(|c| c.opening == Opening::Opened && there(c)) {
+        true => view.param("idle_linger").unwrap_or(0.0),
+        false => 0.0,
+    };
+    let delay = view.param("shutdown_delay").unwrap_or(0.0);
+    within(view, "the process ended", from, exited, seconds(delay + linger))
 }
+
+/// What it may take until the harness has closed a connection that it is done with, in microseconds.
+const CLIENT_LEAVES_US: u64 = 50_000;
 
 fn clean_exit_status(view: &View) -> Finding {
     let process = match stopped(view) {
@@ -112,7 +121,17 @@ fn int_like_term(view: &View) -> Finding {
 }
 
 fn second_signal_exits(view: &View) -> Finding {
-    let Some(process) = view.process() else { return Finding::inconclusive("no process was started") };
+    let mut found = Finding::inconclusive("no process was started");
+    for process in view.processes.values() {
+        found = second_signal_ends(view, process);
+        if found.outcome != Outcome::Holds {
+            break;
+        }
+    }
+    found
+}
+
+fn second_signal_ends(view: &View, process: &Process) -> Finding {
     let (Some((first, _)), second) = (process.signals.first(), process.signals.get(1)) else {
         return Finding::inconclusive("no signal was sent");
     };
@@ -122,14 +141,19 @@ fn second_signal_exits(view: &View) -> Finding {
         let actual = format!("the first signal ended it after {after}: {}", exit_words(code, signal));
         return Finding::violated(actual, [*first, at]);
     }
-    let Some((second, _)) = second else { return Finding::inconclusive("no second signal was sent") };
-    let bounded = within(view, "the process ended", *second, process.exited.map(|(at, ..)| at), 0);
+    let Some((second, name)) = second else { return Finding::inconclusive("no second signal was sent") };
+    let number = match name.as_str() {
+        "SIGINT" => 2,
+        "SIGQUIT" => 3,
+        _ => 15,
+    };
+    let bounded = within(view, &format!("the process ended on {name}"), *second, process.exited.map(|(at, ..)| at), 0);
     match process.exited {
         Some((at, code, signal)) if bounded.outcome == Outcome::Holds => {
-            if code == Some(143) || (!view.header.promises_contract && signal == Some(15)) {
-                Finding::holds(format!("{}, {} after the second signal", exit_words(code, signal), ms(at - second)))
+            if code == Some(128 + number) || (!view.header.promises_contract && signal == Some(number)) {
+                Finding::holds(format!("{}, {} after {name}", exit_words(code, signal), ms(at - second)))
             } else {
-                Finding::violated(exit_words(code, signal), [*second, at])
+                Finding::violated(format!("{} on {name}", exit_words(code, signal)), [*second, at])
             }
         }
         _ => bounded,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::run::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, Target, body};
-use crate::catalog::Feature::{KeepAlive, Limits, Slow};
+use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow};
 use crate::client::{Load, back_to_back, connect_storm};
 use crate::timeline::Role;
 
@@ -15,7 +15,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "idle-keep-alive-closes",
         group: "connections",
-        summary: "Five connections have answered and wait when SIGTERM arrives.",
+        summary: "Five connections have answered and wait when SIGTERM arrives; so does one whose client is deaf to FIN.",
         needs: &[KeepAlive],
         rules: &["idle-closed-by-fin", "idle-holds-nothing", "listener-closes-first", "clean-exit-status"],
         params: &[],
@@ -35,12 +35,28 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "late-request-on-keep-alive",
         group: "connections",
-        summary: "An idle connection asks once more after the listener closed; again with DRAIN_POLICY=reject.",
+        summary: "Idle connections ask once more after the listener closed: at once, and late in their linger.",
         needs: &[KeepAlive, Slow],
         rules: &["late-request-answered", "in-flight-answered", "clean-exit-status", "term-ends-process"],
         params: &[("idle_linger", 3.0)],
         pace: Pace::Long,
         body: body!(late_request_on_keep_alive),
+    },
+    Scenario {
+        slug: "late-request-rejected",
+        group: "connections",
+        summary: "With DRAIN_POLICY=reject a connection asks in the lame-duck and another after the listener closed, while a request is in flight.",
+        needs: &[KeepAlive, Slow, Limits, LameDuck],
+        rules: &[
+            "late-request-answered",
+            "lame-duck-serves",
+            "in-flight-answered",
+            "clean-exit-status",
+            "term-ends-process",
+        ],
+        params: &[("shutdown_delay", 1.5), ("idle_linger", 3.0)],
+        pace: Pace::Long,
+        body: body!(late_request_rejected),
     },
     Scenario {
         slug: "keep-alive-race",
@@ -57,7 +73,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "connections",
         summary: "A client connects while a request drains.",
         needs: &[Slow],
-        rules: &["new-connections-refused", "in-flight-answered"],
+        rules: &["new-connections-refused", "in-flight-answered", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
         body: body!(new_connection_refused),
@@ -87,7 +103,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "connections",
         summary: "A successor starts on the same port as soon as the process has exited.",
         needs: &[],
-        rules: &["port-free-after-exit", "term-ends-process"],
+        rules: &["port-free-after-exit", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
         body: body!(immediate_rebind),
@@ -100,12 +116,19 @@ async fn idle_keep_alive_closes(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..5 {
         idle.push(run.used_connection(&target, Role::Idle).await?);
     }
+    // One more, whose client never looks again and so never closes.
+    let mut deaf = target.connect_raw(Role::Idle).await?;
+    let (id, head) = deaf.head("GET", "/", "");
+    deaf.announce(&id, Role::Warmup, "/", None);
+    deaf.write(head.as_bytes()).await;
+    deaf.answer(&id, None).await;
     if idle.iter().any(|connection| connection.ending().is_some()) {
         return Err(unconfirmed("idle connections stay open", "the server closed one after its first response"));
     }
-    run.confirmed("five connections are idle");
+    run.confirmed("six connections are idle");
     target.signal(run.stop_signal());
     target.exited().await;
+    drop(deaf);
     for connection in idle {
         connection.ended(Duration::from_secs(1)).await;
     }
@@ -131,26 +154,44 @@ async fn unused_connection_closes(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn late_request_on_keep_alive(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    ask_late(run, &mut target, Role::Late, Role::InFlight).await?;
-    if run.has(Limits) {
-        let mut target = run.start_with(&[("DRAIN_POLICY", "reject")]).await?;
-        ask_late(run, &mut target, Role::LateRejected, Role::Warmup).await?;
+    let mut idle = run.used_connection(&target, Role::Idle).await?;
+    let mut patient = run.used_connection(&target, Role::Idle).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(1.5, Role::InFlight)).await?;
+    target.signal(run.stop_signal());
+    closed(&target).await?;
+    idle.ask(run.subject.ask(Role::Late)).await;
+    if run.subject.promises_contract {
+        tokio::time::sleep(run.duration("idle_linger") * 2 / 3).await;
+        patient.ask(run.subject.ask(Role::Late)).await;
     }
+    drop(patient);
+    pending.finish().await;
+    target.exited().await;
     Ok(())
 }
 
-async fn ask_late(run: &mut Run<'_>, target: &mut Target, late: Role, slow: Role) -> Result<(), Stop> {
-    let mut idle = run.used_connection(target, Role::Idle).await?;
-    let pending = run.in_flight(target, run.subject.ask_slow(1.5, slow)).await?;
+async fn late_request_rejected(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start_with(&[("DRAIN_POLICY", "reject")]).await?;
+    let mut early = run.used_connection(&target, Role::LameDuck).await?;
+    let mut idle = run.used_connection(&target, Role::Idle).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(3.0, Role::InFlight)).await?;
     target.signal(run.stop_signal());
+    tokio::time::sleep(run.duration("shutdown_delay") / 3).await;
+    early.ask(run.subject.ask(Role::LameDuck)).await;
+    closed(&target).await?;
+    idle.ask(run.subject.ask(Role::LateRejected)).await;
+    pending.finish().await;
+    target.exited().await;
+    Ok(())
+}
+
+/// Waits until the listener has closed.
+async fn closed(target: &Target) -> Result<(), Stop> {
     if !target.listener_closed(CLOSES).await {
         return Err(unconfirmed("the listener closes", "it was open 4 s after the signal"));
     }
     // A server may note that its listener is closed a moment after the kernel has.
     tokio::time::sleep(Duration::from_millis(100)).await;
-    idle.ask(run.subject.ask(late)).await;
-    pending.finish().await;
-    target.exited().await;
     Ok(())
 }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Pace, Run, Scenario, Stop, Target, body};
-use crate::catalog::Feature::{Admin, Health, LameDuck, Slow};
-use crate::client::{Ask, Client};
+use crate::catalog::Feature::{Admin, Health, LameDuck, Slow, Streams};
+use crate::client::{Ask, Client, Payload};
 use crate::timeline::Role;
 
 /// Pause between two probes.
@@ -29,9 +30,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "liveness-stays",
         group: "health",
-        summary: "Liveness is probed on the admin port while a request drains.",
+        summary: "Liveness and readiness are probed on the admin port while a request drains.",
         needs: &[Health, Admin, Slow],
-        rules: &["liveness-stays", "in-flight-answered"],
+        rules: &["liveness-stays", "readiness-latched", "in-flight-answered", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
         body: body!(liveness_stays),
@@ -39,11 +40,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "lame-duck-serves",
         group: "health",
-        summary: "New connections ask during the lame-duck.",
+        summary: "New connections and an old one ask during the lame-duck, while another one idles and a stream goes on.",
         needs: &[Health, LameDuck],
-        rules: &["lame-duck-serves", "lame-duck-lasts", "close-announced", "clean-exit-status", "term-ends-process"],
-        params: &[("shutdown_delay", 1.5)],
-        pace: Pace::Short,
+        rules: &[
+            "lame-duck-serves",
+            "lame-duck-lasts",
+            "close-announced",
+            "endless-stream-ends",
+            "listener-closes-first",
+            "clean-exit-status",
+            "term-ends-process",
+        ],
+        // The linger ends before the delay would.
+        params: &[("shutdown_delay", 2.0), ("idle_linger", 0.5)],
+        pace: Pace::Long,
         body: body!(lame_duck_serves),
     },
     Scenario {
@@ -61,6 +71,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         params: &[("shutdown_delay", 4.0)],
         pace: Pace::Long,
         body: body!(prestop_endpoint),
+    },
+    Scenario {
+        slug: "prestop-then-signal",
+        group: "health",
+        summary: "SIGTERM arrives while the preStop hook is running.",
+        needs: &[Health, LameDuck, Admin],
+        rules: &["prestop-waits", "prestop-delay-once", "clean-exit-status", "term-ends-process"],
+        params: &[("shutdown_delay", 2.0)],
+        pace: Pace::Long,
+        body: body!(prestop_then_signal),
     },
 ];
 
@@ -80,28 +100,58 @@ async fn liveness_stays(run: &mut Run<'_>) -> Result<(), Stop> {
     let admin = target.admin.unwrap_or(target.address);
     let probes = probe(&run.client, admin, "/health/live", Role::Live);
     target.signal(run.stop_signal());
+    let readiness = probe(&run.client, admin, run.subject.ready_path(), Role::Ready);
     pending.finish().await;
     target.exited().await;
     probes.stop().await;
+    readiness.stop().await;
     Ok(())
 }
 
 async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
+    let mut used = run.used_connection(&target, Role::LameDuck).await?;
+    let idle = run.used_connection(&target, Role::Idle).await?;
+    let endless = match run.has(Streams) {
+        true => Some(run.responding(&target, Ask::get("/events", Role::Endless)).await?),
+        false => None,
+    };
     let signalled = Instant::now();
     target.signal(run.stop_signal());
     let delay = run.duration("shutdown_delay");
     not_ready(run, &target, signalled + delay / 2).await;
+    used.ask(run.subject.ask(Role::LameDuck)).await;
     // What is asked later may meet the end of the delay.
-    let until = (signalled + delay * 2 / 3).max(Instant::now() + PROBE);
-    while Instant::now() < until {
+    let until = signalled + delay * 2 / 3;
+    for ask in everything(run).into_iter().cycle() {
         if let Ok(mut connection) = target.try_connect(Role::LameDuck).await {
-            connection.ask(run.subject.ask(Role::LameDuck)).await;
+            connection.ask(ask).await;
+        }
+        if Instant::now() > until {
+            break;
         }
         tokio::time::sleep(PROBE).await;
     }
+    if let Some(endless) = endless {
+        endless.finish().await;
+    }
     target.exited().await;
+    idle.ended(Duration::from_secs(1)).await;
     Ok(())
+}
+
+/// What is still to be served during the lame-duck.
+fn everything(run: &Run<'_>) -> Vec<Ask> {
+    let mut asks = vec![run.subject.ask(Role::LameDuck)];
+    if run.subject.promises_contract {
+        let stream = "/stream?chunks=2&interval=0.01";
+        let length = "chunk 0\nchunk 1\n".len() as u64;
+        asks.push(Ask::post("/echo", Role::LameDuck, Payload::Whole(Bytes::from_static(b"still here"))));
+        asks.push(Ask::get(stream, Role::LameDuck).expect_bytes(length));
+        asks.push(Ask::get("/health/live", Role::LameDuck));
+        asks.push(Ask::get("/nowhere", Role::NotFound));
+    }
+    asks
 }
 
 /// Asks, on a connection of its own each time, until readiness fails. Where it does not, or nobody listens any more,
@@ -109,7 +159,8 @@ async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
 async fn not_ready(run: &Run<'_>, target: &Target, until: Instant) {
     while Instant::now() < until {
         let Ok(mut connection) = target.try_connect(Role::Ready).await else { return };
-        if connection.ask(Ask::get(run.subject.ready_path(), Role::Ready)).await.status == Some(503) {
+        let ask = Ask::get(run.subject.ready_path(), Role::Ready).patience(until - Instant::now());
+        if connection.ask(ask).await.status == Some(503) {
             run.confirmed("the server says that it is not ready");
             return;
         }
@@ -133,6 +184,17 @@ async fn prestop_endpoint(run: &mut Run<'_>) -> Result<(), Stop> {
         connection.ask(run.subject.ask(Role::AfterHook)).await;
     }
     target.signal(run.stop_signal());
+    target.exited().await;
+    Ok(())
+}
+
+async fn prestop_then_signal(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let until = Instant::now() + run.duration("shutdown_delay") / 3;
+    let hook = target.connect_admin(Role::Prestop).await?.begin(Ask::get("/prestop", Role::Prestop)).await;
+    not_ready(run, &target, until).await;
+    target.signal(run.stop_signal());
+    hook.finish().await;
     target.exited().await;
     Ok(())
 }

@@ -45,7 +45,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "requests",
         summary: "64 clients keep the server so busy that requests wait inside it when the stop signal arrives.",
         needs: &[],
-        rules: &["in-flight-answered"],
+        rules: &["in-flight-answered", "clean-exit-status", "term-ends-process"],
         params: &[("clients", 64.0), ("max_in_flight", 1000.0)],
         pace: Pace::Heavy,
         body: body!(saturated_in_flight),
@@ -65,7 +65,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "requests",
         summary: "A head arrives byte by byte, without end, when SIGTERM arrives.",
         needs: &[Limits],
-        rules: &["slow-head-bounded"],
+        rules: &["slow-head-bounded", "clean-exit-status", "term-ends-process"],
         params: &[("header_timeout", 1.0)],
         pace: Pace::Short,
         body: body!(slow_headers_bounded),
@@ -116,7 +116,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "requests",
         summary: "A body arrives byte by byte, without end, when SIGTERM arrives.",
         needs: &[Limits, Upload],
-        rules: &["stalled-body-bounded"],
+        rules: &["stalled-body-bounded", "clean-exit-status", "term-ends-process"],
         params: &[("body_timeout", 1.0)],
         pace: Pace::Short,
         body: body!(stalled_upload_bounded),
@@ -124,9 +124,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "client-disconnect-releases",
         group: "requests",
-        summary: "A client leaves while its long request is in flight; then SIGTERM arrives.",
+        summary: "Clients leave while their long requests are in flight, before SIGTERM and after it; another one stays.",
         needs: &[Slow],
-        rules: &["client-gone-releases", "clean-exit-status"],
+        rules: &["client-gone-releases", "in-flight-answered", "clean-exit-status"],
         params: &[],
         pace: Pace::Short,
         body: body!(client_disconnect_releases),
@@ -136,7 +136,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "requests",
         summary: "Three pipelined requests and one that waits for `100 Continue` are in flight when SIGTERM arrives.",
         needs: &[Slow, Upload],
-        rules: &["pipelined-in-order", "continue-answered"],
+        rules: &["pipelined-in-order", "continue-answered", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
         body: body!(pipelined_and_expect_continue),
@@ -314,7 +314,15 @@ async fn client_disconnect_releases(run: &mut Run<'_>) -> Result<(), Stop> {
     } else {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+    let leaving = run.in_flight(&target, run.subject.ask_slow(12.0, Role::Gone)).await?;
+    let crashing = run.in_flight(&target, run.subject.ask_slow(12.0, Role::Gone)).await?;
+    let staying = run.in_flight(&target, run.subject.ask_slow(1.5, Role::InFlight)).await?;
     target.signal(run.stop_signal());
+    // By then the drain has begun.
+    target.listener_closed(Duration::from_secs(1)).await;
+    crashing.leave_by_reset().await;
+    leaving.leave().await;
+    staying.finish().await;
     target.exited().await;
     Ok(())
 }

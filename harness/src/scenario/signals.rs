@@ -6,7 +6,7 @@ use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL};
 use tokio::time::Instant;
 
 use super::{Pace, Run, Scenario, Stop, Target, body};
-use crate::catalog::Feature::{Reload, Slow};
+use crate::catalog::Feature::{LameDuck, Reload, Slow};
 use crate::timeline::Role;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -16,7 +16,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "SIGTERM arrives when nothing is going on.",
         needs: &[],
         rules: &["term-ends-process", "clean-exit-status"],
-        params: &[],
+        params: &[("idle_linger", 6.0)],
         pace: Pace::Short,
         body: body!(idle_exit),
     },
@@ -33,7 +33,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "second-signal-forces-exit",
         group: "signals",
-        summary: "SIGTERM arrives while a long request is in flight, and again once the drain has begun.",
+        summary: "SIGTERM arrives while a long request is in flight, and again once the drain has begun; and SIGINT in the lame-duck.",
         needs: &[Slow],
         rules: &["second-signal-exits"],
         params: &[],
@@ -43,7 +43,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "sighup-keeps-serving",
         group: "signals",
-        summary: "SIGHUP arrives while a request is in flight; then SIGTERM.",
+        summary: "SIGHUP arrives while a request is in flight, and again while one drains.",
         needs: &[Slow],
         rules: &["hup-keeps-serving"],
         params: &[("in_flight_for", 3.0)],
@@ -99,6 +99,14 @@ async fn second_signal_forces_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     target.signal(run.stop_signal());
     target.exited().await;
     pending.finish().await;
+    if run.has(LameDuck) {
+        // Another signal than the first, and long before the listener closes.
+        let mut target = run.start_with(&[("SHUTDOWN_DELAY", "10")]).await?;
+        target.signal(run.stop_signal());
+        target.exited_within(Duration::from_millis(500)).await;
+        target.signal(SIGINT);
+        target.exited().await;
+    }
     Ok(())
 }
 
@@ -130,7 +138,16 @@ async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
     if let Ok(mut connection) = target.try_connect(Role::AfterReload).await {
         connection.ask(run.subject.ask(Role::AfterReload)).await;
     }
-    target.signal(run.stop_signal());
+    if run.has(Reload) && !target.has_exited() {
+        // It is the same while a request drains.
+        let draining = run.in_flight(&target, run.subject.ask_slow(1.0, Role::AfterReload)).await?;
+        target.signal(run.stop_signal());
+        target.listener_closed(Duration::from_secs(4)).await;
+        target.signal(SIGHUP);
+        draining.finish().await;
+    } else {
+        target.signal(run.stop_signal());
+    }
     target.exited().await;
     Ok(())
 }

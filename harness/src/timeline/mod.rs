@@ -119,6 +119,8 @@ pub enum Role {
     New,
     /// Asked during the lame-duck.
     LameDuck,
+    /// As `LameDuck`, for what does not exist.
+    NotFound,
     /// A readiness probe.
     Ready,
     /// A liveness probe.
