@@ -100,10 +100,12 @@ fn readiness_fails(view: &View) -> Finding {
         );
     }
     let off = asked[first].ended.unwrap_or(asked[first].sent);
-    if off > closed && !view.stalled(signalled, off, TOLERANCE_US) {
-        let after = ms(asked[first].sent - signalled);
+    if asked[first].sent < half && off > half && !view.stalled(signalled, off, (half - signalled) / 2) {
+        let (asked_after, told_after) = (ms(asked[first].sent - signalled), ms(off - signalled));
         return Finding::violated(
-            format!("asked {after} after the signal, it answered only once the listener had closed"),
+            format!(
+                "asked {asked_after} after the signal, it answered {told_after} after it: half of the delay is over"
+            ),
             [asked[first].sent, off],
         );
     }
@@ -167,7 +169,10 @@ fn lame_duck_serves(view: &View) -> Finding {
         let ended = held.ended.unwrap_or(over);
         return match view.stalled(held.sent, ended, delay / 6) {
             true => Finding::inconclusive("the harness itself stalled meanwhile"),
-            false => Finding::violated(format!("{} of silence: {}", ms(ended - held.sent), fate(held)), [held.sent]),
+            false => Finding::violated(
+                format!("{} of silence: {}", ms(ended.saturating_sub(held.sent)), fate(held)),
+                [held.sent],
+            ),
         };
     }
     if let Some(refused) = not_opened(view, Role::LameDuck).filter(|connection| connection.at < over) {

@@ -214,7 +214,7 @@ fn connection_bounded(view: &View, role: Role, limit: &str) -> Finding {
     let given_up = [answered, closed].into_iter().flatten().min();
     // Timers fire late, never early; the tolerance is for the clocks of two processes.
     if let Some(early) = given_up.filter(|at| at + 50_000 < connection.at.saturating_add(seconds(limit))) {
-        let (after, due) = (ms(early - connection.at), ms(seconds(limit)));
+        let (after, due) = (ms(early.saturating_sub(connection.at)), ms(seconds(limit)));
         return Finding::violated(format!("given up after {after}, where {due} are promised"), [early]);
     }
     within(view, "the server gave up", connection.at, given_up, seconds(limit))
@@ -230,15 +230,16 @@ fn client_gone_releases(view: &View) -> Finding {
     let (Some(first), Some(last)) = (times.iter().min(), times.iter().max()) else {
         return Finding::inconclusive("no client left");
     };
-    // What the metrics say once others are in flight tells nothing about the one that left.
+    // What the metrics say once others are in flight tells nothing about those that left.
     let others = view.requests.iter().filter(|request| matches!(request.role, Role::Gone | Role::InFlight));
     let next = others.map(|request| request.sent).filter(|sent| sent > first).min().unwrap_or(signalled);
-    if let Some((at, requests)) = process.in_flight.iter().rfind(|(at, _)| (*first..next).contains(at))
+    let left = times.iter().filter(|at| **at < next).max().unwrap_or(first);
+    if let Some((at, requests)) = process.in_flight.iter().rfind(|(at, _)| at > left && *at < next)
         && *requests > 0
     {
         return Finding::violated(
-            format!("{requests} in flight by its own metrics, {} after the client left", ms(at - first)),
-            [*first, *at],
+            format!("{requests} in flight by its own metrics, {} after the client left", ms(at - left)),
+            [*left, *at],
         );
     }
     let stayed = view.requests(Role::InFlight).filter_map(|request| request.ended).max().unwrap_or(0);

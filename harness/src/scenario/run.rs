@@ -19,6 +19,8 @@ use crate::timeline::{Event, ProcessId, RequestId, Role};
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks at metrics, or at the kernel's table.
 const LOOK: Duration = Duration::from_millis(10);
+/// So many looks in a row show that a connection is gone, and not merely on its way.
+const GONE: u32 = 100;
 /// Parameters that are variables of the contract.
 const VARIABLES: [&str; 7] = [
     "shutdown_delay",
@@ -331,6 +333,7 @@ impl<'s> Run<'s> {
     /// When it does not get there.
     pub async fn read(&self, target: &Target, client_ports: &[u16], at_least: usize) -> Result<(), Stop> {
         let deadline = Instant::now() + PATIENCE;
+        let mut gone = 0;
         loop {
             let sides = process::server_sides(target.address.port())
                 .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
@@ -339,9 +342,13 @@ impl<'s> Run<'s> {
             if read.len() >= at_least && read.iter().all(|read| *read) {
                 return Ok(());
             }
+            let what = || format!("{at_least} requests are read");
             if Instant::now() > deadline {
-                let what = format!("{at_least} requests are read");
-                return Err(unconfirmed(&what, format!("not by the kernel's word within {PATIENCE:?}")));
+                return Err(unconfirmed(&what(), format!("not by the kernel's word within {PATIENCE:?}")));
+            }
+            gone = if read.len() < at_least { gone + 1 } else { 0 };
+            if gone > GONE {
+                return Err(unconfirmed(&what(), "the server has ended the connection"));
             }
             sleep(LOOK).await;
         }

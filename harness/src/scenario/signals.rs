@@ -140,7 +140,13 @@ async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
     }
     if run.has(Reload) && !target.has_exited() {
         // It is the same while a request drains.
-        let draining = run.in_flight(&target, run.subject.ask_slow(1.0, Role::AfterReload)).await?;
+        let connection = run.used_connection(&target, Role::Warmup).await?;
+        run.quiet(&target).await?; // or the limit of one, which is in force now, turns it away
+        let draining = connection.begin(run.subject.ask_slow(1.0, Role::AfterReload)).await;
+        let settled = run.settle(&target, &[draining.client_port], 1).await;
+        if draining.is_open() {
+            settled?; // where it has ended, a rule says so
+        }
         target.signal(run.stop_signal());
         target.listener_closed(Duration::from_secs(4)).await;
         target.signal(SIGHUP);

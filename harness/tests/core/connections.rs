@@ -87,6 +87,8 @@ fn late_request_answered() -> Vec<Case> {
         violated(rule, "503 without Retry-After", late(Role::LateRejected).answered_close("late", 503)),
         violated(rule, "503 without close", late(Role::LateRejected).turned_away("late", 503, false)),
         unclear(rule, "nothing was asked", closed()),
+        unclear(rule, "asked when the linger was over", closed().at(2_001).unsent("late", Role::Late)),
+        violated(rule, "closed late in the linger", closed().at(1_900).unsent("late", Role::Late)),
     ]
 }
 
@@ -100,6 +102,8 @@ fn close_announced() -> Vec<Case> {
         holds(rule, "during the lame-duck", duck().answered_close("duck", 200)),
         violated(rule, "not during the lame-duck", duck().answered("duck", 200)),
         violated(rule, "a 503 is a response as well", duck().answered("duck", 503)),
+        violated(rule, "a 404 as well", stopped().sent("none", Role::NotFound).answered("none", 404)),
+        violated(rule, "a probe that fails as well", stopped().sent("probe", Role::Ready).answered("probe", 503)),
         unclear(rule, "its head had come before the signal", {
             run().sent("slow", Role::InFlight).head("slow", 200).at(1_000).signal("SIGTERM").complete("slow", 10)
         }),

@@ -45,6 +45,10 @@ fn readiness_fails() -> Vec<Case> {
         violated(rule, "never while the listener was open", {
             ready(lame_duck(), "a", 200).at(2_000).listener_closed().sent("b", Role::Ready).broken("b", Break::Reset)
         }),
+        violated(rule, "asked before, answered after the listener had closed", {
+            let asked = lame_duck().sent("a", Role::Ready).at(2_000).listener_closed();
+            asked.answered("a", 503)
+        }),
         violated(rule, "only after the listener had closed", {
             let run = ready(lame_duck(), "a", 200).at(2_000).listener_closed();
             ready(run, "b", 503)
@@ -79,6 +83,7 @@ fn readiness_latched() -> Vec<Case> {
             let run = lame_duck().sent("slow", Role::Ready);
             ready(ready(run, "a", 503).answered("slow", 200), "b", 503)
         }),
+        violated(rule, "ready once the listener has closed", ready(lame_duck().listener_closed(), "a", 200)),
         unclear(rule, "nobody asked again", failed()),
         unclear(rule, "readiness never failed", ready(lame_duck(), "a", 200)),
     ]
@@ -112,8 +117,20 @@ fn liveness_stays() -> Vec<Case> {
             drained(live(before.at(1_000).signal("SIGTERM"), 200))
         }),
         holds(rule, "503 after the last answer is another matter", {
-            let late = live(draining(), 200).sent("late", Role::Live).at(2_500).answered_close("slow", 200);
+            let late = live(draining(), 200).sent("late", Role::Live).at(1_500).answered_close("slow", 200);
             late.answered("late", 503).exited(0)
+        }),
+        violated(rule, "a probe that waits for more than a second", {
+            let hangs = live(draining(), 200).sent("late", Role::Live).at(2_500).answered_close("slow", 200);
+            hangs.broken("late", Break::Reset).exited(0)
+        }),
+        unclear(rule, "a probe waits, but so did the harness", {
+            let hangs = live(draining(), 200).sent("late", Role::Live).at(2_400).stalled(900);
+            hangs.answered_close("slow", 200).broken("late", Break::Reset).exited(0)
+        }),
+        holds(rule, "refused while the last answer is being read", {
+            let run = live(draining(), 200).at(1_500).not_opened(5, Role::Live, NotOpened::Refused);
+            run.answered_close("slow", 200).exited(0)
         }),
         unclear(rule, "no probe meanwhile", drained(draining())),
         unclear(rule, "the request was lost", live(draining(), 200).broken("slow", Break::Reset)),
@@ -127,6 +144,17 @@ fn lame_duck_serves() -> Vec<Case> {
     vec![
         holds(rule, "served", asked().answered_close("duck", 200)),
         violated(rule, "turned away", asked().answered_close("duck", 503)),
+        holds(
+            rule,
+            "404 for what does not exist",
+            lame_duck().sent("none", Role::NotFound).answered_close("none", 404),
+        ),
+        violated(rule, "503 for what does not exist", lame_duck().sent("none", Role::NotFound).answered("none", 503)),
+        violated(rule, "served when the delay is over", asked().at(2_000).answered_close("duck", 200)),
+        violated(rule, "a probe waits until it is over", {
+            asked().answered_close("duck", 200).sent("probe", Role::Ready).at(2_000).answered("probe", 503)
+        }),
+        unclear(rule, "held, but the harness stalled", asked().at(1_900).stalled(800).answered_close("duck", 200)),
         violated(rule, "lost", asked().broken("duck", Break::Reset)),
         violated(rule, "one refused", {
             asked().answered_close("duck", 200).not_opened(6, Role::LameDuck, NotOpened::Refused)
@@ -241,6 +269,9 @@ fn prestop_delay_once() -> Vec<Case> {
             called().at(510).answered("hook", 200).at(600).signal("SIGTERM").at(4_510).listener_closed()
         }),
         violated(rule, "never", stopped()),
+        violated(rule, "the signal ends it", {
+            called().at(1_000).signal("SIGTERM").listener_closed().at(4_510).answered("hook", 200)
+        }),
         unclear(rule, "late, but so was the harness", stopped().at(7_900).stalled(1_100).at(8_100).listener_closed()),
         unclear(rule, "the hook was not called", lame_duck().listener_closed()),
         unclear(rule, "no signal", called().answered("hook", 200)),

@@ -107,6 +107,8 @@ fn endless_stream_ends() -> Vec<Case> {
         violated(rule, "by FIN, without it", stream().broken("events", Break::Fin)),
         violated(rule, "by RST", stream().broken("events", Break::Reset)),
         violated(rule, "never", stream()),
+        holds(rule, "after the listener", stream().listener_closed().complete("events", 50)),
+        violated(rule, "before the listener", stream().complete("events", 50).at(2_000).listener_closed()),
         unclear(rule, "it had ended before the signal", {
             run().sent("events", Role::Endless).answered("events", 404).at(1_000).signal("SIGTERM")
         }),
@@ -190,6 +192,7 @@ fn trickles() -> Vec<Case> {
             holds(rule, "RST", drip().at(2_000).ended(1, Ending::Reset)),
             holds(rule, "at the very end of the slack", drip().at_us(5_000_000).ended(1, Ending::Fin)),
             violated(rule, "a microsecond after it", drip().at_us(5_000_001).ended(1, Ending::Fin)),
+            violated(rule, "given up at once", drip().answered_close("drip", 408)),
             violated(rule, "never", drip()),
             violated(rule, "the harness gave up, not the server", drip().at(8_000).ended(1, Ending::Local)),
             violated(rule, "the harness gave up early", drip().at(2_000).ended(1, Ending::Local)),
@@ -241,6 +244,10 @@ fn pipelined_in_order() -> Vec<Case> {
         }),
         holds(rule, "one with close, the others unanswered", {
             piped().answered_close("one", 200).broken("two", Break::Fin).broken("three", Break::Fin)
+        }),
+        violated(rule, "executed after close, and unanswered", {
+            let run = piped().answered_close("one", 200).executed("two").broken("two", Break::Fin);
+            run.broken("three", Break::Fin)
         }),
         violated(rule, "an answer after close", piped().answered_close("one", 200).answered("two", 200)),
         violated(rule, "no answer, though none said close", {

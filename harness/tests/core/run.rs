@@ -166,6 +166,12 @@ impl Run {
         self.record(Event::Read { requests: vec![request.to_owned()] })
     }
 
+    /// The server says that it executed it.
+    pub fn executed(self, request: &str) -> Self {
+        let process = self.process;
+        self.record(Event::Executed { process, request: request.to_owned() })
+    }
+
     pub fn continued(self, request: &str) -> Self {
         self.record(Event::Continued { request: request.to_owned() })
     }

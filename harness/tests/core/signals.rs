@@ -1,6 +1,6 @@
 //! Cases of the group *signals*.
 
-use drainspec::timeline::{Break, NotOpened, Role};
+use drainspec::timeline::{Break, Ending, NotOpened, Role};
 
 use crate::case::{Case, holds, unclear, violated};
 use crate::run::{Run, run, stopped};
@@ -24,14 +24,23 @@ fn in_flight_at(signal: &str) -> Run {
 fn term_ends_process() -> Vec<Case> {
     let rule = "term-ends-process";
     // One second of linger and three of slack after the signal, or after the last byte.
-    let last_answer = || in_flight_at("SIGTERM").at(5_000).head("slow", 200).complete("slow", 10);
+    let idle = || run().opened(7, Role::Idle).at(1_000).signal("SIGTERM");
+    let last_answer = || {
+        let run = run().opened(7, Role::Idle).at(900).sent("slow", Role::InFlight).at(1_000).signal("SIGTERM");
+        run.at(5_000).head("slow", 200).complete("slow", 10)
+    };
     vec![
         holds(rule, "at once", stopped().exited(0)),
         holds(rule, "with any status", stopped().exited(3)),
         holds(rule, "whatever its successor does", stopped().exited(0).process(2).started()),
         holds(rule, "killed by the signal", stopped().killed_by(15)),
-        holds(rule, "at the very end of the slack", stopped().at_us(5_000_000).exited(0)),
-        violated(rule, "a microsecond after it", stopped().at_us(5_000_001).exited(0)),
+        holds(rule, "at the very end of the slack", idle().at_us(5_000_000).exited(0)),
+        violated(rule, "a microsecond after it", idle().at_us(5_000_001).exited(0)),
+        holds(rule, "at the very end of the slack, nobody connected", stopped().at_us(4_000_000).exited(0)),
+        violated(rule, "lingering, with nobody connected", stopped().at_us(4_000_001).exited(0)),
+        violated(rule, "lingering, with somebody who had left", {
+            run().opened(7, Role::Idle).ended(7, Ending::Local).at(1_000).signal("SIGTERM").at(4_500).exited(0)
+        }),
         violated(rule, "never", stopped()),
         violated(rule, "not before the harness kills it", stopped().at(1_500).killed_by_harness()),
         holds(rule, "counted from the last byte", last_answer().at(9_000).exited(0)),
@@ -56,7 +65,7 @@ fn term_ends_process() -> Vec<Case> {
             let run = stopped().at(6_000).exited(0).process(2).started();
             run.sent("next", Role::Successor).answered("next", 200)
         }),
-        holds(rule, "a delay is granted", stopped().param("shutdown_delay", 2.0).at(7_000).exited(0)),
+        holds(rule, "a delay is granted", idle().param("shutdown_delay", 2.0).at(7_000).exited(0)),
         unclear(rule, "no signal was sent", run().exited(0)),
         unclear(rule, "late, but so was the harness", stopped().at(4_000).stalled(2_000).at(5_500).exited(0)),
         violated(rule, "late, the harness by little", stopped().at(4_000).stalled(1_400).at(5_500).exited(0)),
@@ -65,7 +74,7 @@ fn term_ends_process() -> Vec<Case> {
             "late, and the harness only before the signal",
             run().at(900).stalled(2_000).at(1_000).signal("SIGTERM").at(5_500).exited(0),
         ),
-        holds(rule, "in time, whatever the harness did", stopped().at(4_000).stalled(2_000).exited(0)),
+        holds(rule, "in time, whatever the harness did", idle().at(4_000).stalled(2_000).exited(0)),
     ]
 }
 
@@ -125,6 +134,11 @@ fn second_signal_exits() -> Vec<Case> {
         holds(rule, "at the very end of the slack", twice().at_us(4_500_000).exited(143)),
         violated(rule, "a microsecond after it", twice().at_us(4_500_001).exited(143)),
         violated(rule, "with 0", twice().exited(0)),
+        holds(rule, "128 + 2 for another signal", stopped().signal("SIGINT").exited(130)),
+        violated(rule, "128 + 15 for another signal", stopped().signal("SIGINT").exited(143)),
+        violated(rule, "the second process ignores it", {
+            twice().exited(143).process(2).started().signal("SIGTERM").signal("SIGINT")
+        }),
         violated(rule, "killed, where a status is promised", twice().killed_by(15)),
         holds(rule, "killed, nothing promised", twice().without_promise().killed_by(15)),
         violated(rule, "the first one ended it", stopped().at(1_300).exited(0)),

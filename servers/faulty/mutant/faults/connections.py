@@ -1,5 +1,6 @@
 """Faults in how connections end: the listener, idle ones, and the clients behind them."""
 
+import dataclasses
 import os
 import select
 import socket
@@ -9,7 +10,7 @@ import time
 import main
 from accept_queue import MAX_TTL, Listener, set_minimum_ttl
 from config import Config, DrainPolicy
-from connections import Connection, ConnectionState, Registry
+from connections import Connection, ConnectionState, Registry, RequestError
 from lifecycle import Latch, Lifecycle, Phase
 from routes import App, Exchange
 
@@ -104,6 +105,27 @@ def _wait_for(state: ConnectionState) -> None:
     Connection._await_request = await_request_for_ever
 
 
+def linger_too_short() -> None:
+    """Idle connections linger for a tenth of IDLE_LINGER."""
+    _configured(lambda config: {"idle_linger": config.idle_linger / 10})
+
+
+def client_ignoring_fin_holds_exit() -> None:
+    """After its own FIN the server waits for that of the client, until the drain deadline."""
+    _configured(lambda config: {"close_timeout": 24 * 3600})
+
+
+def _configured(changes_of) -> None:
+    """Changes the configuration that was read, at the start and by SIGHUP."""
+    load = Config.load
+
+    def load_and_change(lookup):
+        config = load(lookup)
+        return dataclasses.replace(config, **changes_of(config))
+
+    Config.load = load_and_change
+
+
 def keep_alive_request_dropped() -> None:
     """A late request on a kept-alive connection is read and not answered."""
     parse = Exchange.parse
@@ -141,6 +163,36 @@ def late_requests_rejected() -> None:
 def drain_policy_ignored() -> None:
     """Whatever DRAIN_POLICY says, late requests are served."""
     _drain_policy(DrainPolicy.SERVE)
+
+
+def rejects_from_signal() -> None:
+    """With DRAIN_POLICY=reject requests are rejected from the signal on, in the lame-duck already."""
+    answer = App._answer
+
+    def answer_or_reject(self, exchange):
+        if _rejects(self) and self.lifecycle.stopping():
+            raise RequestError(503, "shutting down", "Retry-After: 1")
+        answer(self, exchange)
+
+    App._answer = answer_or_reject
+
+
+def rejects_in_flight() -> None:
+    """With DRAIN_POLICY=reject a slow request in flight gets 503 when the listener closes."""
+
+    def slow(self, exchange):
+        delay = exchange.seconds("delay", "1", 300)
+        closed = self.lifecycle.listener_closed if _rejects(self) else None
+        exchange.connection.pause(time.monotonic() + delay, closed)
+        if closed and closed.is_set():
+            raise RequestError(503, "shutting down", "Retry-After: 1")
+        exchange.send_json(200, slept=delay)
+
+    App.slow = slow
+
+
+def _rejects(app: App) -> bool:
+    return app.settings.current.drain_policy is DrainPolicy.REJECT
 
 
 def _drain_policy(policy: DrainPolicy) -> None:

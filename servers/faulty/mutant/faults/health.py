@@ -2,11 +2,13 @@
 
 import itertools
 import os
+import select
 import time
+from types import SimpleNamespace
 
-from connections import RequestError, refuse
-from lifecycle import Lifecycle, Phase
-from routes import App
+from connections import Connection, ConnectionState, RequestError, refuse
+from lifecycle import Latch, Lifecycle, MainLoop, Phase
+from routes import App, Exchange
 
 
 def readiness_never_fails() -> None:
@@ -40,6 +42,20 @@ def readiness_fails_late() -> None:
     Lifecycle.is_ready = is_ready
 
 
+def readiness_recovers_on_admin() -> None:
+    """Readiness answers 200 again on the admin port once the listener has closed."""
+    health_ready = App.health_ready
+
+    def health_ready_again(self, exchange):
+        on_admin = exchange.connection._registry is not self.registry
+        if on_admin and self.lifecycle.phase >= Phase.DRAINING:
+            self.health_live(exchange)
+        else:
+            health_ready(self, exchange)
+
+    App.health_ready = health_ready_again
+
+
 def liveness_fails_while_draining() -> None:
     """Liveness fails together with readiness."""
 
@@ -59,6 +75,22 @@ def liveness_gone_while_draining() -> None:
             step.run()
 
     Lifecycle._close_listener = close_listeners
+
+
+def liveness_hangs_while_draining() -> None:
+    """The admin listener stays open and accepts nothing any more once the traffic listener closes."""
+    listeners = []
+    add, remove = MainLoop.add, MainLoop.remove
+
+    def add_and_note(self, listener, accept):
+        listeners.append(listener)
+        add(self, listener, accept)
+
+    def remove_all(self, _):
+        for listener in listeners:
+            remove(self, listener)
+
+    MainLoop.add, MainLoop.remove = add_and_note, remove_all
 
 
 def lame_duck_refuses_connections() -> None:
@@ -81,6 +113,60 @@ def lame_duck_rejects_requests() -> None:
         answer(self, exchange)
 
     App._answer = answer_or_reject
+
+
+def lame_duck_blocks() -> None:
+    """The lame-duck is a sleep in the main thread: nobody is accepted in it, and requests that come wait."""
+
+    def sleep(deadline, delay):
+        time.sleep(max(0, deadline - time.monotonic()))
+        return deadline
+
+    _lame_duck_deadline(sleep)
+
+
+def lame_duck_closes_idle() -> None:
+    """Idle connections linger from the signal on, and are closed while the listener is still open."""
+    signalled = _latch_on_signal(lambda deadline: True)
+    await_request = Connection._await_request
+
+    def await_request_or_leave(self):
+        settings = self._registry.settings.current
+        if self.state is ConnectionState.IDLE:
+            self._wait(select.POLLIN, time.monotonic() + settings.keep_alive_timeout, signalled)
+            linger_deadline = time.monotonic() + settings.idle_linger
+            if signalled.is_set() and not self._wait(select.POLLIN, linger_deadline, self._registry.cut):
+                return False
+        return await_request(self)
+
+    Connection._await_request = await_request_or_leave
+
+
+def endless_stream_ended_in_lame_duck() -> None:
+    """An endless stream is ended as soon as the signal arrives, properly."""
+    signalled = _latch_on_signal(lambda deadline: time.monotonic() < deadline)
+    init = Lifecycle.__init__
+
+    def init_with_latch(self, *args: object):
+        init(self, *args)
+        self.listener_closed = signalled
+
+    Lifecycle.__init__ = init_with_latch
+
+
+def _latch_on_signal(wanted) -> Latch:
+    """Is set when a signal arrives, where the end of the delay is as wanted."""
+    signalled = Latch()
+    begin_lame_duck = Lifecycle.begin_lame_duck
+
+    def begin_and_set(self, reason):
+        deadline = begin_lame_duck(self, reason)
+        if reason == "signal" and wanted(deadline):
+            signalled.set()
+        return deadline
+
+    Lifecycle.begin_lame_duck = begin_and_set
+    return signalled
 
 
 def lame_duck_skipped() -> None:
@@ -111,6 +197,22 @@ def signal_starts_another_delay() -> None:
     _lame_duck_deadline(lambda deadline, delay: time.monotonic() + delay)
 
 
+def prestop_cut_short_by_signal() -> None:
+    """A signal ends the delay that the preStop hook has begun, and the listener closes at once."""
+    begin_lame_duck, release_all = Lifecycle.begin_lame_duck, Lifecycle._release_all
+
+    def begin_or_end(self, reason):
+        begun = self.phase >= Phase.LAME_DUCK
+        deadline = begin_lame_duck(self, reason)
+        return time.monotonic() if begun and reason == "signal" else deadline
+
+    def release_after_hook(self, loop, steps):
+        loop.wait(None, self._lame_duck_deadline)  # the hook itself is answered when it should be
+        return release_all(self, loop, steps)
+
+    Lifecycle.begin_lame_duck, Lifecycle._release_all = begin_or_end, release_after_hook
+
+
 def _lame_duck_deadline(of) -> None:
     """Changes when a signal ends the lame-duck; the preStop hook stays as it is."""
     begin_lame_duck = Lifecycle.begin_lame_duck
@@ -125,6 +227,30 @@ def _lame_duck_deadline(of) -> None:
 def close_not_announced_in_lame_duck() -> None:
     """Responses say `Connection: close` only once the listener has closed."""
     Lifecycle.stopping = lambda self: self.phase >= Phase.DRAINING
+
+
+def close_not_announced_on_streams() -> None:
+    """In the lame-duck the responses of streams do not say `Connection: close`."""
+    _offer_keep_alive(("/stream", "/events"), until=Phase.DRAINING)
+
+
+def close_not_announced_to_probes() -> None:
+    """The answers to probes never say `Connection: close`."""
+    _offer_keep_alive(("/health",), until=Phase.EXITED)
+
+
+def _offer_keep_alive(paths: tuple[str, ...], until: Phase) -> None:
+    """Answers some paths as if nothing had begun."""
+    send_head, unaware = Exchange.send_head, SimpleNamespace(stopping=lambda: False)
+
+    def send_head_unaware(self, status, *fields: str, body=b""):
+        app = self.app
+        if getattr(self, "url_path", "").startswith(paths) and app.lifecycle.phase < until:
+            self.app = SimpleNamespace(instance=app.instance, lifecycle=unaware)
+        send_head(self, status, *fields, body=body)
+        self.app = app
+
+    Exchange.send_head = send_head_unaware
 
 
 def prestop_answers_at_once() -> None:

@@ -222,6 +222,40 @@ def client_gone_holds() -> None:
     Connection.pause = pause
 
 
+def client_leaving_in_drain_holds() -> None:
+    """Nobody notices that a client leaves while the server drains, and its request goes on to its end."""
+    pause = Connection.pause
+
+    def pause_on(self, deadline, latch=None):
+        try:
+            pause(self, deadline, latch)
+        except ConnectionAbortedError:
+            if not self._registry.draining.is_set():
+                raise
+            self._wait(0, deadline, latch or self._registry.cut)
+
+    Connection.pause = pause_on
+
+
+def client_leaving_in_drain_counts_as_cut() -> None:
+    """A client that leaves while the server drains is counted as cut, and the exit status is 1."""
+    left = []
+    handle, drain = Exchange.handle, Lifecycle._drain
+
+    def handle_and_count(self):
+        try:
+            handle(self)
+        except OSError:
+            if self.connection.in_flight and self.app.lifecycle.phase >= Phase.DRAINING:
+                left.append(self)
+            raise
+
+    def drain_and_count(self, loop, steps):
+        return drain(self, loop, steps) + len(left)
+
+    Exchange.handle, Lifecycle._drain = handle_and_count, drain_and_count
+
+
 def pipelined_out_of_order() -> None:
     """A slow request lets the one that was pipelined after it go first."""
     slow = App.slow

@@ -7,7 +7,7 @@ import threading
 import lifecycle
 from config import Config, ConfigError, Settings
 from connections import Connection, Cut, Registry
-from lifecycle import Latch, Lifecycle, MainLoop
+from lifecycle import Latch, Lifecycle, MainLoop, Phase
 
 
 def none() -> None:
@@ -53,15 +53,41 @@ def second_signal_ignored() -> None:
     Lifecycle.shut_down = shut_down_deaf
 
 
+def second_signal_ignored_in_lame_duck() -> None:
+    """During the lame-duck the second signal is not listened to."""
+    shut_down = Lifecycle.shut_down
+
+    def shut_down_deaf_at_first(self, loop, steps):
+        answer = loop.on_signal
+
+        def answer_later(number):
+            if number == signal.SIGHUP or self.phase >= Phase.DRAINING:
+                answer(number)
+
+        loop.on_signal = answer_later
+        return shut_down(self, loop, steps)
+
+    Lifecycle.shut_down = shut_down_deaf_at_first
+
+
 def second_signal_exits_with_zero() -> None:
     """The second signal ends the process at once, with a status that says that all is well."""
+    _second_signal_status(0)
+
+
+def second_signal_exits_like_first() -> None:
+    """The second signal ends the process with 143, whichever signal it is."""
+    _second_signal_status(128 + signal.SIGTERM)
+
+
+def _second_signal_status(forced: int) -> None:
     run = Lifecycle.run
 
-    def run_to_zero(self, loop, steps):
+    def run_to(self, loop, steps):
         status = run(self, loop, steps)
-        return 0 if status > 128 else status
+        return forced if status > 128 else status
 
-    Lifecycle.run = run_to_zero
+    Lifecycle.run = run_to
 
 
 def sigint_unhandled() -> None:
@@ -72,6 +98,17 @@ def sigint_unhandled() -> None:
 def sighup_kills() -> None:
     """SIGHUP has its default action: it kills."""
     _default_action(signal.SIGHUP)
+
+
+def sighup_kills_while_draining() -> None:
+    """SIGHUP has its default action again once the listener closes: it kills."""
+    close_listener = Lifecycle._close_listener
+
+    def close_listener_undefended(self, steps):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        close_listener(self, steps)
+
+    Lifecycle._close_listener = close_listener_undefended
 
 
 def _default_action(number: signal.Signals) -> None:
