@@ -60,7 +60,7 @@ def main() -> int:
 
     def close_admin() -> None:
         admin_listener.close()
-        for answered in app.prestops.copy():  # they waited for the same delay as we did: their answers come first
+        for answered in app.prestops.copy():  # they waited for the same delay as we did
             answered.wait()
 
     return lifecycle.run(

@@ -67,9 +67,10 @@ fn term_ends_process(view: &View) -> Finding {
     // What was lost in the end had been in flight until then.
     let last = sent.filter(|r| r.answered() || r.lost()).filter_map(|r| r.ended).max();
     let from = signalled.max(last.unwrap_or(0).min(exited.unwrap_or(u64::MAX)));
-    // Where nobody is connected nothing lingers.
+    // Where nobody is connected nothing lingers, by the contract.
     let there = |connection: &Connection| connection.ended.is_none_or(|(at, _)| at > signalled + CLIENT_LEAVES_US);
-    let linger = match view.connections.iter().any(|c| c.opening == Opening::Opened && there(c)) {
+    let anybody = view.connections.iter().any(|c| c.opening == Opening::Opened && there(c));
+    let linger = match anybody || !view.header.promises_contract {
         true => view.param("idle_linger").unwrap_or(0.0),
         false => 0.0,
     };

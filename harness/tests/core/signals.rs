@@ -38,6 +38,9 @@ fn term_ends_process() -> Vec<Case> {
         violated(rule, "a microsecond after it", idle().at_us(5_000_001).exited(0)),
         holds(rule, "at the very end of the slack, nobody connected", stopped().at_us(4_000_000).exited(0)),
         violated(rule, "lingering, with nobody connected", stopped().at_us(4_000_001).exited(0)),
+        holds(rule, "lingering, with nobody connected, nothing promised", {
+            stopped().without_promise().at_us(5_000_000).exited(0)
+        }),
         violated(rule, "lingering, with somebody who had left", {
             run().opened(7, Role::Idle).ended(7, Ending::Local).at(1_000).signal("SIGTERM").at(4_500).exited(0)
         }),
