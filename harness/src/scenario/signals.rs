@@ -16,7 +16,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "SIGTERM arrives when nothing is going on.",
         needs: &[],
         rules: &["term-ends-process", "clean-exit-status"],
-        params: &[("idle_linger", 6.0)],
+        params: &[],
         pace: Pace::Short,
         body: body!(idle_exit),
     },
@@ -73,7 +73,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 async fn idle_exit(run: &mut Run<'_>) -> Result<(), Stop> {
-    let mut target = run.start().await?;
+    // Long, so that it shows where the server waits for it although nobody is connected.
+    let mut target = run.start_with(&[("IDLE_LINGER", "6")]).await?;
     target.signal(run.stop_signal());
     target.exited().await;
     Ok(())
