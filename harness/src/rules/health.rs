@@ -1,6 +1,6 @@
 //! Readiness, liveness, lame-duck and the preStop hook.
 
-use super::{Basis, Finding, Level, Outcome, Rule, each, fate, ms, not_opened, seconds, stopped, within};
+use super::{Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, each, fate, ms, not_opened, seconds, stopped, within};
 use crate::timeline::{Opening, Process, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
@@ -61,9 +61,6 @@ pub(super) const RULES: &[Rule] = &[
         judge: prestop_delay_once,
     },
 ];
-
-/// Timers fire late, never early; the tolerance is for the clocks of two processes.
-const TOLERANCE_US: u64 = 50_000;
 
 /// A kubelet gives up on a probe after a second.
 const PROBE_TIMEOUT_US: u64 = 1_000_000;
@@ -215,6 +212,9 @@ fn prestop_waits(view: &View) -> Finding {
                 return Finding::inconclusive("nobody asked whether the server is ready");
             };
             if probe.status != Some(503) {
+                if view.stalled(first.sent, first.sent.saturating_add(delay), delay / 6) {
+                    return Finding::inconclusive("the harness itself stalled while it asked for readiness");
+                }
                 return Finding::violated("readiness did not fail while the hook was running", first.ended);
             }
             // A second call waits for the same delay; that it succeeds is another rule.

@@ -16,6 +16,10 @@ use crate::timeline::{Connection, End, Ending, Process, Request, Role, View};
 /// is in order. Rules on order and on loss have none.
 pub const SLACK_US: u64 = 3_000_000;
 
+/// Timers fire late, never early: what comes earlier than it should by less than this, in microseconds, is the clocks of
+/// two processes.
+const TOLERANCE_US: u64 = 50_000;
+
 /// How much a rule demands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]

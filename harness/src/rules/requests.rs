@@ -1,6 +1,8 @@
 //! Requests in flight: they finish, or their end is bounded.
 
-use super::{Basis, Finding, Level, Outcome, Rule, each, fate, in_flight, ms, seconds, signals, stopped, within};
+use super::{
+    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, each, fate, in_flight, ms, seconds, signals, stopped, within,
+};
 use crate::timeline::{Break, End, Ending, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
@@ -153,11 +155,10 @@ fn deadline_bounds_drain(view: &View) -> Finding {
     // It counts from the closing of the listener; whether that comes at the right time, another rule says.
     let due = signalled.saturating_add(seconds(view.param("shutdown_delay").unwrap_or(0.0)));
     let first = process.listener_closed.map_or(due, |closed| closed.min(due));
-    // Timers fire late, never early; the tolerance is for the clocks of two processes.
     let early = doomed()
         .filter(|request| !request.answered())
         .filter_map(|request| request.ended)
-        .find(|cut| cut + 50_000 < first.saturating_add(timeout));
+        .find(|cut| cut + TOLERANCE_US < first.saturating_add(timeout));
     match early {
         Some(cut) => Finding::violated(
             format!(
@@ -212,8 +213,7 @@ fn connection_bounded(view: &View, role: Role, limit: &str) -> Finding {
     let answered = view.requests(role).next().filter(by_server).and_then(|request| request.ended);
     let closed = connection.ended.filter(|(_, how)| *how != Ending::Local).map(|(at, _)| at);
     let given_up = [answered, closed].into_iter().flatten().min();
-    // Timers fire late, never early; the tolerance is for the clocks of two processes.
-    if let Some(early) = given_up.filter(|at| at + 50_000 < connection.at.saturating_add(seconds(limit))) {
+    if let Some(early) = given_up.filter(|at| at + TOLERANCE_US < connection.at.saturating_add(seconds(limit))) {
         let (after, due) = (ms(early.saturating_sub(connection.at)), ms(seconds(limit)));
         return Finding::violated(format!("given up after {after}, where {due} are promised"), [early]);
     }

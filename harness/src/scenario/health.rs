@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Pace, Run, Scenario, Stop, Target, body};
+use super::{Pace, Run, Scenario, Stop, body};
 use crate::catalog::Feature::{Admin, Health, LameDuck, Slow, Streams};
 use crate::client::{Ask, Client, Payload};
 use crate::timeline::Role;
@@ -119,7 +119,7 @@ async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
     let signalled = Instant::now();
     target.signal(run.stop_signal());
     let delay = run.duration("shutdown_delay");
-    not_ready(run, &target, signalled + delay / 2).await;
+    run.not_ready(&target, signalled + delay / 2).await;
     used.ask(run.subject.ask(Role::LameDuck)).await;
     // What is asked later may meet the end of the delay.
     let until = signalled + delay * 2 / 3;
@@ -154,27 +154,13 @@ fn everything(run: &Run<'_>) -> Vec<Ask> {
     asks
 }
 
-/// Asks, on a connection of its own each time, until readiness fails. Where it does not, or nobody listens any more,
-/// rules will say so.
-async fn not_ready(run: &Run<'_>, target: &Target, until: Instant) {
-    while Instant::now() < until {
-        let Ok(mut connection) = target.try_connect(Role::Ready).await else { return };
-        let ask = Ask::get(run.subject.ready_path(), Role::Ready).patience(until - Instant::now());
-        if connection.ask(ask).await.status == Some(503) {
-            run.confirmed("the server says that it is not ready");
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 async fn prestop_endpoint(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let until = Instant::now() + run.duration("shutdown_delay") / 2;
     let hook = || Ask::get("/prestop", Role::Prestop);
     let first = target.connect_admin(Role::Prestop).await?.begin(hook()).await;
     // Only then is the second call the second one for the server too.
-    not_ready(run, &target, until).await;
+    run.not_ready(&target, until).await;
     if let Ok(again) = target.connect_admin(Role::Prestop).await {
         again.begin(hook()).await.finish().await;
     }
@@ -192,7 +178,7 @@ async fn prestop_then_signal(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let until = Instant::now() + run.duration("shutdown_delay") / 3;
     let hook = target.connect_admin(Role::Prestop).await?.begin(Ask::get("/prestop", Role::Prestop)).await;
-    not_ready(run, &target, until).await;
+    run.not_ready(&target, until).await;
     target.signal(run.stop_signal());
     hook.finish().await;
     target.exited().await;

@@ -313,6 +313,20 @@ impl<'s> Run<'s> {
         Ok(())
     }
 
+    /// Asks, on a connection of its own each time, until readiness fails. Where it does not, or nobody listens any
+    /// more, rules will say so.
+    pub async fn not_ready(&self, target: &Target, until: Instant) {
+        while Instant::now() < until {
+            let Ok(mut connection) = target.try_connect(Role::Ready).await else { return };
+            let ask = Ask::get(self.subject.ready_path(), Role::Ready).patience(until - Instant::now());
+            if connection.ask(ask).await.status == Some(503) {
+                self.confirmed("the server says that it is not ready");
+                return;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
     /// Waits until the server counts no request in flight: one whose response has just arrived may still be counted.
     ///
     /// # Errors

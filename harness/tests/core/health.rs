@@ -216,6 +216,9 @@ fn prestop_waits() -> Vec<Case> {
         violated(rule, "lost", called().at(1_500).broken("hook", Break::Fin)),
         violated(rule, "no answer", called()),
         violated(rule, "readiness did not fail", ends_at(ready(hook(), "a", 200), 1_510_000)),
+        unclear(rule, "readiness did not fail, but the harness stalled", {
+            ends_at(ready(hook(), "a", 200).at(1_000).stalled(400), 1_510_000)
+        }),
         holds(rule, "readiness failed in the end", ends_at(ready(ready(hook(), "a", 200), "b", 503), 1_510_000)),
         unclear(rule, "late, but so was the harness", ends_at(called().at(4_000).stalled(2_500), 4_600_000)),
         violated(rule, "the second call does not wait", {
