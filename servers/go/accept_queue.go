@@ -1,17 +1,22 @@
-// The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may
-// have sent a request already. Closing the listener resets them, and under load accepting "until there are no
-// more" never ends. So: keep out new SYNs, empty the queue, then close.
+// The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may have
+// sent a request already, and closing the listener resets them. Others are half-way through their handshake: off
+// loopback that takes a round trip, and they will be there when the listener is gone. Under load accepting "until there
+// are no more" never ends. So: keep out new SYNs, wait for the handshakes that have begun, empty the queue, close.
 //
-// A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused:
-// either way nothing of its request was lost. Beyond loopback, a handshake that is half done at this very
-// moment can still meet a closed listener.
+// A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused: either way
+// nothing of its request was lost. Not kept out are clients that send with a TTL of 255, and handshakes by SYN cookie:
+// these can still be reset. Where a lame-duck is longer than the withdrawal nobody comes any more, and none of this is
+// needed. Not for a socket that another process listens on, too: that one stays open, and so does its queue.
 package main
 
 import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -19,67 +24,142 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// longestQueue is how many connections can have been waiting: Go asks for the kernel's maximum, 4096 by default.
-const longestQueue = 4096
-
-const maxTTL = 255
+const (
+	maxTTL           = 255
+	handshakeTimeout = time.Second           // for those that are half done when the listener is to close
+	acceptPause      = 50 * time.Millisecond // after an error that may pass
+	mostEmptied      = 2 * 65535             // where new ones get in, emptying might go on for ever
+)
 
 // Listener hands connections to net/http until its accept queue is to be emptied.
 type Listener struct {
 	*net.TCPListener
 	registry *Registry
+	served   chan struct{} // closed when net/http has stopped accepting
 	closing  atomic.Bool
-	emptied  atomic.Int64
+	deadline time.Time // for handshakes; set before closing
+	result   Emptied   // written by Accept, read when served is closed
 }
 
+// Emptied is what became of the accept queue.
+type Emptied struct {
+	Emptied    int  // connections taken
+	MinimumTTL bool // whether the socket was given one
+	HalfOpen   int  // handshakes that were given up on
+	Lost       int  // connections that could not be taken
+	err        error
+}
+
+// NewListener wraps a listener that no other process shares. Go asks for the longest queue that the system allows.
 func NewListener(listener *net.TCPListener, registry *Registry) *Listener {
-	return &Listener{TCPListener: listener, registry: registry}
+	return &Listener{TCPListener: listener, registry: registry, served: make(chan struct{})}
 }
 
-// Accept is called by net/http's loop. Once closing it fails only when the queue is empty.
+// Serve hands connections to net/http until the listener closes; fail hears of an end that nobody asked for.
+func (l *Listener) Serve(server *http.Server, fail func(reason string)) {
+	err := server.Serve(l)
+	close(l.served)
+	if !l.closing.Load() && !errors.Is(err, net.ErrClosed) {
+		fail(err.Error())
+	}
+}
+
+// Accept is called by net/http's loop. Once closing it fails only when the queue is empty and the listener closed.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.AcceptTCP()
-		closing := l.closing.Load()
 		switch {
 		case err == nil:
-			if closing {
-				l.emptied.Add(1)
+			if l.closing.Load() {
+				l.result.Emptied++
 				_ = setMinimumTTL(conn, 0) // inherited, if the handshake ended meanwhile; TCP repeats what was dropped
+				l.wakeAccept()
 			}
 			connection, admitted := l.registry.Open(conn)
 			if admitted {
 				return connection, nil
 			}
-			go connection.refuse()
-		case closing && errors.Is(err, os.ErrDeadlineExceeded):
-			// The deadline says nothing about the queue: the kernel does. Those that waited, and as many again that
-			// were half-way through their handshake: where new ones get in this might go on for ever.
-			if !waiting(l) || l.emptied.Load() >= 2*longestQueue {
+			if connection != nil {
+				go connection.refuse()
+			}
+		case l.closing.Load():
+			if !l.goesOn(err) {
+				l.closeEmptied()
 				return nil, net.ErrClosed
 			}
-			l.wakeAccept()
-		case closing: // out of descriptors, say: net/http would try again and again
-			fmt.Fprintln(os.Stderr, "the accept queue could not be emptied:", err)
-			return nil, net.ErrClosed
-		default:
+		case errors.Is(err, net.ErrClosed) || isPermanent(err):
 			return nil, err
+		case !hasLeft(err): // out of descriptors or memory: what waits in the queue is safe there
+			LogError("cannot accept: " + err.Error())
+			time.Sleep(acceptPause)
 		}
 	}
 }
 
-// EmptyAcceptQueue keeps out new connections, lets Accept take those that wait, and returns when net/http has
-// closed the listener: how many were taken, and whether new ones were really kept out.
+// EmptyAcceptQueue keeps out new connections, lets Accept take those that wait and those that are half-way through
+// their handshake, and returns when the listener is closed.
 // rule: nothing-lost-in-accept-queue, new-connections-refused, port-free-after-exit
-func (l *Listener) EmptyAcceptQueue(served <-chan struct{}) (emptied int, filtered bool) {
+func (l *Listener) EmptyAcceptQueue() Emptied {
+	l.deadline = time.Now().Add(handshakeTimeout)
 	l.closing.Store(true) // first: whoever inherits the minimum TTL is then seen to
 	err := setMinimumTTL(l, maxTTL)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "new connections get in, a connect storm may lose requests:", err)
+		LogError("new connections get in, a connect storm may lose requests: " + err.Error())
 	}
 	l.wakeAccept()
-	<-served
-	return int(l.emptied.Load()), err == nil
+	<-l.served
+	l.result.MinimumTTL = err == nil
+	return l.result
+}
+
+// goesOn says whether to accept again after this error, which is all that a queue has to say that is empty.
+func (l *Listener) goesOn(err error) bool {
+	over := !time.Now().Before(l.deadline)
+	switch {
+	case hasLeft(err):
+		return true
+	case !errors.Is(err, os.ErrDeadlineExceeded):
+		if over || isPermanent(err) {
+			l.lose(err)
+			return false
+		}
+		time.Sleep(acceptPause) // those that wait are safe as long as the listener is open
+		return true
+	}
+	// First the handshakes, then the queue: one that ends in between is in the queue by then.
+	table, err := l.look()
+	l.result.HalfOpen = table.halfOpen
+	switch {
+	case waiting(l):
+		l.wakeAccept()
+		return l.result.Emptied < mostEmptied
+	case err != nil:
+		LogError("handshakes that are half done may be lost: " + err.Error())
+		return false
+	case table.halfOpen == 0 || over:
+		return false
+	}
+	_ = l.SetDeadline(l.deadline) // the kernel tells when one has ended
+	return true
+}
+
+// lose counts those that still wait, and cannot be taken.
+func (l *Listener) lose(err error) {
+	table, _ := l.look()
+	l.result.Lost = max(1, table.waiting)
+	l.result.err = fmt.Errorf("%d connections in the accept queue are lost: %w", l.result.Lost, err)
+	LogError(l.result.err.Error())
+}
+
+func (l *Listener) closeEmptied() {
+	table, err := l.look()
+	_ = l.Close()
+	again, _ := look(l.port(), table.inode)
+	if err == nil && again.inode == table.inode && l.result.err == nil {
+		l.result.err = fmt.Errorf("another process listens on the same socket, and its minimum TTL of %d now keeps"+
+			" out its clients: leave a shared socket alone, it needs none of this", maxTTL)
+		LogError(l.result.err.Error())
+	}
 }
 
 // wakeAccept ends a blocked accept. The deadline must lie ahead: one that has passed fails before accept(2).
@@ -87,14 +167,78 @@ func (l *Listener) wakeAccept() {
 	_ = l.SetDeadline(time.Now().Add(time.Millisecond))
 }
 
+func (l *Listener) port() int {
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// hasLeft: the client is gone before it was accepted.
+func hasLeft(err error) bool {
+	return errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPROTO)
+}
+
+// isPermanent: the listener will not work again.
+func isPermanent(err error) bool {
+	for _, number := range []syscall.Errno{syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK, syscall.EOPNOTSUPP} {
+		if errors.Is(err, number) {
+			return true
+		}
+	}
+	return false
+}
+
 // waiting asks the kernel whether a connection waits in the queue of a listener, or input in that of a connection.
 func waiting(socket syscall.Conn) bool {
 	ready := 0
-	raw, err := socket.SyscallConn()
-	if err == nil {
-		err = raw.Control(func(fd uintptr) {
-			ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		})
-	}
+	err := control(socket, func(fd int) {
+		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	})
 	return err == nil && ready > 0
+}
+
+// socketTable is what the kernel lists for a port.
+type socketTable struct {
+	halfOpen int    // handshakes that have begun and not ended
+	waiting  int    // connections in the accept queue of one socket
+	inode    uint64 // of that socket, where it listens
+}
+
+func (l *Listener) look() (table socketTable, err error) {
+	stat := unix.Stat_t{}
+	if err := control(l, func(fd int) { _ = unix.Fstat(fd, &stat) }); err != nil {
+		return table, err
+	}
+	return look(l.port(), stat.Ino)
+}
+
+// look reads /proc/net/tcp and tcp6: a socket for IPv6 may take IPv4, too (proc_pid_net(5)).
+func look(port int, inode uint64) (table socketTable, err error) {
+	const listen, halfOpen = "0A", "03"
+	suffix := fmt.Sprintf(":%04X", port)
+	for _, file := range []string{"/proc/net/tcp6", "/proc/net/tcp"} {
+		text, readErr := os.ReadFile(file)
+		err = readErr // tcp6 is missing where IPv6 is off
+		for line := range strings.Lines(string(text)) {
+			column := strings.Fields(line) // 1 local address, 3 state, 4 queues to send and to receive, 9 inode
+			if len(column) < 10 || !strings.HasSuffix(column[1], suffix) {
+				continue
+			}
+			switch own := column[9] == strconv.FormatUint(inode, 10); {
+			case column[3] == halfOpen:
+				table.halfOpen++
+			case column[3] == listen && own:
+				_, queue, _ := strings.Cut(column[4], ":")
+				length, _ := strconv.ParseUint(queue, 16, 32)
+				table.waiting, table.inode = int(length), inode
+			}
+		}
+	}
+	return table, err
+}
+
+func control(socket syscall.Conn, use func(fd int)) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) { use(int(fd)) })
 }

@@ -9,16 +9,12 @@ import (
 
 // setMinimumTTL has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps
 // out whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255.
-func setMinimumTTL(socket syscall.Conn, ttl int) error {
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return err
-	}
-	controlErr := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MINTTL, ttl)
-		domain, _ := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
+func setMinimumTTL(socket syscall.Conn, ttl int) (err error) {
+	controlErr := control(socket, func(fd int) {
+		domain, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MINTTL, ttl)
 		if err == nil && domain == unix.AF_INET6 { // which may take IPv4, too
-			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT, ttl)
+			err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT, ttl)
 		}
 	})
 	return errors.Join(controlErr, err)

@@ -30,10 +30,12 @@ type Config struct {
 	IdleLinger       time.Duration
 	DrainPolicy      DrainPolicy
 	MaxInFlight      int
+	MaxStreams       int
 	MaxConnections   int
 	MaxBodyBytes     int
 	HeaderTimeout    time.Duration
 	BodyTimeout      time.Duration
+	WriteTimeout     time.Duration
 	KeepAliveTimeout time.Duration
 	CloseTimeout     time.Duration
 }
@@ -66,10 +68,12 @@ func LoadConfig(lookup Lookup) (Config, error) {
 		IdleLinger:       values.duration("IDLE_LINGER", "1"),
 		DrainPolicy:      values.policy("DRAIN_POLICY", DrainPolicyServe),
 		MaxInFlight:      values.count("MAX_IN_FLIGHT", 100, 1, 1_000_000),
+		MaxStreams:       values.count("MAX_STREAMS", 100, 1, 1_000_000),
 		MaxConnections:   values.count("MAX_CONNECTIONS", 10_000, 1, 1_000_000),
 		MaxBodyBytes:     values.count("MAX_BODY_BYTES", 1<<20, 0, 1<<30),
 		HeaderTimeout:    values.positive("HEADER_TIMEOUT", "10"),
 		BodyTimeout:      values.positive("BODY_TIMEOUT", "30"),
+		WriteTimeout:     values.positive("WRITE_TIMEOUT", "30"),
 		KeepAliveTimeout: values.positive("KEEP_ALIVE_TIMEOUT", "75"),
 		CloseTimeout:     values.positive("CLOSE_TIMEOUT", "0.5"),
 	}
@@ -228,8 +232,9 @@ func (s *Settings) Reload() (changed []string, err error) {
 	apply("IDLE_LINGER", next.IdleLinger != loaded.IdleLinger)
 	apply("DRAIN_POLICY", next.DrainPolicy != loaded.DrainPolicy)
 	apply("MAX_IN_FLIGHT", next.MaxInFlight != loaded.MaxInFlight)
+	apply("MAX_STREAMS", next.MaxStreams != loaded.MaxStreams)
 	next.ShutdownDelay, next.DrainTimeout, next.IdleLinger = loaded.ShutdownDelay, loaded.DrainTimeout, loaded.IdleLinger
-	next.DrainPolicy, next.MaxInFlight = loaded.DrainPolicy, loaded.MaxInFlight
+	next.DrainPolicy, next.MaxInFlight, next.MaxStreams = loaded.DrainPolicy, loaded.MaxInFlight, loaded.MaxStreams
 	needRestart(next, loaded)
 	s.current.Store(&next)
 	return changed, nil
@@ -238,7 +243,7 @@ func (s *Settings) Reload() (changed []string, err error) {
 func needRestart(next, loaded Config) {
 	report := func(name string, differs bool) {
 		if differs {
-			fmt.Fprintf(os.Stderr, "%s: a change needs a restart\n", name)
+			LogError(name + ": a change needs a restart")
 		}
 	}
 	report("HOST", next.Host != loaded.Host)
@@ -249,6 +254,7 @@ func needRestart(next, loaded Config) {
 	report("MAX_BODY_BYTES", next.MaxBodyBytes != loaded.MaxBodyBytes)
 	report("HEADER_TIMEOUT", next.HeaderTimeout != loaded.HeaderTimeout)
 	report("BODY_TIMEOUT", next.BodyTimeout != loaded.BodyTimeout)
+	report("WRITE_TIMEOUT", next.WriteTimeout != loaded.WriteTimeout)
 	report("KEEP_ALIVE_TIMEOUT", next.KeepAliveTimeout != loaded.KeepAliveTimeout)
 	report("CLOSE_TIMEOUT", next.CloseTimeout != loaded.CloseTimeout)
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 )
 
+const writeBlock = 64 << 10 // bytes under one deadline
+
 // ConnectionState is where a connection stands between two requests.
 type ConnectionState int
 
@@ -42,6 +44,7 @@ type Connection struct {
 
 	mu             sync.Mutex // may be taken while registry.mu is held, not the other way round
 	state          ConnectionState
+	limit          Limit     // that the request in flight counts against
 	limited        bool      // headDeadline is in force: only where a head does not come in one piece
 	answered       bool      // the response is complete; net/http may hold bytes of the next request already
 	room           int       // in net/http's buffer while it is empty
@@ -125,9 +128,34 @@ func (c *Connection) lingerLocked() {
 		return // a request that has begun to arrive is served
 	}
 	if c.lingerDeadline.IsZero() {
-		c.lingerDeadline = time.Now().Add(c.registry.settings.Now().IdleLinger)
+		c.lingerDeadline = time.Now().Add(time.Duration(c.registry.linger.Load()))
 	}
 	_ = c.TCPConn.SetReadDeadline(c.lingerDeadline)
+}
+
+// Write sends all of it, for however long a slow reader takes, as long as it takes anything. rule: slow-reader-bounded
+func (c *Connection) Write(data []byte) (written int, err error) {
+	for written < len(data) {
+		_ = c.TCPConn.SetWriteDeadline(time.Now().Add(c.registry.settings.Now().WriteTimeout))
+		n, err := c.TCPConn.Write(data[written:min(len(data), written+writeBlock)])
+		written += n
+		switch {
+		case err == nil || n > 0 && errors.Is(err, os.ErrDeadlineExceeded): // it has taken some
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			c.reset()
+			return written, err
+		default:
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// reset ends a response so that it does not look complete.
+func (c *Connection) reset() {
+	c.finish(ConnectionClosing)
+	_ = c.SetLinger(0)
+	_ = c.TCPConn.Close()
 }
 
 // SetReadDeadline is called by net/http: KeepAliveTimeout when it begins to wait, none when it has the first bytes
@@ -162,12 +190,26 @@ func (c *Connection) Close() error {
 
 // HalfClose sends FIN after everything that was written. What still comes is discarded. rule: idle-closed-by-fin
 func (c *Connection) HalfClose() {
-	c.mu.Lock()
-	c.state = ConnectionClosing
-	c.inFlight = false
-	c.mu.Unlock()
+	c.finish(ConnectionClosing)
 	_ = c.TCPConn.CloseWrite()
 	_ = c.TCPConn.SetReadDeadline(time.Now().Add(c.registry.settings.Now().CloseTimeout))
+}
+
+// finish notes that nothing is owed to the client any more.
+func (c *Connection) finish(state ConnectionState) {
+	c.mu.Lock()
+	owed := c.inFlight
+	c.inFlight = false
+	if state == ConnectionClosing {
+		c.state = state
+	} else {
+		c.answered = true // idle only when net/http asks for more: the next request may be in its buffer
+	}
+	c.mu.Unlock()
+	if owed {
+		c.registry.unanswered.Add(-1)
+		c.registry.reportAnswered()
+	}
 }
 
 // refuse answers a connection above MaxConnections without giving it to net/http.
@@ -181,12 +223,15 @@ func (c *Connection) refuse() {
 
 // Registry knows every open connection. Its methods may be called from any goroutine.
 type Registry struct {
-	settings *Settings
-	drained  chan struct{}
-	draining atomic.Bool
-	inFlight atomic.Int64
+	settings   *Settings
+	drained    chan struct{}
+	draining   atomic.Bool
+	linger     atomic.Int64             // IdleLinger as it was when the drain began
+	inFlight   [limitCount]atomic.Int64 // requests whose handler has not returned, by what limits them
+	unanswered atomic.Int64             // requests whose response is not complete
 
 	mu          sync.Mutex
+	answered    chan struct{} // closed when no request is unanswered; nil until somebody asks
 	connections map[*Connection]struct{}
 	refused     int // of the connections, those above MaxConnections
 }
@@ -199,10 +244,15 @@ func NewRegistry(settings *Settings) *Registry {
 	}
 }
 
-// Open registers a connection. It is not admitted where there are too many: refuse it.
+// Open registers a connection. It is not admitted where there are too many: refuse it. Above twice the limit there is
+// nothing left to refuse politely.
 func (r *Registry) Open(conn *net.TCPConn) (c *Connection, admitted bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(r.connections) >= 2*r.settings.Now().MaxConnections {
+		_ = conn.Close()
+		return nil, false
+	}
 	c = &Connection{TCPConn: conn, registry: r}
 	r.connections[c] = struct{}{}
 	if len(r.connections)-r.refused > r.settings.Now().MaxConnections {
@@ -216,8 +266,8 @@ func (r *Registry) Open(conn *net.TCPConn) (c *Connection, admitted bool) {
 	return c, true
 }
 
-// BeginRequest counts a request whose head is complete. False above MaxInFlight. rule: overload-sheds
-func (r *Registry) BeginRequest(c *Connection, exempt bool) bool {
+// BeginRequest counts a request whose head is complete. False above its limit. rule: overload-sheds
+func (r *Registry) BeginRequest(c *Connection, limit Limit) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.headDeadline = time.Time{}
@@ -225,32 +275,30 @@ func (r *Registry) BeginRequest(c *Connection, exempt bool) bool {
 		_ = c.TCPConn.SetReadDeadline(time.Time{})
 	}
 	c.inFlight = true
-	return r.inFlight.Add(1) <= int64(r.settings.Now().MaxInFlight) || exempt
+	c.limit = limit
+	r.unanswered.Add(1)
+	inFlight := int(r.inFlight[limit].Add(1))
+	switch limit {
+	case LimitInFlight:
+		return inFlight <= r.settings.Now().MaxInFlight
+	case LimitStreams:
+		return inFlight <= r.settings.Now().MaxStreams // rule: streams-limited-apart
+	default:
+		return true
+	}
 }
 
 // FinishRequest is called when a handler returns. The end of its response may still have to be flushed: so a client
 // that has seen it finds the place free.
-func (r *Registry) FinishRequest() {
-	r.inFlight.Add(-1)
-}
-
-// Follow is net/http's report of a connection: idle means that the last byte of a response was written. The next
-// request may be in net/http's buffer: the connection is idle only when net/http asks for more.
-func (r *Registry) Follow(conn net.Conn, state http.ConnState) {
-	if state != http.StateIdle {
-		return
-	}
-	c := conn.(*Connection)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.answered = true
-	c.inFlight = false
+func (r *Registry) FinishRequest(c *Connection) {
+	r.inFlight[c.limit].Add(-1)
 }
 
 // BeginDrain is called once, when the listener has closed: whoever is idle, or becomes idle, may ask once more.
 func (r *Registry) BeginDrain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.linger.Store(int64(r.settings.Now().IdleLinger))
 	r.draining.Store(true)
 	for c := range r.connections {
 		c.mu.Lock()
@@ -277,6 +325,26 @@ func (r *Registry) CutInFlight() (cut int) {
 	return cut
 }
 
+// Answered is closed when no request is in flight.
+func (r *Registry) Answered() <-chan struct{} {
+	r.mu.Lock()
+	r.answered = make(chan struct{})
+	r.mu.Unlock()
+	r.reportAnswered()
+	return r.answered
+}
+
+func (r *Registry) reportAnswered() {
+	if r.unanswered.Load() > 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.answered != nil {
+		closeOnce(r.answered)
+	}
+}
+
 // Drained is closed when, after BeginDrain, no connection is left. rule: load-does-not-hold-exit
 func (r *Registry) Drained() <-chan struct{} {
 	return r.drained
@@ -294,11 +362,15 @@ func (r *Registry) forget(c *Connection) {
 
 func (r *Registry) reportDrainedLocked() {
 	if r.draining.Load() && len(r.connections) == 0 {
-		select {
-		case <-r.drained: // has been reported
-		default:
-			close(r.drained)
-		}
+		closeOnce(r.drained)
+	}
+}
+
+func closeOnce(latch chan struct{}) {
+	select {
+	case <-latch:
+	default:
+		close(latch)
 	}
 }
 
@@ -312,7 +384,17 @@ func (r *Registry) Count() (inFlight int64, states map[ConnectionState]int) {
 		states[c.state]++
 		c.mu.Unlock()
 	}
-	return r.inFlight.Load(), states
+	for limit := range r.inFlight {
+		inFlight += r.inFlight[limit].Load()
+	}
+	return inFlight, states
+}
+
+// Follow is net/http's report of a connection: idle means that the last byte of a response was written.
+func Follow(conn net.Conn, state http.ConnState) {
+	if state == http.StateIdle {
+		conn.(*Connection).finish(ConnectionIdle)
+	}
 }
 
 type connectionKey struct{}

@@ -1,11 +1,11 @@
 // The order in which this server stops. Copy this file: all it needs is passed in.
 //
 //	1 not ready         readiness fails, for good
-//	2 lame-duck         for ShutdownDelay everything is still served
+//	2 lame-duck         for SHUTDOWN_DELAY everything is still served
 //	3 listener          closes first, and resets nobody
 //	4 idle connections  close last, after one more chance        }
 //	5 in flight         requests finish                          } side by side
-//	6 deadline          after DrainTimeout the rest is cut       }
+//	6 deadline          after DRAIN_TIMEOUT the rest is cut      }
 //	7 workers           none yet
 //	8 release           each step within its own time
 //	9 exit              0 if nothing was lost, else 1
@@ -15,6 +15,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -39,7 +40,7 @@ func (p Phase) String() string {
 // Steps is what the sequence does, without how.
 type Steps struct {
 	DrainTimeout  func() time.Duration
-	CloseListener func() []Field  // returns when the accept queue is empty and the listener closed; what to log
+	CloseListener func() error    // returns when the accept queue is empty and the listener closed; an error is a loss
 	Drained       <-chan struct{} // closed when, after CloseListener, no connection is left
 	CutInFlight   func() int      // cuts every connection, returns how many requests that cost
 	Release       []ReleaseStep
@@ -53,22 +54,25 @@ type ReleaseStep struct {
 	Run     func(context.Context) error
 }
 
-// Lifecycle knows the phase. Any goroutine may ask; only BeginLameDuck and Run change it.
+// Lifecycle knows the phase. Any goroutine may ask; only BeginLameDuck, Fail and Run change it.
 type Lifecycle struct {
-	logEvent       func(event string, fields ...Field)
+	logEvent       func(event string, fields ...any) // names and values in turn, as log/slog has them
 	shutdownDelay  func() time.Duration
 	lameDuckOver   chan struct{}
 	listenerClosed chan struct{}
+	broken         chan struct{} // closed by Fail
 
-	phase atomic.Int32
+	phase  atomic.Int32
+	failed atomic.Bool
 }
 
-func NewLifecycle(logEvent func(event string, fields ...Field), shutdownDelay func() time.Duration) *Lifecycle {
+func NewLifecycle(logEvent func(event string, fields ...any), shutdownDelay func() time.Duration) *Lifecycle {
 	return &Lifecycle{
 		logEvent:       logEvent,
 		shutdownDelay:  shutdownDelay,
 		lameDuckOver:   make(chan struct{}),
 		listenerClosed: make(chan struct{}),
+		broken:         make(chan struct{}),
 	}
 }
 
@@ -96,107 +100,120 @@ func (l *Lifecycle) Ready() {
 	l.advance(PhaseReady)
 }
 
+// Fail begins the shutdown without a signal, because a listener works no more. rule: broken-listener-ends-process
+func (l *Lifecycle) Fail(reason string) {
+	if l.failed.CompareAndSwap(false, true) {
+		l.logEvent("failed", "reason", reason)
+		close(l.broken)
+	}
+}
+
 // Run answers signals until the process may exit, and returns its status.
-func (l *Lifecycle) Run(signals <-chan os.Signal, steps Steps) int {
-	var stopped chan int // nil until the first signal
+func (l *Lifecycle) Run(signals Signals, steps Steps) int {
+	broken, stopped := l.broken, make(chan int, 1)
+	begun, signalled := false, false
+	begin := func(reason string) {
+		if !begun {
+			begun = true
+			go func() { stopped <- l.shutDown(steps, reason) }()
+		}
+	}
 	for {
 		select {
 		case received := <-signals:
 			number := received.(syscall.Signal)
-			l.logEvent("signal", Field{"signal", signalName(number)})
+			l.logEvent("signal", "signal", signalName(number))
 			switch {
 			case number == syscall.SIGHUP:
 				steps.Reload()
-			case stopped == nil: // SIGTERM and SIGINT alike. rule: int-like-term
-				stopped = make(chan int, 1)
-				go func() { stopped <- l.ShutDown(steps) }()
+			case !signalled: // SIGTERM and SIGINT alike. rule: int-like-term
+				signalled = true
+				begin("signal")
 			default: // whoever asks twice wants out. rule: second-signal-exits
 				return l.exit(128 + int(number))
 			}
+		case <-broken:
+			broken = nil // has been heard
+			begin("failure")
 		case status := <-stopped: // the last thing finished. rule: term-ends-process
 			return l.exit(status)
 		}
 	}
 }
 
-// ShutDown goes through the steps once and returns the exit status.
-func (l *Lifecycle) ShutDown(steps Steps) int {
-	lameDuckOver := l.BeginLameDuck("signal") // 1, 2
-	<-lameDuckOver                            // rule: lame-duck-lasts
-	l.closeListener(steps)                    // 3
-	cut := l.drain(steps)                     // 4, 5, 6
-	failed := l.releaseAll(steps.Release)     // 8
-	return ExitStatus(cut, failed)            // 9
+// shutDown goes through the steps once and returns the exit status.
+func (l *Lifecycle) shutDown(steps Steps, reason string) int {
+	lameDuckOver := l.BeginLameDuck(reason)             // 1, 2
+	<-lameDuckOver                                      // rule: lame-duck-lasts
+	unclosed := l.closeListener(steps)                  // 3
+	cut, stuck := l.drain(steps)                        // 4, 5, 6
+	unreleased := l.releaseAll(steps.Release)           // 8
+	return l.exitStatus(cut, unclosed+stuck+unreleased) // 9
 }
 
 // BeginLameDuck is steps 1 and 2, begun by a signal or by /prestop. It may be called again: the delay that has
 // begun goes on, no other one starts. The channel is closed when the delay is over. rule: prestop-delay-once
 func (l *Lifecycle) BeginLameDuck(reason string) <-chan struct{} {
 	if l.advance(PhaseLameDuck) { // never goes back. rule: readiness-latched
-		l.logEvent("not_ready", Field{"reason", reason})
+		l.logEvent("not_ready", "reason", reason)
 		time.AfterFunc(l.shutdownDelay(), func() { close(l.lameDuckOver) })
 	}
 	return l.lameDuckOver
 }
 
-func (l *Lifecycle) closeListener(steps Steps) {
-	fields := steps.CloseListener() // before any idle connection is touched. rule: listener-closes-first
+// closeListener returns how many steps failed: connections that were lost are a loss, though the listener is closed.
+func (l *Lifecycle) closeListener(steps Steps) (failed int) {
+	err := steps.CloseListener() // before any idle connection is touched. rule: listener-closes-first
 	l.advance(PhaseDraining)
 	close(l.listenerClosed)
-	l.logEvent("listener_closed", fields...) // whoever reads it finds the phase reached
+	return l.report("listener_closed", err) // whoever reads it finds the phase reached
 }
 
-// drain waits for the last connection, but not beyond the deadline, and returns the number of requests cut.
-func (l *Lifecycle) drain(steps Steps) (cut int) {
+// drain waits for the last connection, but not beyond the deadline. It returns the number of requests cut, and whether
+// a handler is stuck.
+func (l *Lifecycle) drain(steps Steps) (cut, stuck int) {
 	drainDeadline := time.NewTimer(steps.DrainTimeout())
 	defer drainDeadline.Stop()
 	select {
-	case <-steps.Drained:
+	case <-steps.Drained: // rule: in-flight-answered
 	case <-drainDeadline.C: // rule: deadline-bounds-drain
 		if cut = steps.CutInFlight(); cut > 0 {
-			l.logEvent("cut", Field{"requests", cut})
+			l.logEvent("cut", "requests", cut)
 		}
 		// Their handlers have seen their context end; what they use is released only after they returned.
 		select {
 		case <-steps.Drained:
 		case <-time.After(time.Second):
-			fmt.Fprintln(os.Stderr, "a handler did not return after its connection was cut")
+			stuck = 1
 		}
 	}
-	l.logEvent("drained")
-	return cut
+	l.logEvent("drained", "ok", stuck == 0)
+	return cut, stuck
 }
 
 // releaseAll runs every step, also after one has failed or run out of time, and returns how many did.
 func (l *Lifecycle) releaseAll(steps []ReleaseStep) (failed int) {
 	l.advance(PhaseReleasing)
 	for _, step := range steps {
-		err := runWithin(step)
-		if err != nil {
-			failed++
-			fmt.Fprintf(os.Stderr, "release of %s: %v\n", step.Name, err)
-		}
-		l.logEvent("released", Field{"step", step.Name}, Field{"ok", err == nil})
+		failed += l.report("released", runWithin(step), "step", step.Name)
 	}
 	return failed
 }
 
-func runWithin(step ReleaseStep) error {
-	ctx, cancel := context.WithTimeout(context.Background(), step.Timeout)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- step.Run(ctx) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
+// report logs how a step ended, and returns how many failed: one, or none.
+func (l *Lifecycle) report(event string, err error, fields ...any) (failed int) {
+	fields = append(fields, "ok", err == nil)
+	if err != nil {
+		failed = 1
+		fields = append(fields, "error", err.Error())
 	}
+	l.logEvent(event, fields...)
+	return failed
 }
 
-// ExitStatus tells whoever started us whether the shutdown was clean.
-func ExitStatus(cut, failed int) int {
-	if cut > 0 || failed > 0 {
+// exitStatus tells whoever started us whether the shutdown was clean.
+func (l *Lifecycle) exitStatus(cut, failed int) int {
+	if cut > 0 || failed > 0 || l.failed.Load() {
 		return 1 // a loss is never a success. rule: cut-exit-status
 	}
 	return 0 // rule: clean-exit-status
@@ -204,7 +221,7 @@ func ExitStatus(cut, failed int) int {
 
 func (l *Lifecycle) exit(status int) int {
 	l.advance(PhaseExited)
-	l.logEvent("exit", Field{"status", status})
+	l.logEvent("exit", "status", status)
 	return status
 }
 
@@ -219,6 +236,29 @@ func (l *Lifecycle) advance(to Phase) bool {
 			return true
 		}
 	}
+}
+
+// runWithin runs a step; what it still does after its time-out is nobody's concern any more.
+func runWithin(step ReleaseStep) error {
+	ctx, cancel := context.WithTimeout(context.Background(), step.Timeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- step.Run(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("not done within %v", step.Timeout)
+	}
+}
+
+// Signals replaces the default actions from the moment it is made, and keeps what comes until somebody receives.
+type Signals <-chan os.Signal
+
+func NewSignals() Signals {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	return signals
 }
 
 func signalName(number syscall.Signal) string {

@@ -10,7 +10,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -25,62 +25,62 @@ func main() {
 }
 
 func run() int {
-	// From here on a signal waits in the channel instead of killing us. rule: startup-signal-ends-process
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer FlushLog()
+	// From here on a signal waits to be received instead of killing us. rule: startup-signal-ends-process
+	signals := NewSignals()
 	signal.Ignore(syscall.SIGPIPE) // whoever read our log may be gone before we are
 
 	config, err := LoadConfig(os.LookupEnv)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		LogError(err.Error())
 		return 2
 	}
 	settings := NewSettings(config, os.LookupEnv)
-	registry := NewRegistry(settings)
+	registry, adminRegistry := NewRegistry(settings), NewRegistry(settings)
 	lifecycle := NewLifecycle(LogEvent, func() time.Duration { return settings.Now().ShutdownDelay })
 
+	// The soft limit of descriptors is raised by the os package, before main.
 	tcp, err := listen(config.Host, config.Port)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		LogError(err.Error())
 		return 1
 	}
-	admin, err := listen(config.AdminHost, config.AdminPort)
+	adminTCP, err := listen(config.AdminHost, config.AdminPort)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		LogError(err.Error())
 		return 1
 	}
 
-	listener := NewListener(tcp, registry)
-	app := &App{Settings: settings, Lifecycle: lifecycle, Registry: registry, Instance: newInstance()}
-	server := newServer(config, app.Handler())
-	server.ConnState = registry.Follow
-	server.ConnContext = WithConnection
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = server.Serve(listener) // returns, and closes the listener, once the accept queue is empty
-	}()
-	adminServer := newServer(config, app.AdminHandler())
-	adminServer.ReadHeaderTimeout = config.HeaderTimeout
-	go func() { _ = adminServer.Serve(admin) }()
+	app := NewApp(settings, lifecycle, registry, newInstance())
+	listener, adminListener := NewListener(tcp, registry), NewListener(adminTCP, adminRegistry)
+	go listener.Serve(newServer(config, app.Handle), lifecycle.Fail)
+	go adminListener.Serve(newServer(config, app.HandleAdmin), lifecycle.Fail)
 
 	lifecycle.Ready()
-	LogEvent("listening", Field{"port", port(tcp)}, Field{"admin_port", port(admin)},
-		Field{"pid", os.Getpid()}, Field{"instance", app.Instance})
+	LogEvent("listening", "port", listener.port(), "admin_port", adminListener.port(), "pid", os.Getpid(),
+		"instance", app.instance)
 
 	return lifecycle.Run(signals, Steps{
 		DrainTimeout: func() time.Duration { return settings.Now().DrainTimeout },
-		CloseListener: func() []Field {
-			emptied, filtered := listener.EmptyAcceptQueue(served)
+		CloseListener: func() error {
+			queue := listener.EmptyAcceptQueue()
 			registry.BeginDrain()
-			return []Field{{"emptied", emptied}, {"filtered", filtered}}
+			LogEvent("accept_queue", "emptied", queue.Emptied, "minimum_ttl", queue.MinimumTTL,
+				"half_open", queue.HalfOpen, "lost", queue.Lost)
+			return queue.err
 		},
 		Drained:     registry.Drained(),
 		CutInFlight: registry.CutInFlight,
 		// The admin listener answers liveness to the end, so it is released last.
-		Release: []ReleaseStep{{Name: "admin", Timeout: time.Second, Run: func(context.Context) error {
-			app.Prestops.Lock() // until those that waited for the same delay as we did have their answer
-			return adminServer.Close()
+		Release: []ReleaseStep{{Name: "admin", Timeout: time.Second, Run: func(ctx context.Context) error {
+			_ = adminListener.Close()
+			defer adminRegistry.CutInFlight()
+			select {
+			case <-adminRegistry.Answered(): // a /prestop waited for the same delay as we did: its answer comes first
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}}},
 		Reload: func() { reload(settings) },
 	})
@@ -96,27 +96,26 @@ func listen(host netip.Addr, port uint16) (*net.TCPListener, error) {
 	return listener.(*net.TCPListener), nil
 }
 
-func newServer(config Config, handler http.Handler) *http.Server {
+func newServer(config Config, handle http.HandlerFunc) *http.Server {
 	return &http.Server{
-		Handler:                      handler,
+		Handler:                      handle,
+		ConnState:                    Follow,
+		ConnContext:                  WithConnection,
 		IdleTimeout:                  config.KeepAliveTimeout,
 		MaxHeaderBytes:               maxHeadBytes - 4096, // net/http adds as much
 		DisableGeneralOptionsHandler: true,                // "OPTIONS *" is ours to answer too
+		ErrorLog:                     log.New(ErrorWriter{}, "", 0),
 	}
 }
 
 func reload(settings *Settings) {
 	changed, err := settings.Reload() // rule: hup-keeps-serving
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		LogEvent("reload_failed", Field{"reason", err.Error()})
+		LogError(err.Error())
+		LogEvent("reload_failed", "reason", err.Error())
 		return
 	}
-	LogEvent("reloaded", Field{"changed", changed})
-}
-
-func port(listener net.Listener) int {
-	return listener.Addr().(*net.TCPAddr).Port
+	LogEvent("reloaded", "changed", changed)
 }
 
 // newInstance names this process, so that a client can tell it from its successor on the same port.

@@ -2,7 +2,7 @@
 package main
 
 import (
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -29,21 +28,57 @@ type Request struct {
 	Body []byte
 }
 
-type handler func(http.ResponseWriter, *Request)
+// Limit is what a request counts against.
+type Limit int
+
+const (
+	LimitInFlight Limit = iota
+	LimitStreams        // apart, because endless ones would use up MAX_IN_FLIGHT for ever
+	LimitNone           // a probe must get through under load
+	limitCount
+)
+
+// RequestError ends a handler with an answer.
+type RequestError struct {
+	status int
+	reason string
+	fields []string // of the head, besides those of every one: names and values in turn
+}
+
+func (e *RequestError) Error() string {
+	return e.reason
+}
+
+func requestError(status int, reason string, fields ...string) error {
+	return &RequestError{status, reason, fields}
+}
+
+var (
+	errShuttingDown = requestError(http.StatusServiceUnavailable, "shutting down", "Retry-After", "1")
+	errOverloaded   = requestError(http.StatusTooManyRequests, "too many requests in flight", "Retry-After", "1")
+	errClientLeft   = errors.New("the client has left") // nobody is there to answer
+)
 
 type route struct {
 	method, path string
-	handle       handler
-	exempt       bool // from MAX_IN_FLIGHT: a probe must get through under load
+	handle       func(*response, *Request) error
+	limit        Limit
 }
 
-// App is what the handlers share.
+// App is what the handlers share, and the handlers.
 type App struct {
-	Settings  *Settings
-	Lifecycle *Lifecycle
-	Registry  *Registry
-	Instance  string
-	Prestops  sync.RWMutex // held for reading by each /prestop until it is answered
+	settings    *Settings
+	lifecycle   *Lifecycle
+	registry    *Registry
+	instance    string
+	routes      []route
+	adminRoutes []route
+}
+
+func NewApp(settings *Settings, lifecycle *Lifecycle, registry *Registry, instance string) *App {
+	app := &App{settings: settings, lifecycle: lifecycle, registry: registry, instance: instance}
+	app.routes, app.adminRoutes = app.Routes(), app.AdminRoutes()
+	return app
 }
 
 func (a *App) Routes() []route {
@@ -53,247 +88,240 @@ func (a *App) Routes() []route {
 		{method: "POST", path: "/echo", handle: a.echo},
 		{method: "GET", path: "/bytes", handle: a.bytes},
 		{method: "GET", path: "/stream", handle: a.stream},
-		{method: "GET", path: "/events", handle: a.events},
+		{method: "GET", path: "/events", handle: a.events, limit: LimitStreams},
 	}, a.healthRoutes()...)
 }
 
 func (a *App) AdminRoutes() []route {
 	return append([]route{
-		{method: "GET", path: "/metrics", handle: a.metrics, exempt: true},
-		{method: "GET", path: "/prestop", handle: a.prestop, exempt: true},
-		{method: "POST", path: "/prestop", handle: a.prestop, exempt: true},
+		{method: "GET", path: "/metrics", handle: a.metrics, limit: LimitNone},
+		{method: "GET", path: "/prestop", handle: a.prestop, limit: LimitNone},
+		{method: "POST", path: "/prestop", handle: a.prestop, limit: LimitNone},
 	}, a.healthRoutes()...)
 }
 
 func (a *App) healthRoutes() []route {
 	return []route{
-		{method: "GET", path: "/health", handle: a.ready, exempt: true},
-		{method: "GET", path: "/health/live", handle: a.live, exempt: true},
-		{method: "GET", path: "/health/ready", handle: a.ready, exempt: true},
+		{method: "GET", path: "/health", handle: a.ready, limit: LimitNone},
+		{method: "GET", path: "/health/live", handle: a.live, limit: LimitNone},
+		{method: "GET", path: "/health/ready", handle: a.ready, limit: LimitNone},
 	}
 }
 
-// Handler serves the traffic listener: every request is counted, limited and in flight until it is answered.
-func (a *App) Handler() http.Handler {
-	routes := a.Routes()
-	return http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
-		response := a.respond(writer, request)
-		found, reject := find(routes, request)
-		admitted := a.Registry.BeginRequest(connectionOf(request), found.exempt)
-		defer a.Registry.FinishRequest()
-		switch {
-		case a.Lifecycle.Phase() >= PhaseDraining && a.Settings.Now().DrainPolicy == DrainPolicyReject:
-			response.Header().Set("Retry-After", "1")
-			response.fail(http.StatusServiceUnavailable, "shutting down")
-		case !admitted:
-			response.Header().Set("Retry-After", "1")
-			response.fail(http.StatusTooManyRequests, "too many requests in flight")
-		default:
-			a.dispatch(response, request, found, reject)
-		}
-	})
-}
-
-// AdminHandler serves the admin listener, whose requests are nobody's traffic.
-func (a *App) AdminHandler() http.Handler {
-	routes := a.AdminRoutes()
-	return http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
-		found, reject := find(routes, request)
-		a.dispatch(a.respond(writer, request), request, found, reject)
-	})
-}
-
-func (a *App) dispatch(response *response, request *http.Request, found route, reject func(*response)) {
-	body, status, reason := a.readBody(response, request)
+// Handle serves the traffic listener: every request is counted, limited and in flight until it is answered.
+func (a *App) Handle(writer http.ResponseWriter, request *http.Request) {
+	found, rejection := find(a.routes, request)
+	connection := connectionOf(request)
+	admitted := a.registry.BeginRequest(connection, found.limit)
+	defer a.registry.FinishRequest(connection)
 	switch {
-	case reason != "":
-		response.fail(status, reason)
-	case reject != nil:
-		reject(response)
+	case a.lifecycle.Phase() >= PhaseDraining && a.settings.Now().DrainPolicy == DrainPolicyReject:
+		a.respond(writer, request).fail(errShuttingDown)
+	case !admitted:
+		a.respond(writer, request).fail(errOverloaded)
 	default:
-		found.handle(response, &Request{Request: request, Body: body})
+		a.dispatch(writer, request, found, rejection)
 	}
 }
 
-// find returns the route of a request, or how to reject it.
-func find(routes []route, request *http.Request) (route, func(*response)) {
-	var allowed []string
-	for _, candidate := range routes {
-		if candidate.path != request.URL.Path {
-			continue
-		}
-		if candidate.method == request.Method {
-			return candidate, nil
-		}
-		allowed = append(allowed, candidate.method)
+// HandleAdmin serves the admin listener, whose requests are nobody's traffic.
+func (a *App) HandleAdmin(writer http.ResponseWriter, request *http.Request) {
+	found, rejection := find(a.adminRoutes, request)
+	connection := connectionOf(request)
+	connection.registry.BeginRequest(connection, found.limit)
+	defer connection.registry.FinishRequest(connection)
+	a.dispatch(writer, request, found, rejection)
+}
+
+func (a *App) dispatch(writer http.ResponseWriter, request *http.Request, found route, rejection error) {
+	response := a.respond(writer, request)
+	body, err := a.readBody(response, request)
+	switch {
+	case err != nil:
+	case rejection != nil:
+		err = rejection
+	default:
+		err = found.handle(response, &Request{Request: request, Body: body})
 	}
-	if allowed == nil {
-		return route{}, func(r *response) { r.fail(http.StatusNotFound, "no such path") }
-	}
-	return route{}, func(r *response) {
-		r.Header().Set("Allow", strings.Join(allowed, ", "))
-		r.fail(http.StatusMethodNotAllowed, "method not allowed")
+	if err != nil {
+		response.fail(err)
 	}
 }
 
 // readBody receives the whole body, within BODY_TIMEOUT in all rather than for each read. It is what makes
 // net/http answer "Expect: 100-continue". rule: stalled-body-bounded, continue-answered
-func (a *App) readBody(response *response, request *http.Request) (body []byte, status int, reason string) {
+func (a *App) readBody(response *response, request *http.Request) ([]byte, error) {
 	if !response.unread {
-		return nil, 0, ""
+		return nil, nil
 	}
-	settings := a.Settings.Now()
+	settings := a.settings.Now()
 	limit := int64(settings.MaxBodyBytes)
+	tooLarge := requestError(http.StatusRequestEntityTooLarge, fmt.Sprintf("a body is at most %d bytes", limit))
 	if request.ContentLength > limit { // before "100 Continue" invites it
-		return nil, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body is at most %d bytes", limit)
+		return nil, tooLarge
 	}
 	connection := http.NewResponseController(response)
 	_ = connection.SetReadDeadline(time.Now().Add(settings.BodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(response, request.Body, limit))
-	var tooLarge *http.MaxBytesError
 	switch {
-	case errors.As(err, &tooLarge):
-		return nil, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body is at most %d bytes", limit)
+	case errors.As(err, new(*http.MaxBytesError)):
+		return nil, tooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, http.StatusRequestTimeout, "the body took too long"
+		return nil, requestError(http.StatusRequestTimeout, "the body took too long")
 	case err != nil:
-		return nil, http.StatusBadRequest, "the body is malformed or incomplete"
+		return nil, requestError(http.StatusBadRequest, "the body is malformed or incomplete")
 	}
 	_ = connection.SetReadDeadline(time.Time{})
 	response.unread = false
-	return body, 0, ""
+	return body, nil
 }
 
-func (a *App) root(w http.ResponseWriter, _ *Request) {
-	sendJSON(w, http.StatusOK, Field{"server", "go"}, Field{"phase", a.Lifecycle.Phase().String()})
+func (a *App) root(w *response, _ *Request) error {
+	w.sendJSON(http.StatusOK, "server", "go", "phase", a.lifecycle.Phase().String())
+	return nil
 }
 
 // slow is a request that takes its time. A client that leaves ends the wait. rule: client-gone-releases
-func (a *App) slow(w http.ResponseWriter, r *Request) {
+func (a *App) slow(w *response, r *Request) error {
 	delay, err := seconds(r, "delay", "1", maxSlow)
 	if err != nil {
-		fail(w, http.StatusUnprocessableEntity, err.Error())
-		return
+		return err
 	}
-	wait(r, delay)
-	sendJSON(w, http.StatusOK, Field{"slept", delay.Seconds()})
+	if err := wait(r, delay); err != nil {
+		return err
+	}
+	w.sendJSON(http.StatusOK, "slept", delay.Seconds())
+	return nil
 }
 
-func (a *App) echo(w http.ResponseWriter, r *Request) {
-	if contentType := r.Header.Get("Content-Type"); contentType != "" {
-		w.Header().Set("Content-Type", contentType)
+func (a *App) echo(w *response, r *Request) error {
+	contentType := r.Header.Get("Content-Type")
+	if contentType == "" {
+		contentType = "application/octet-stream"
 	}
-	w.Header().Set("Content-Length", strconv.Itoa(len(r.Body)))
-	_, _ = w.Write(r.Body)
+	w.send(http.StatusOK, contentType, r.Body)
+	return nil
 }
 
-func (a *App) bytes(w http.ResponseWriter, r *Request) {
+func (a *App) bytes(w *response, r *Request) error {
 	size, err := integer(r, "size", 1024, 0, maxBytes)
 	if err != nil {
-		fail(w, http.StatusUnprocessableEntity, err.Error())
-		return
+		return err
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.Itoa(size))
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return nil
+	}
 	for block := [64 << 10]byte{}; size > 0; size -= min(size, len(block)) {
 		if _, err := w.Write(block[:min(size, len(block))]); err != nil {
-			return
+			return errClientLeft
 		}
 	}
+	return nil
 }
 
 // stream is finite: it ends by itself, and a shutdown waits for that. rule: response-untruncated
-func (a *App) stream(w http.ResponseWriter, r *Request) {
+func (a *App) stream(w *response, r *Request) error {
 	chunks, chunksErr := integer(r, "chunks", 10, 1, maxChunks)
 	interval, intervalErr := seconds(r, "interval", "0.1", maxInterval)
-	if err := errors.Join(chunksErr, intervalErr); err != nil {
-		fail(w, http.StatusUnprocessableEntity, err.Error())
-		return
+	if chunksErr != nil || intervalErr != nil {
+		return cmp.Or(chunksErr, intervalErr)
 	}
 	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(http.StatusOK)
 	for number := range chunks {
+		if r.Method == http.MethodHead {
+			break
+		}
 		if number > 0 {
-			wait(r, interval)
+			if err := wait(r, interval); err != nil {
+				return err
+			}
 		}
 		fmt.Fprintf(w, "chunk %d\n", number)
-		_ = http.NewResponseController(w).Flush()
+		w.flush()
 	}
+	return nil
 }
 
 // events has no end of its own: returning, when the listener closes, sends the final chunk.
 // rule: endless-stream-ends
-func (a *App) events(w http.ResponseWriter, r *Request) {
+func (a *App) events(w *response, r *Request) error {
 	w.Header().Set("Content-Type", "text/event-stream")
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	for number := 0; ; number++ {
 		fmt.Fprintf(w, "data: %d\n\n", number)
-		_ = http.NewResponseController(w).Flush()
+		w.flush()
 		select {
 		case <-ticker.C:
-		case <-a.Lifecycle.ListenerClosed():
-			return
+		case <-a.lifecycle.ListenerClosed():
+			return nil
 		case <-r.Context().Done():
-			panic(http.ErrAbortHandler)
+			return errClientLeft
 		}
 	}
 }
 
 // live says that a restart would not help; a shutdown is no reason for one. rule: liveness-stays
-func (a *App) live(w http.ResponseWriter, _ *Request) {
-	sendJSON(w, http.StatusOK, Field{"phase", a.Lifecycle.Phase().String()})
+func (a *App) live(w *response, _ *Request) error {
+	w.sendJSON(http.StatusOK, "phase", a.lifecycle.Phase().String())
+	return nil
 }
 
-func (a *App) ready(w http.ResponseWriter, _ *Request) {
+func (a *App) ready(w *response, _ *Request) error {
 	status := http.StatusOK
-	if !a.Lifecycle.IsReady() {
+	if !a.lifecycle.IsReady() {
 		status = http.StatusServiceUnavailable
 	}
-	sendJSON(w, status, Field{"phase", a.Lifecycle.Phase().String()})
+	w.sendJSON(status, "phase", a.lifecycle.Phase().String())
+	return nil
 }
 
-func (a *App) metrics(w http.ResponseWriter, _ *Request) {
-	inFlight, states := a.Registry.Count()
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-	fmt.Fprintf(w, "# TYPE http_requests_in_flight gauge\nhttp_requests_in_flight %d\n", inFlight)
-	fmt.Fprint(w, "# TYPE http_connections gauge\n")
+func (a *App) metrics(w *response, _ *Request) error {
+	inFlight, states := a.registry.Count()
+	text := fmt.Appendf(nil, "# TYPE http_requests_in_flight gauge\nhttp_requests_in_flight %d\n", inFlight)
+	text = append(text, "# TYPE http_connections gauge\n"...)
 	for _, state := range []ConnectionState{ConnectionUnused, ConnectionActive, ConnectionIdle} {
-		fmt.Fprintf(w, "http_connections{state=%q} %d\n", state, states[state])
+		text = fmt.Appendf(text, "http_connections{state=%q} %d\n", state, states[state])
 	}
-	fmt.Fprint(w, "# TYPE lifecycle_phase gauge\n")
-	fmt.Fprintf(w, "lifecycle_phase{phase=%q} 1\n", a.Lifecycle.Phase())
+	text = append(text, "# TYPE lifecycle_phase gauge\n"...)
+	text = fmt.Appendf(text, "lifecycle_phase{phase=%q} 1\n", a.lifecycle.Phase())
+	text = append(text, "# TYPE log_lines_dropped_total counter\n"...)
+	for _, stream := range []*stream{stdout, stderr} {
+		text = fmt.Appendf(text, "log_lines_dropped_total{stream=%q} %d\n", stream.name, stream.dropped.Load())
+	}
+	w.send(http.StatusOK, "text/plain; version=0.0.4", text)
+	return nil
 }
 
 // prestop takes the server out of rotation and answers when traffic has had time to go elsewhere. It stops
 // nothing: the signal comes from whoever called. rule: prestop-waits, prestop-keeps-process
-func (a *App) prestop(w http.ResponseWriter, r *Request) {
-	a.Prestops.RLock()
-	defer a.Prestops.RUnlock()
+func (a *App) prestop(w *response, r *Request) error {
 	select {
-	case <-a.Lifecycle.BeginLameDuck("prestop"): // rule: lame-duck-serves
-		body := encode([]Field{{"phase", a.Lifecycle.Phase().String()}})
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-		_, _ = w.Write(body)
-		_ = http.NewResponseController(w).Flush() // before the unlock
+	case <-a.lifecycle.BeginLameDuck("prestop"): // rule: lame-duck-serves
+		w.sendJSON(http.StatusOK, "phase", a.lifecycle.Phase().String())
+		return nil
 	case <-r.Context().Done():
-		panic(http.ErrAbortHandler)
+		return errClientLeft
 	}
 }
 
-// wait ends the handler, without a response, where the client has left.
-func wait(r *Request, delay time.Duration) {
+// wait ends the handler where the client has left.
+func wait(r *Request, delay time.Duration) error {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return nil
 	case <-r.Context().Done():
-		panic(http.ErrAbortHandler)
+		return errClientLeft
 	}
 }
 
-// response adds what belongs to every response, at the last moment: the phase may have changed since the
-// request came. rule: in-flight-answered
+// response adds what belongs to every head.
 type response struct {
 	http.ResponseWriter
 	app     *App
@@ -306,14 +334,20 @@ func (a *App) respond(writer http.ResponseWriter, request *http.Request) *respon
 	return &response{ResponseWriter: writer, app: a, request: request, unread: request.ContentLength != 0}
 }
 
+// WriteHeader sends a head, with what belongs to every one at the last moment: the phase may have changed since the
+// request came.
 func (r *response) WriteHeader(status int) {
 	r.begun = true
-	r.Header().Set("X-Instance-Id", r.app.Instance)
-	if r.app.Lifecycle.Stopping() { // net/http then reads no further request. rule: pipelined-in-order
+	r.Header().Set("X-Instance-Id", r.app.instance)
+	// net/http then reads no further request. rule: pipelined-in-order. It hides whether a chunked request had a
+	// Content-Length, too, after which a connection must not be used again (RFC 9112, 6.1), nor does it read a coding
+	// in HTTP/1.0.
+	if r.app.lifecycle.Stopping() || r.request.TransferEncoding != nil || !r.request.ProtoAtLeast(1, 1) {
 		r.Header().Set("Connection", "close")
 	}
-	if id := r.request.Header.Get("X-Request-Id"); id != "" && status < 400 && requestID.MatchString(id) {
-		LogEvent("executed", Field{"request_id", id})
+	ids := r.request.Header.Values("X-Request-Id")
+	if status < 400 && len(ids) == 1 && requestID.MatchString(ids[0]) {
+		LogEvent("executed", "request_id", ids[0])
 	}
 	r.ResponseWriter.WriteHeader(status)
 }
@@ -330,88 +364,78 @@ func (r *response) Unwrap() http.ResponseWriter {
 	return r.ResponseWriter
 }
 
-func (r *response) fail(status int, reason string) {
+func (r *response) flush() {
+	_ = http.NewResponseController(r).Flush()
+}
+
+// fail answers with what ended the handler. Where nobody is left, or a response has begun, it must not look complete.
+func (r *response) fail(err error) {
+	var rejection *RequestError
+	if !errors.As(err, &rejection) || r.begun {
+		panic(http.ErrAbortHandler)
+	}
 	if r.unread { // net/http would wait for the rest, also after the response: Close discards it
 		r.Header().Set("Connection", "close")
 		_ = http.NewResponseController(r).SetReadDeadline(time.Now())
 	}
-	fail(r, status, reason)
+	for i := 0; i+1 < len(rejection.fields); i += 2 {
+		r.Header().Set(rejection.fields[i], rejection.fields[i+1])
+	}
+	r.sendJSON(rejection.status, "error", rejection.reason)
 }
 
-func fail(w http.ResponseWriter, status int, reason string) {
-	sendJSON(w, status, Field{"error", reason})
+func (r *response) sendJSON(status int, fields ...any) {
+	r.send(status, "application/json", encode(fields))
 }
 
-func sendJSON(w http.ResponseWriter, status int, fields ...Field) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = w.Write(encode(fields))
+func (r *response) send(status int, contentType string, body []byte) {
+	r.Header().Set("Content-Type", contentType)
+	r.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	r.WriteHeader(status)
+	_, _ = r.Write(body) // of HEAD net/http drops it
+}
+
+// find returns the route of a request, or how to reject it. HEAD is answered wherever GET is, but where a client would
+// wait for ever.
+func find(routes []route, request *http.Request) (route, error) {
+	var allowed []string
+	for _, candidate := range routes {
+		if candidate.path != request.URL.Path {
+			continue
+		}
+		hasHead := candidate.method == http.MethodGet && candidate.limit != LimitStreams
+		if candidate.method == request.Method || hasHead && request.Method == http.MethodHead {
+			return candidate, nil
+		}
+		allowed = append(allowed, candidate.method)
+		if hasHead {
+			allowed = append(allowed, http.MethodHead)
+		}
+	}
+	if allowed == nil {
+		return route{}, requestError(http.StatusNotFound, "no such path")
+	}
+	return route{}, requestError(http.StatusMethodNotAllowed, "method not allowed", "Allow", strings.Join(allowed, ", "))
 }
 
 func seconds(r *Request, name, fallback string, limit float64) (time.Duration, error) {
-	text := r.URL.Query().Get(name)
-	if text == "" {
-		text = fallback
-	}
+	text := cmp.Or(r.URL.Query().Get(name), fallback)
 	value, ok := parseSeconds(text, limit)
 	if !ok {
-		return 0, fmt.Errorf("%s: %q is not decimal seconds from 0 to %g", name, text, limit)
+		reason := fmt.Sprintf("%s: %q is not decimal seconds from 0 to %g", name, text, limit)
+		return 0, requestError(http.StatusUnprocessableEntity, reason)
 	}
 	return value, nil
 }
 
 func integer(r *Request, name string, fallback, low, high int) (int, error) {
-	text := r.URL.Query().Get(name)
-	if text == "" {
-		return fallback, nil
-	}
+	text := cmp.Or(r.URL.Query().Get(name), strconv.Itoa(fallback))
 	value, err := strconv.Atoi(text)
 	if err != nil || !digits.MatchString(text) || value < low || value > high {
-		return 0, fmt.Errorf("%s: %q is not an integer from %d to %d", name, text, low, high)
+		reason := fmt.Sprintf("%s: %q is not an integer from %d to %d", name, text, low, high)
+		return 0, requestError(http.StatusUnprocessableEntity, reason)
 	}
 	return value, nil
 }
 
 var requestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-
-// Field is one member of a JSON object: of a response or of a log line.
-type Field struct {
-	Name  string
-	Value any
-}
-
-var stdout sync.Mutex
-
-// LogEvent writes one JSON line to standard output, at once: its reader may be waiting for it.
-func LogEvent(event string, fields ...Field) {
-	line := encode(append([]Field{{"event", event}}, fields...))
-	stdout.Lock()
-	defer stdout.Unlock()
-	_, _ = os.Stdout.Write(line)
-}
-
-// encode writes the fields, in their order, as one line of JSON.
-func encode(fields []Field) []byte {
-	line := append(make([]byte, 0, 128), '{')
-	for _, field := range fields {
-		line = append(line, '"')
-		line = append(line, field.Name...) // ours: nothing to escape
-		line = append(line, `":`...)
-		if text, ok := field.Value.(string); ok && !strings.ContainsFunc(text, needsEscape) { // the hot path
-			line = append(line, '"')
-			line = append(line, text...)
-			line = append(line, '"')
-		} else if value, err := json.Marshal(field.Value); err == nil {
-			line = append(line, value...)
-		} else {
-			line = append(line, "null"...)
-		}
-		line = append(line, ',')
-	}
-	line[len(line)-1] = '}'
-	return append(line, '\n')
-}
-
-func needsEscape(r rune) bool {
-	return r < ' ' || r > '~' || r == '"' || r == '\\'
-}

@@ -237,7 +237,7 @@ func TestLimits(t *testing.T) {
 
 func TestOverloadSheds(t *testing.T) {
 	server := start(t, "MAX_IN_FLIGHT=1")
-	endless := server.busy("/events")
+	slow := server.busy("/slow?delay=2")
 	other := server.dial(server.port)
 	other.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	if response := other.expect(429); response.Header.Get("Retry-After") == "" {
@@ -250,7 +250,7 @@ func TestOverloadSheds(t *testing.T) {
 	other.expect(429)
 	other.expectFIN()
 	server.signal(syscall.SIGTERM)
-	endless.expect(200)
+	slow.expect(200)
 	server.ends(0)
 }
 
@@ -350,7 +350,7 @@ func TestSecondSignalExits(t *testing.T) {
 func TestHangUpReloads(t *testing.T) {
 	path := configFile(t, "")
 	server := start(t, "CONFIG_FILE="+path)
-	endless := server.busy("/events")
+	slow := server.busy("/slow?delay=2")
 
 	write(t, path, "MAX_IN_FLIGHT=1\n")
 	server.signal(syscall.SIGHUP)
@@ -368,7 +368,7 @@ func TestHangUpReloads(t *testing.T) {
 	other.expect(429)
 
 	server.signal(syscall.SIGTERM)
-	endless.expect(200)
+	slow.expect(200)
 	server.ends(0)
 }
 
