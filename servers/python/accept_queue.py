@@ -1,33 +1,60 @@
-"""The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may
-have sent a request already. Closing the listener resets them, and under load accepting "until there are no
-more" never ends. So: keep out new SYNs, empty the queue, then close.
+"""The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may have
+sent a request already, and closing the listener resets them. Others are half-way through their handshake: off loopback
+that takes a round trip, and they will be there when the listener is gone. Under load accepting "until there are no
+more" never ends. So: keep out new SYNs, wait for the handshakes that have begun, empty the queue, close.
 
-A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused:
-either way nothing of its request was lost. Beyond loopback, a handshake that is half done at this very
-moment can still meet a closed listener.
+A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused: either way
+nothing of its request was lost. Not kept out are clients that send with a TTL of 255, and handshakes by SYN cookie:
+these can still be reset. Where a lame-duck is longer than the withdrawal nobody comes any more, and none of this is
+needed. Not for a socket that another process listens on, too: that one stays open, and so does its queue.
 """
 
+import errno
+import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from connections import Connection, Registry, refuse
+from log import log_error
 
-BACKLOG = 1024
+BACKLOG = 65535  # the kernel cuts it down to the longest queue that it allows
 MAX_TTL = 255
+HANDSHAKE_TIMEOUT = 1.0  # seconds, for those that are half done when the listener is to close
+ACCEPT_PAUSE = 0.05  # seconds, after an error that may pass
+MOST_EMPTIED = 2 * BACKLOG  # where new ones get in, emptying might go on for ever
+PERMANENT = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)  # the listener will not work again
+
+
+@dataclass
+class Emptied:
+    """What became of the accept queue."""
+
+    emptied: int = 0  # connections taken
+    minimum_ttl: bool = False  # whether the socket was given one
+    half_open: int = 0  # handshakes that were given up on
+    lost: int = 0  # connections that could not be taken
+    error: OSError | None = None
 
 
 class Listener:
     """Gives each connection a thread. For the main thread only, but for close."""
 
     def __init__(
-        self, listener: socket.socket, registry: Registry, serve: Callable[[Connection], None]
+        self,
+        listener: socket.socket,
+        registry: Registry,
+        serve: Callable[[Connection], None],
+        fail: Callable[[str], None],
     ) -> None:
         self._listener = listener
         self._registry = registry
         self._serve = serve
+        self._fail = fail  # hears that the listener works no more
+        self._emptied: Emptied | None = None  # while the queue is emptied
 
     def accept(self) -> None:
         """Takes one connection; the main loop calls it when there is one."""
@@ -36,46 +63,87 @@ class Listener:
         except (BlockingIOError, ConnectionError):
             pass  # the client has left the queue
         except OSError as error:
-            if self._listener.fileno() >= 0:
-                print(f"cannot accept: {error}", file=sys.stderr)
-                time.sleep(0.05)  # out of descriptors or memory: what waits in the queue is safe there
+            if error.errno in PERMANENT:
+                self._fail(f"cannot accept: {error}")
+            else:
+                log_error(f"cannot accept: {error}")
+                time.sleep(ACCEPT_PAUSE)  # out of descriptors or memory: what waits in the queue is safe there
 
-    def empty_accept_queue(self) -> tuple[int, bool]:
-        """Keeps out new connections, takes those that wait, and closes the listener. Returns how many were
-        taken, and whether new ones were really kept out.
+    def empty_accept_queue(self, turn: Callable[[float], None]) -> Emptied:
+        """Keeps out new connections, takes those that wait and those that are half-way through their handshake, and
+        closes the listener. Meanwhile turn answers whatever else comes.
 
         rule: nothing-lost-in-accept-queue, new-connections-refused, port-free-after-exit"""
-        filtered = True
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT
+        emptied = self._emptied = Emptied()  # first: whoever inherits the minimum TTL is then seen to
         try:
             set_minimum_ttl(self._listener, MAX_TTL)
+            emptied.minimum_ttl = True
         except OSError as error:
-            filtered = False
-            print(f"new connections get in, a connect storm may lose requests: {error}", file=sys.stderr)
-        emptied = 0
-        # Those that waited, and as many again that were half-way through their handshake. Where new ones get in
-        # this might go on for ever.
-        while emptied < 2 * BACKLOG:
-            try:
-                sock, _ = self._listener.accept()
-            except BlockingIOError:  # the kernel says: empty
-                break
-            except ConnectionError:
-                continue
-            except OSError as error:
-                print(f"connections in the accept queue are lost: {error}", file=sys.stderr)
-                break
-            emptied += 1
-            if filtered:  # it is inherited, if the handshake ended meanwhile; TCP repeats what was dropped
-                set_minimum_ttl(sock, 0)
-            self._start(sock)
-        self.close()
-        return emptied, filtered
+            log_error(f"new connections get in, a connect storm may lose requests: {error}")
+        self._accept_all(deadline)
+        while self._half_open() and time.monotonic() < deadline and emptied.emptied < MOST_EMPTIED:
+            turn(deadline)  # the kernel tells when one has ended
+            self._accept_all(deadline)
+        # Once more, after the look: a handshake that ended in between is in the queue by now.
+        self._accept_all(deadline)
+        self._close_emptied()
+        return emptied
 
     def close(self) -> None:
-        """May be called from any thread."""
+        """Closes at once; may be called from any thread. Connections that were accepted stay open."""
         self._listener.close()
 
+    def _half_open(self) -> int:
+        try:
+            self._emptied.half_open = look(self._listener).half_open
+        except OSError as error:
+            log_error(f"handshakes that are half done may be lost: {error}")
+            return 0
+        return self._emptied.half_open
+
+    def _accept_all(self, deadline: float) -> None:
+        """Accepts until the kernel says that the queue is empty."""
+        while self._emptied.emptied < MOST_EMPTIED:
+            try:
+                self._start(self._listener.accept()[0])
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                pass
+            except OSError as error:
+                if error.errno in PERMANENT or time.monotonic() >= deadline:
+                    self._lose(error)
+                    return
+                time.sleep(ACCEPT_PAUSE)  # those that wait are safe as long as the listener is open
+
+    def _lose(self, error: OSError) -> None:
+        """Counts those that still wait, and cannot be taken."""
+        emptied = self._emptied
+        waiting = 0
+        if self._listener.fileno() >= 0 and sys.platform == "linux":
+            waiting = look(self._listener).waiting
+        emptied.lost = max(1, waiting)
+        emptied.error = OSError(f"{emptied.lost} connections in the accept queue are lost: {error}")
+        log_error(emptied.error)
+
+    def _close_emptied(self) -> None:
+        inode, port = os.fstat(self._listener.fileno()).st_ino, self._listener.getsockname()[1]
+        self.close()
+        if sys.platform == "linux" and look_at(port, inode).listening and self._emptied.error is None:
+            self._emptied.error = OSError(
+                f"another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its "
+                "clients: leave a shared socket alone, it needs none of this"
+            )
+            log_error(self._emptied.error)
+
     def _start(self, sock: socket.socket) -> None:
+        if self._emptied is not None:
+            self._emptied.emptied += 1
+            if (
+                self._emptied.minimum_ttl
+            ):  # it is inherited, if the handshake ended meanwhile; TCP repeats what was dropped
+                set_minimum_ttl(sock, 0)
         connection = self._registry.open(sock)
         if connection is None:
             return
@@ -85,8 +153,43 @@ class Listener:
         try:
             threading.Thread(target=target, args=(connection,), daemon=True).start()
         except RuntimeError as error:
-            print(f"a connection is lost: {error}", file=sys.stderr)
             connection.cut()
+            log_error(f"a connection is lost: {error}")
+            if self._emptied is not None:
+                self._emptied.lost += 1
+                self._emptied.error = OSError(f"a connection of the accept queue is lost: {error}")
+
+
+@dataclass
+class SocketTable:
+    """What the kernel lists for a port."""
+
+    half_open: int = 0  # handshakes that have begun and not ended
+    waiting: int = 0  # connections in the accept queue of one socket
+    listening: bool = False  # whether that socket is there
+
+
+def look(listener: socket.socket) -> SocketTable:
+    return look_at(listener.getsockname()[1], os.fstat(listener.fileno()).st_ino)
+
+
+def look_at(port: int, inode: int) -> SocketTable:
+    """Reads /proc/net/tcp and tcp6: a socket for IPv6 may take IPv4, too (proc_pid_net(5))."""
+    table, suffix, listen, half_open = SocketTable(), f":{port:04X}", "0A", "03"
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if path.endswith("6") and not os.path.exists(path):
+            continue  # IPv6 is off
+        with open(path, encoding="ascii") as lines:
+            for line in lines:
+                _, local, _, state, queues, *rest = line.split(maxsplit=9)
+                if not local.endswith(suffix):
+                    continue
+                if state == half_open:
+                    table.half_open += 1
+                elif state == listen and rest[-1].split()[0] == str(inode):
+                    table.listening = True
+                    table.waiting = int(queues.partition(":")[2], 16)
+    return table
 
 
 def set_minimum_ttl(sock: socket.socket, ttl: int) -> None:

@@ -3,11 +3,12 @@
 import ipaddress
 import json
 import re
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
+
+from log import log_error
 
 
 class DrainPolicy(StrEnum):
@@ -32,10 +33,12 @@ class Config:
     idle_linger: float
     drain_policy: DrainPolicy
     max_in_flight: int
+    max_streams: int
     max_connections: int
     max_body_bytes: int
     header_timeout: float
     body_timeout: float
+    write_timeout: float
     keep_alive_timeout: float
     close_timeout: float
 
@@ -52,10 +55,12 @@ class Config:
             idle_linger=values.duration("IDLE_LINGER", "1"),
             drain_policy=values.policy("DRAIN_POLICY", DrainPolicy.SERVE),
             max_in_flight=values.count("MAX_IN_FLIGHT", 100, 1, 1_000_000),
+            max_streams=values.count("MAX_STREAMS", 100, 1, 1_000_000),
             max_connections=values.count("MAX_CONNECTIONS", 1000, 1, 1_000_000),
             max_body_bytes=values.count("MAX_BODY_BYTES", 1 << 20, 0, 1 << 30),
             header_timeout=values.positive("HEADER_TIMEOUT", "10"),
             body_timeout=values.positive("BODY_TIMEOUT", "30"),
+            write_timeout=values.positive("WRITE_TIMEOUT", "30"),
             keep_alive_timeout=values.positive("KEEP_ALIVE_TIMEOUT", "75"),
             close_timeout=values.positive("CLOSE_TIMEOUT", "0.5"),
         )
@@ -157,7 +162,14 @@ def read_config_file(lookup: Lookup) -> dict[str, str]:
 class Settings:
     """The configuration in force. Any thread may read `current`; SIGHUP replaces it, whole."""
 
-    RELOADABLE = ("shutdown_delay", "drain_timeout", "idle_linger", "drain_policy", "max_in_flight")
+    RELOADABLE = (
+        "shutdown_delay",
+        "drain_timeout",
+        "idle_linger",
+        "drain_policy",
+        "max_in_flight",
+        "max_streams",
+    )
 
     def __init__(self, config: Config, lookup: Lookup) -> None:
         self.current = config
@@ -167,13 +179,11 @@ class Settings:
         """Reads the configuration again and returns the names that took effect. After an error all the old
         values stay in force."""
         loaded = Config.load(self._lookup)
-        before = self.current
-        self.current = replace(before, **{name: getattr(loaded, name) for name in self.RELOADABLE})
-        if self.current != loaded:
-            print(
-                "CONFIG_FILE: a change of anything but SHUTDOWN_DELAY, DRAIN_TIMEOUT, IDLE_LINGER, "
-                "DRAIN_POLICY and MAX_IN_FLIGHT needs a restart",
-                file=sys.stderr,
-                flush=True,
-            )
-        return [name.upper() for name in self.RELOADABLE if getattr(before, name) != getattr(loaded, name)]
+        names = [field.name for field in fields(Config)]
+        differing = [name for name in names if getattr(self.current, name) != getattr(loaded, name)]
+        changed = [name for name in differing if name in self.RELOADABLE]
+        for name in differing:
+            if name not in changed:
+                log_error(f"{name.upper()}: a change needs a restart")
+        self.current = replace(self.current, **{name: getattr(loaded, name) for name in changed})
+        return [name.upper() for name in changed]

@@ -6,12 +6,11 @@ import socket
 import struct
 import threading
 import time
-from enum import Enum
+from enum import Enum, auto
 
 from config import Settings
 from lifecycle import Latch
 
-MAX_HEAD_BYTES = 16 << 10
 BLOCK = 64 << 10
 
 # Reports that the client has closed its side even while bytes of it wait to be read. Where the system does not
@@ -28,14 +27,12 @@ class ConnectionState(Enum):
     CLOSING = "closing"  # our FIN is out, or about to be; what still comes is discarded.
 
 
-class RequestError(Exception):
-    """A request that gets an error as its answer."""
+class Limit(Enum):
+    """What a request counts against."""
 
-    def __init__(self, status: int, reason: str, *fields: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.fields = fields
+    IN_FLIGHT = auto()
+    STREAMS = auto()  # apart, because endless ones would use up MAX_IN_FLIGHT for ever
+    NONE = auto()  # a probe must get through under load
 
 
 class Cut(Exception):
@@ -43,8 +40,8 @@ class Cut(Exception):
 
 
 class Connection:
-    """Sits between http.server and the socket: it sees the first byte of each request, holds deadlines for
-    whole heads and bodies, where a socket's own time-out starts again with each byte, and closes by FIN.
+    """Sits between h11 and the socket: it sees the first byte of each request, holds deadlines for whole heads and
+    bodies, where a socket's own time-out starts again with each byte, and closes by FIN.
 
     Only the thread of the connection may call it, and nobody else touches the socket: whoever wants something
     of all connections sets a latch, for which they wait together with their socket."""
@@ -53,36 +50,29 @@ class Connection:
         self.refused = refused  # above MAX_CONNECTIONS
         self.state = ConnectionState.UNUSED  # this one and the next are guarded by the registry's lock
         self.in_flight = False  # a whole head has come, its response is not complete
+        self.limit = Limit.NONE  # what the request in flight counts against
         self._sock = sock
         self._fd = sock.fileno()
         self._polls: dict[tuple[int, Latch], select.poll] = {}
-        self._registry = registry
-        self._buffer = bytearray()  # received, and not yet part of a request
+        self.registry = registry
         self._opened = time.monotonic()
         sock.setblocking(False)
         # Or the last, short segment of a response waits for the client's delayed ACK.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def receive_head(self) -> bytes:
-        """Returns the head of the next request, whole, or b"" where nobody asks any more."""
-        timeout = self._registry.settings.current.header_timeout
+    def await_head(self, begun: bool) -> float | None:
+        """Waits until a request begins to arrive, unless it has, and returns the deadline for its head; None where
+        nobody asks any more."""
+        timeout = self.registry.settings.current.header_timeout
         unused = self.state is ConnectionState.UNUSED
-        if not self._buffer and not self._await_request():
-            return b""
-        self._registry.activate(self)
-        deadline = (self._opened if unused else time.monotonic()) + timeout  # rule: slow-head-bounded
-        try:
-            while (end := self._buffer.find(b"\r\n\r\n")) < 0 and len(self._buffer) < MAX_HEAD_BYTES:
-                self._receive(deadline)
-        except TimeoutError:
-            raise RequestError(408, "the head took too long") from None
-        if not 0 <= end <= MAX_HEAD_BYTES - 4:
-            raise RequestError(431, f"a head is at most {MAX_HEAD_BYTES} bytes")
-        return self.read(end + 4, deadline)
+        if not begun and not self._await_request():
+            return None
+        self.registry.activate(self)
+        return (self._opened if unused else time.monotonic()) + timeout  # rule: slow-head-bounded
 
     def _await_request(self) -> bool:
         """Waits for the first byte of a request. False where none came in time, or the client has left."""
-        registry, settings = self._registry, self._registry.settings.current
+        registry, settings = self.registry, self.registry.settings.current
         idle_since = time.monotonic()
         if self.state is ConnectionState.UNUSED:
             deadline = self._opened + settings.header_timeout
@@ -92,84 +82,61 @@ class Connection:
         # rule: unused-holds-nothing
         if not self._wait(select.POLLIN, deadline, registry.draining) and registry.draining.is_set():
             # One last chance. rule: late-request-answered
-            linger = registry.settings.current.idle_linger
-            linger_deadline = max(idle_since, registry.drain_began) + linger  # rule: idle-holds-nothing
+            linger_deadline = max(idle_since, registry.drain_began) + registry.linger  # rule: idle-holds-nothing
             self._wait(select.POLLIN, min(deadline, linger_deadline), registry.cut)
         # Whatever the deadline says: a request that has begun to arrive is served.
         # rule: nothing-lost-on-keep-alive
         try:
-            return self._take()
+            return bool(self._sock.recv(1, socket.MSG_PEEK))
         except BlockingIOError:
             return False
 
-    def read(self, size: int, deadline: float) -> bytes:
-        """Returns so many bytes; raises TimeoutError, or ConnectionError where the client left before."""
-        while len(self._buffer) < size:
-            self._receive(deadline)
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
-
-    def read_line(self, limit: int, deadline: float) -> bytes:
-        """Returns a line without its CR LF."""
-        while (end := self._buffer.find(b"\r\n")) < 0 and len(self._buffer) <= limit:
-            self._receive(deadline)
-        if not 0 <= end <= limit:
-            raise RequestError(400, "a line is too long")
-        return self.read(end + 2, deadline)[:-2]
-
-    def _receive(self, deadline: float) -> None:
-        """Receives what has come, or waits for more."""
+    def receive(self, deadline: float) -> bytes:
+        """Returns what has come, or waits for more; raises TimeoutError, or ConnectionError where the client left."""
         while True:
             try:
-                if self._take():
-                    return
+                data = self._sock.recv(BLOCK)
             except BlockingIOError:
-                if not self._wait(select.POLLIN, deadline, self._registry.cut):
+                if not self._wait(select.POLLIN, deadline, self.registry.cut):
                     raise TimeoutError from None
-            else:
+                continue
+            if not data:
                 raise ConnectionAbortedError("the client left in the middle of a request")
-
-    def _take(self) -> bool:
-        """Takes what the kernel has received; False at the end, BlockingIOError where there is nothing."""
-        data = self._sock.recv(BLOCK)
-        self._buffer += data
-        return bool(data)
+            return data
 
     def send(self, data: bytes) -> None:
-        """Sends all of it, for however long a slow reader takes; only the drain deadline ends that."""
+        """Sends all of it, for however long a slow reader takes, as long as it takes anything: else TimeoutError.
+        rule: slow-reader-bounded"""
         rest = memoryview(data)
         while rest:
-            if self._registry.cut.is_set():
+            if self.registry.cut.is_set():
                 raise Cut
             try:
                 rest = rest[self._sock.send(rest) :]
             except BlockingIOError:
-                self._wait(select.POLLOUT, None, self._registry.cut)
+                deadline = time.monotonic() + self.registry.settings.current.write_timeout
+                if not self._wait(select.POLLOUT, deadline, self.registry.cut):
+                    raise TimeoutError("the client takes nothing of its response") from None
 
     def pause(self, deadline: float, latch: Latch | None = None) -> None:
         """Waits for the deadline, or the latch. Raises ConnectionError where the client leaves."""
-        if self._wait(CLIENT_LEFT, deadline, latch or self._registry.cut):
+        if self._wait(CLIENT_LEFT, deadline, latch or self.registry.cut):
             raise ConnectionAbortedError("the client left before its response")
-
-    def finish_request(self) -> None:
-        """The last byte of a response that did not say "close" was sent."""
-        self._registry.finish_request(self)
 
     def close(self) -> None:
         """Closing a socket with unread input would send RST and could destroy the response on its way
         (RFC 9112, 9.6), so: FIN, discard, close."""
         with contextlib.suppress(OSError, Cut):
             self._half_close()
-            deadline = time.monotonic() + self._registry.settings.current.close_timeout
-            while self._wait(select.POLLIN, deadline, self._registry.cut) and self._sock.recv(BLOCK):
+            deadline = time.monotonic() + self.registry.settings.current.close_timeout
+            while self._wait(select.POLLIN, deadline, self.registry.cut) and self._sock.recv(BLOCK):
                 pass
         self._sock.close()
-        self._registry.forget(self)
+        self.registry.forget(self)
 
     def _half_close(self) -> None:
         """Sends FIN after everything that was sent. rule: idle-closed-by-fin"""
-        self._registry.set_closing(self)
+        self.registry.set_closing(self)
         self._sock.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
@@ -178,14 +145,14 @@ class Connection:
             linger_on_for_no_time = struct.pack("ii", 1, 0)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_on_for_no_time)
         self._sock.close()
-        self._registry.set_closing(self)
-        self._registry.forget(self)
+        self.registry.set_closing(self)
+        self.registry.forget(self)
 
     def _wait(self, events: int, deadline: float | None, latch: Latch) -> bool:
         """Waits until the socket is ready (True), or the deadline has passed or the latch is set (False)."""
         poll = self._polls.get((events, latch)) or self._new_poll(events, latch)
         ready = poll.poll(None if deadline is None else max(0, deadline - time.monotonic()) * 1000)
-        if self._registry.cut.is_set():
+        if self.registry.cut.is_set():
             raise Cut
         return self._fd in dict(ready)
 
@@ -203,11 +170,14 @@ class Registry:
         self.settings = settings
         self.draining = Latch()
         self.drain_began = 0.0
+        self.linger = 0.0  # IDLE_LINGER as it was then
         self.cut = Latch()
         self.drained = Latch()  # after begin_drain, no connection is left. rule: load-does-not-hold-exit
         self._lock = threading.Lock()
+        self._answered = threading.Condition(self._lock)
         self._connections: set[Connection] = set()
-        self._in_flight = 0
+        self._refused = 0  # of the connections, those above MAX_CONNECTIONS
+        self._in_flight = dict.fromkeys(Limit, 0)
 
     def open(self, sock: socket.socket) -> Connection | None:
         """Registers a connection, to be refused where there are too many. Above twice the limit there is not
@@ -217,7 +187,8 @@ class Registry:
             if len(self._connections) >= 2 * limit:
                 sock.close()
                 return None
-            connection = Connection(sock, self, refused=len(self._connections) >= limit)
+            connection = Connection(sock, self, refused=len(self._connections) - self._refused >= limit)
+            self._refused += connection.refused
             self._connections.add(connection)
             return connection
 
@@ -226,14 +197,21 @@ class Registry:
         with self._lock:
             connection.state = ConnectionState.ACTIVE
 
-    def begin_request(self, connection: Connection, exempt: bool) -> bool:
-        """Counts a request whose head is complete. False above MAX_IN_FLIGHT. rule: overload-sheds"""
+    def begin_request(self, connection: Connection, limit: Limit) -> bool:
+        """Counts a request whose head is complete. False above its limit. rule: overload-sheds"""
+        settings = self.settings.current
         with self._lock:
             connection.in_flight = True
-            self._in_flight += 1
-            return exempt or self._in_flight <= self.settings.current.max_in_flight
+            connection.limit = limit
+            self._in_flight[limit] += 1
+            if limit is Limit.IN_FLIGHT:
+                return self._in_flight[limit] <= settings.max_in_flight
+            if limit is Limit.STREAMS:
+                return self._in_flight[limit] <= settings.max_streams  # rule: streams-limited-apart
+            return True
 
     def finish_request(self, connection: Connection) -> None:
+        """Called when the last byte of a response that did not say "close" was sent."""
         with self._lock:
             self._finish_request_locked(connection)
             connection.state = ConnectionState.IDLE
@@ -241,12 +219,19 @@ class Registry:
     def _finish_request_locked(self, connection: Connection) -> None:
         if connection.in_flight:
             connection.in_flight = False
-            self._in_flight -= 1
+            self._in_flight[connection.limit] -= 1
+            self._answered.notify_all()
+
+    def wait_answered(self) -> None:
+        """Returns when no request is in flight."""
+        with self._answered:
+            self._answered.wait_for(lambda: not any(self._in_flight.values()))
 
     def begin_drain(self) -> None:
         """Called once, when the listener has closed: whoever is idle, or becomes idle, may ask once more."""
         with self._lock:
             self.drain_began = time.monotonic()
+            self.linger = self.settings.current.idle_linger
             self.draining.set()
             self._report_drained_locked()
 
@@ -263,7 +248,9 @@ class Registry:
 
     def forget(self, connection: Connection) -> None:
         with self._lock:
-            self._connections.discard(connection)
+            if connection in self._connections:
+                self._connections.remove(connection)
+                self._refused -= connection.refused
             self._report_drained_locked()
 
     def _report_drained_locked(self) -> None:
@@ -276,7 +263,7 @@ class Registry:
             states = dict.fromkeys(ConnectionState, 0)
             for connection in self._connections:
                 states[connection.state] += 1
-            return self._in_flight, states
+            return sum(self._in_flight.values()), states
 
 
 def refuse(connection: Connection) -> None:

@@ -9,30 +9,31 @@ The main thread accepts and waits for signals and deadlines; each connection has
 other thread touches its socket.
 """
 
+import contextlib
 import os
 import resource
 import socket
-import sys
 from ipaddress import IPv4Address, IPv6Address
 
 from accept_queue import BACKLOG, Listener
 from config import Config, ConfigError, Settings
 from connections import Registry
-from lifecycle import Lifecycle, MainLoop, ReleaseStep, Steps
-from routes import App, log_event
+from lifecycle import Lifecycle, MainLoop, ReleaseStep, Signals, Steps
+from log import flush, log_error, log_event
+from routes import App
 
 
 def main() -> int:
-    # From here on a signal waits in the loop instead of killing us. rule: startup-signal-ends-process
-    loop = MainLoop()
+    # From here on a signal waits to be received instead of killing us. rule: startup-signal-ends-process
+    signals = Signals()
 
     try:
         config = Config.load(os.environ.get)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        log_error(error)
         return 2
     settings = Settings(config, os.environ.get)
-    registry = Registry(settings)
+    registry, admin_registry = Registry(settings), Registry(settings)
     lifecycle = Lifecycle(log_event, lambda: settings.current.shutdown_delay)
 
     raise_descriptor_limit()
@@ -40,12 +41,18 @@ def main() -> int:
         tcp = listen(config.host, config.port)
         admin_tcp = listen(config.admin_host, config.admin_port)
     except OSError as error:
-        print(error, file=sys.stderr)
+        log_error(error)
         return 1
 
     app = App(settings, lifecycle, registry, new_instance())
-    listener = Listener(tcp, registry, app.serve)
-    admin_listener = Listener(admin_tcp, Registry(settings), app.serve_admin)
+    loop = MainLoop(signals)
+
+    def fail(listener: socket.socket, reason: str) -> None:
+        loop.remove(listener)  # which would report the same error again and again
+        lifecycle.fail(reason)
+
+    listener = Listener(tcp, registry, app.serve, lambda reason: fail(tcp, reason))
+    admin_listener = Listener(admin_tcp, admin_registry, app.serve_admin, lambda reason: fail(admin_tcp, reason))
     loop.add(tcp, listener.accept)
     loop.add(admin_tcp, admin_listener.accept)
 
@@ -53,15 +60,24 @@ def main() -> int:
     log_event("listening", port=port(tcp), admin_port=port(admin_tcp), pid=os.getpid(), instance=app.instance)
 
     def close_listener() -> None:
-        loop.remove(tcp)
-        emptied, filtered = listener.empty_accept_queue()
+        queue = listener.empty_accept_queue(loop.turn)
+        with contextlib.suppress(KeyError):  # a listener that failed is not there
+            loop.remove(tcp)
         registry.begin_drain()
-        log_event("listener_closed", emptied=emptied, filtered=filtered)
+        log_event(
+            "accept_queue",
+            emptied=queue.emptied,
+            minimum_ttl=queue.minimum_ttl,
+            half_open=queue.half_open,
+            lost=queue.lost,
+        )
+        if queue.error is not None:
+            raise queue.error
 
     def close_admin() -> None:
         admin_listener.close()
-        for answered in app.prestops.copy():  # they waited for the same delay as we did
-            answered.wait()
+        admin_registry.wait_answered()  # a /prestop waited for the same delay as we did: its answer comes first
+        admin_registry.cut_in_flight()
 
     return lifecycle.run(
         loop,
@@ -81,7 +97,9 @@ def listen(host: IPv4Address | IPv6Address, port: int) -> socket.socket:
     family = socket.AF_INET6 if host.version == 6 else socket.AF_INET
     try:
         # socketserver's backlog is 5: a small burst would already wait for repeated SYNs.
-        listener = socket.create_server((str(host), port), family=family, backlog=BACKLOG)
+        listener = socket.create_server(
+            (str(host), port), family=family, backlog=BACKLOG, dualstack_ipv6=host == IPv6Address("::")
+        )
     except OSError as error:
         raise OSError(f"cannot listen on {host} port {port}: {os.strerror(error.errno)}") from error
     listener.setblocking(False)
@@ -98,7 +116,7 @@ def reload(settings: Settings) -> None:
     try:
         changed = settings.reload()  # rule: hup-keeps-serving
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        log_error(error)
         log_event("reload_failed", reason=str(error))
         return
     log_event("reloaded", changed=changed)
@@ -115,6 +133,7 @@ def new_instance() -> str:
 
 if __name__ == "__main__":
     status = main()
+    flush()
     # Everything that had to finish has finished. sys.exit would now take the interpreter apart, which takes
     # longer than the rest of the exit, while threads of admin connections still run in it.
     os._exit(status)

@@ -1,34 +1,47 @@
 """Routes: what the server answers, and the limits on what a client may send."""
 
-import contextlib
 import functools
 import json
-import os
 import re
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler
+from http import HTTPStatus
 from typing import NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import h11
 
 from config import DrainPolicy, Settings, parse_integer, parse_seconds
-from connections import BLOCK, Connection, ConnectionState, Cut, Registry, RequestError
+from connections import BLOCK, Connection, ConnectionState, Cut, Limit, Registry
 from lifecycle import Lifecycle, Phase
+from log import STDERR, STDOUT, encode, log_error, log_event
 
+MAX_HEAD_BYTES = 16 << 10
 MAX_SLOW = 300  # seconds
 MAX_BYTES = 256 << 20
 MAX_CHUNKS = 10_000
 MAX_INTERVAL = 60  # seconds
+
+Field = tuple[str, str]
+
+
+class RequestError(Exception):
+    """Ends a handler with an answer."""
+
+    def __init__(self, status: int, reason: str, *fields: Field) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.fields = fields
 
 
 class Route(NamedTuple):
     method: str
     path: str
     handle: Callable[["Exchange"], None]
-    exempt: bool = False  # from MAX_IN_FLIGHT: a probe must get through under load
+    limit: Limit = Limit.IN_FLIGHT
 
 
 class App:
@@ -39,7 +52,6 @@ class App:
         self.lifecycle = lifecycle
         self.registry = registry
         self.instance = instance
-        self.prestops: set[threading.Event] = set()  # one for each /prestop that is not answered yet
         self._routes = self.routes()
         self._admin_routes = self.admin_routes()
 
@@ -50,51 +62,56 @@ class App:
             Route("POST", "/echo", self.echo),
             Route("GET", "/bytes", self.bytes),
             Route("GET", "/stream", self.stream),
-            Route("GET", "/events", self.events),
+            Route("GET", "/events", self.events, Limit.STREAMS),
             *self.health_routes(),
         ]
 
     def admin_routes(self) -> list[Route]:
         return [
-            Route("GET", "/metrics", self.metrics, exempt=True),
-            Route("GET", "/prestop", self.prestop, exempt=True),
-            Route("POST", "/prestop", self.prestop, exempt=True),
+            Route("GET", "/metrics", self.metrics, Limit.NONE),
+            Route("GET", "/prestop", self.prestop, Limit.NONE),
+            Route("POST", "/prestop", self.prestop, Limit.NONE),
             *self.health_routes(),
         ]
 
     def health_routes(self) -> list[Route]:
         return [
-            Route("GET", "/health", self.health_ready, exempt=True),
-            Route("GET", "/health/live", self.health_live, exempt=True),
-            Route("GET", "/health/ready", self.health_ready, exempt=True),
+            Route("GET", "/health", self.ready, Limit.NONE),
+            Route("GET", "/health/live", self.live, Limit.NONE),
+            Route("GET", "/health/ready", self.ready, Limit.NONE),
         ]
 
     def serve(self, connection: Connection) -> None:
-        """Serves the traffic listener: every request is counted, limited and in flight until it is answered."""
-        Exchange.serve(connection, self, self._answer)
+        """Serves a connection of the traffic listener."""
+        Exchange.serve(connection, self, self.handle)
 
     def serve_admin(self, connection: Connection) -> None:
-        """Serves the admin listener, whose requests are nobody's traffic."""
-        Exchange.serve(connection, self, self._answer_admin)
+        """Serves a connection of the admin listener."""
+        Exchange.serve(connection, self, self.handle_admin)
 
-    def _answer(self, exchange: "Exchange") -> None:
+    def handle(self, exchange: "Exchange") -> None:
+        """Answers traffic: every request is counted, limited and in flight until it is answered."""
         route = find(self._routes, exchange)
-        admitted = self.registry.begin_request(exchange.connection, route.exempt)
+        admitted = exchange.connection.registry.begin_request(exchange.connection, route.limit)
         reject = self.settings.current.drain_policy is DrainPolicy.REJECT
-        if reject and self.lifecycle.phase >= Phase.DRAINING:
-            raise RequestError(503, "shutting down", "Retry-After: 1")
+        if reject and self.lifecycle.phase() >= Phase.DRAINING:
+            raise RequestError(503, "shutting down", ("Retry-After", "1"))
         if not admitted:
-            raise RequestError(429, "too many requests in flight", "Retry-After: 1")
-        exchange.read_body()
-        route.handle(exchange)
+            raise RequestError(429, "too many requests in flight", ("Retry-After", "1"))
+        self.dispatch(exchange, route)
 
-    def _answer_admin(self, exchange: "Exchange") -> None:
+    def handle_admin(self, exchange: "Exchange") -> None:
+        """Answers on the admin listener, whose requests are nobody's traffic."""
         route = find(self._admin_routes, exchange)
+        exchange.connection.registry.begin_request(exchange.connection, route.limit)
+        self.dispatch(exchange, route)
+
+    def dispatch(self, exchange: "Exchange", route: Route) -> None:
         exchange.read_body()
         route.handle(exchange)
 
     def root(self, exchange: "Exchange") -> None:
-        exchange.send_json(200, server="python", phase=str(self.lifecycle.phase))
+        exchange.send_json(200, server="python", phase=str(self.lifecycle.phase()))
 
     def slow(self, exchange: "Exchange") -> None:
         """Is a request that takes its time. A client that leaves ends the wait. rule: client-gone-releases"""
@@ -108,44 +125,46 @@ class App:
 
     def bytes(self, exchange: "Exchange") -> None:
         size = exchange.integer("size", 1024, 0, MAX_BYTES)
-        exchange.send_head(200, "Content-Type: application/octet-stream", f"Content-Length: {size}")
+        exchange.send_head(200, ("Content-Type", "application/octet-stream"), ("Content-Length", str(size)))
         block = bytes(BLOCK)
         for _ in range(size // BLOCK):
-            exchange.connection.send(block)
-        exchange.connection.send(block[: size % BLOCK])
+            exchange.send_body(block)
+        exchange.send_body(block[: size % BLOCK])
+        exchange.end()
 
     def stream(self, exchange: "Exchange") -> None:
         """Is finite: it ends by itself, and a shutdown waits for that. rule: response-untruncated"""
         chunks = exchange.integer("chunks", 10, 1, MAX_CHUNKS)
         interval = exchange.seconds("interval", "0.1", MAX_INTERVAL)
-        exchange.begin_chunks("text/plain")
-        for number in range(chunks):
+        exchange.send_head(200, ("Content-Type", "text/plain"))
+        for number in range(0 if exchange.command == "HEAD" else chunks):
             if number > 0:
                 exchange.connection.pause(time.monotonic() + interval)
-            exchange.send_chunk(b"chunk %d\n" % number)
-        exchange.end_chunks()
+            exchange.send_body(b"chunk %d\n" % number)
+        exchange.end()
 
     def events(self, exchange: "Exchange") -> None:
         """Has no end of its own: it gets its final chunk when the listener closes. rule: endless-stream-ends"""
-        exchange.begin_chunks("text/event-stream")
+        exchange.send_head(200, ("Content-Type", "text/event-stream"))
+        listener_closed = self.lifecycle.listener_closed()
         tick = time.monotonic()
         number = 0
         while True:
-            exchange.send_chunk(b"data: %d\n\n" % number)
+            exchange.send_body(b"data: %d\n\n" % number)
             tick += 1
-            exchange.connection.pause(tick, self.lifecycle.listener_closed)
-            if self.lifecycle.listener_closed.is_set():
+            exchange.connection.pause(tick, listener_closed)
+            if listener_closed.is_set():
                 break
             number += 1
-        exchange.end_chunks()
+        exchange.end()
 
-    def health_live(self, exchange: "Exchange") -> None:
+    def live(self, exchange: "Exchange") -> None:
         """Says that a restart would not help; a shutdown is no reason for one. rule: liveness-stays"""
-        exchange.send_json(200, phase=str(self.lifecycle.phase))
+        exchange.send_json(200, phase=str(self.lifecycle.phase()))
 
-    def health_ready(self, exchange: "Exchange") -> None:
+    def ready(self, exchange: "Exchange") -> None:
         status = 200 if self.lifecycle.is_ready() else 503
-        exchange.send_json(status, phase=str(self.lifecycle.phase))
+        exchange.send_json(status, phase=str(self.lifecycle.phase()))
 
     def metrics(self, exchange: "Exchange") -> None:
         in_flight, states = self.registry.count()
@@ -154,56 +173,35 @@ class App:
         for state in (ConnectionState.UNUSED, ConnectionState.ACTIVE, ConnectionState.IDLE):
             lines.append(f'http_connections{{state="{state.value}"}} {states[state]}')
         lines.append("# TYPE lifecycle_phase gauge")
-        lines.append(f'lifecycle_phase{{phase="{self.lifecycle.phase}"}} 1')
+        lines.append(f'lifecycle_phase{{phase="{self.lifecycle.phase()}"}} 1')
+        lines.append("# TYPE log_lines_dropped_total counter")
+        for stream in (STDOUT, STDERR):
+            lines.append(f'log_lines_dropped_total{{stream="{stream.name}"}} {stream.dropped}')
         exchange.send(200, "text/plain; version=0.0.4", "".join(f"{line}\n" for line in lines).encode())
 
     def prestop(self, exchange: "Exchange") -> None:
         """Takes the server out of rotation and answers when traffic has had time to go elsewhere. It stops
         nothing: the signal comes from whoever called. rule: prestop-waits, prestop-keeps-process"""
-        answered = threading.Event()
-        self.prestops.add(answered)
-        try:
-            exchange.connection.pause(self.lifecycle.begin_lame_duck("prestop"))  # rule: lame-duck-serves
-            exchange.send_json(200, phase=str(self.lifecycle.phase))
-        finally:
-            answered.set()
-            self.prestops.discard(answered)
+        exchange.connection.pause(self.lifecycle.begin_lame_duck("prestop"))  # rule: lame-duck-serves
+        exchange.send_json(200, phase=str(self.lifecycle.phase()))
 
 
-def find(routes: list[Route], exchange: "Exchange") -> Route:
-    """Returns the route of a request, or one that rejects it."""
-    allowed = []
-    for route in routes:
-        if route.path == exchange.url_path:
-            if route.method == exchange.command:
-                return route
-            allowed.append(route.method)
-
-    def reject(exchange: "Exchange") -> None:
-        if not allowed:
-            raise RequestError(404, "no such path")
-        raise RequestError(405, "method not allowed", f"Allow: {', '.join(allowed)}")
-
-    return Route(exchange.command, exchange.url_path, reject)
-
-
-class Exchange(BaseHTTPRequestHandler):
-    """A request and its response, one pair after the other on a connection. The loop around them is that of
-    http.server. What it reads and writes goes through Connection instead of its files: these know neither
-    deadlines nor bounds, take half a head for a whole one, and send head and body in two segments."""
+class Exchange:
+    """A request and its response, one pair after the other on a connection. h11 knows HTTP/1.1, as it does for uvicorn
+    and httpcore; Connection knows deadlines."""
 
     @classmethod
     def serve(cls, connection: Connection, app: App, answer: Callable[["Exchange"], None]) -> None:
-        """Serves a connection to its end: the constructor of BaseHTTPRequestHandler does all of that."""
+        """Serves a connection to its end."""
         try:
-            cls(connection, app, answer)
-        except Cut:
+            cls(connection, app, answer).handle()
+        except (Cut, TimeoutError):
             connection.cut()
             return
         except OSError:
             pass  # nobody is left to answer
         except Exception:
-            traceback.print_exc()
+            log_error(traceback.format_exc())
             connection.cut()  # a response that has begun must not look complete
             return
         connection.close()
@@ -212,148 +210,149 @@ class Exchange(BaseHTTPRequestHandler):
         self.connection = connection
         self.app = app
         self.answer = answer
-        super().__init__(connection, None, None)
+        self.http = new_parser(b"")
+        self.close_connection = False
 
-    def setup(self) -> None:
-        """No files: see above."""
-
-    def finish(self) -> None:
-        """Nothing to flush, and serve closes the connection."""
+    def handle(self) -> None:
+        while not self.close_connection:
+            self.handle_one_request()
 
     def handle_one_request(self) -> None:
-        """Called again and again by http.server, until close_connection is true."""
-        self.command = None
+        self.command = ""
+        self.headers: dict[str, str] = {}
         self.body = b""
         self.body_is_unread = True
         try:
-            head = self.connection.receive_head()
-            if not head:
+            request = self.receive_head()
+            if request is None:
                 self.close_connection = True
                 return
-            self.parse(head)
+            self.parse(request)
             self.answer(self)
         except RequestError as error:
             self.fail(error)
+        except h11.RemoteProtocolError as error:
+            self.fail(RequestError(error.error_status_hint, str(error)))
         if not self.close_connection:
-            self.connection.finish_request()
+            self.next_cycle()
+            self.connection.registry.finish_request(self.connection)
 
-    def parse(self, head: bytes) -> None:
-        """Replaces http.server's parse_request, whose email parser silently drops what follows a malformed
-        field, where a proxy may not, and takes as long as all the rest of a short request."""
-        request_line, *fields = head[:-4].decode("latin-1").split("\r\n")
-        match = REQUEST_LINE.fullmatch(request_line)
-        if not match:
-            raise RequestError(400, "the request line is malformed")
-        self.command, self.path, self.request_version = match.groups()
-        self.headers = {}
-        for field in fields:
-            match = FIELD.fullmatch(field)
-            if not match:
-                raise RequestError(400, "a header field is malformed")
-            name, value = match[1].lower(), match[2].strip(" \t")
-            # Joined as a list (RFC 9110, 5.3). What must be there only once is not valid as a list of two.
-            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
-        if self.request_version == "HTTP/1.1" and not HOST.fullmatch(self.headers.get("host", "")):
-            raise RequestError(400, "a request has one Host field")
-        options = self.headers.get("connection", "").lower()
-        self.close_connection = self.request_version == "HTTP/1.0" or CLOSE.search(options) is not None
-        self.url_path, _, query = self.path.partition("?")
-        if not self.path.startswith("/"):  # the absolute form (RFC 9112, 3.2.2)
+    def next_cycle(self) -> None:
+        rest, _ = self.http.trailing_data
+        if rest.startswith((b"\r", b"\n")):
+            self.http = new_parser(rest.lstrip(b"\r\n"))
+        else:
+            self.http.start_next_cycle()
+
+    def receive_head(self) -> h11.Request | None:
+        """Returns the head of the next request, whole, or None where nobody asks any more."""
+        received = len(self.http.trailing_data[0])
+        deadline = self.connection.await_head(begun=received > 0)
+        if deadline is None:
+            return None
+        while (event := self.http.next_event()) is h11.NEED_DATA:
             try:
-                _, _, self.url_path, query, _ = urlsplit(self.path)
-            except ValueError:
-                raise RequestError(400, "the request target is malformed") from None
+                data = self.connection.receive(deadline)
+            except TimeoutError:
+                raise RequestError(408, "the head took too long") from None
+            if received == 0:
+                data = data.lstrip(b"\r\n")  # empty lines before a request are no part of it (RFC 9112, 2.2)
+            if data:
+                received += len(data)
+                self.http.receive_data(data)
+        if received - len(self.http.trailing_data[0]) > MAX_HEAD_BYTES:
+            raise RequestError(431, f"a head is at most {MAX_HEAD_BYTES} bytes")
+        return event
+
+    def parse(self, request: h11.Request) -> None:
+        """Takes a head apart, and rejects what h11 leaves to its caller."""
+        self.command = request.method.decode()
+        version = request.http_version
+        for name, value in request.headers:
+            # Joined as a list (RFC 9110, 5.3). What must be there only once is not valid as a list of two.
+            name, value = name.decode(), value.decode("latin-1")
+            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
+        if not version.startswith(b"1."):
+            raise RequestError(505, "this is an HTTP/1.1 server")
+        if not HOST.fullmatch(self.headers.get("host", "" if version == b"1.0" else " ")):
+            raise RequestError(400, "a request has one Host field")
+        if "transfer-encoding" in self.headers and ("content-length" in self.headers or version == b"1.0"):
+            raise RequestError(400, "the length of the body is not clear")  # RFC 9112, 6.1
+        options = self.headers.get("connection", "").lower()
+        self.close_connection = version == b"1.0" or CLOSE.search(options) is not None
+        self.body_is_unread = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
+        if not self.body_is_unread:
+            self.http.next_event()  # its end
+        try:
+            # Also in the absolute form (RFC 9112, 3.2.2).
+            target = request.target.decode()
+            path, query = target.partition("?")[::2] if target.startswith("/") else urlsplit(target)[2:4]
+        except ValueError:
+            raise RequestError(400, "the request target is malformed") from None
+        if BAD_ESCAPE.search(path):
+            raise RequestError(400, "the request target is malformed")
+        self.url_path = unquote(path) or "/"
         self.query = parse_qs(query) if query else {}
-        self.body_is_unread = "content-length" in self.headers or "transfer-encoding" in self.headers
 
     def read_body(self) -> None:
-        """Receives the whole body, within BODY_TIMEOUT in all rather than for each read. http.server would
-        leave it where it is, to be taken for the next request. rule: stalled-body-bounded"""
+        """Receives the whole body, within BODY_TIMEOUT in all rather than for each read.
+        rule: stalled-body-bounded"""
         if not self.body_is_unread:
             return
         settings = self.app.settings.current
-        limit, deadline = settings.max_body_bytes, time.monotonic() + settings.body_timeout
-        length = self.body_length()
-        if length is not None and length > limit:
-            raise RequestError(413, f"a body is at most {limit} bytes")
-        if self.headers.get("expect", "").lower() == "100-continue" and self.request_version == "HTTP/1.1":
-            self.connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # rule: continue-answered
-        try:
-            if length is None:
-                self.body = self.read_chunks(limit, deadline)
+        deadline = time.monotonic() + settings.body_timeout
+        too_large = RequestError(413, f"a body is at most {settings.max_body_bytes} bytes")
+        if int(self.headers.get("content-length", "0")) > settings.max_body_bytes:
+            raise too_large
+        if self.http.they_are_waiting_for_100_continue:
+            proceed = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+            self.connection.send(self.http.send(proceed))  # rule: continue-answered
+        body = bytearray()
+        while type(event := self.http.next_event()) is not h11.EndOfMessage:
+            if event is h11.NEED_DATA:
+                try:
+                    self.http.receive_data(self.connection.receive(deadline))
+                except TimeoutError:
+                    raise RequestError(408, "the body took too long") from None
             else:
-                self.body = self.connection.read(length, deadline)
-        except TimeoutError:
-            raise RequestError(408, "the body took too long") from None
+                body += event.data
+                if len(body) > settings.max_body_bytes:
+                    raise too_large
+        self.body = bytes(body)
         self.body_is_unread = False
 
-    def body_length(self) -> int | None:
-        """None for a chunked body; an error where a proxy may see another end of it (RFC 9112, 6.1)."""
-        length = parse_integer(self.headers.get("content-length", "0"))
-        coding = self.headers.get("transfer-encoding")
-        if coding is None and length is not None:
-            return length
-        if coding == "chunked" and "content-length" not in self.headers and self.request_version == "HTTP/1.1":
-            return None
-        raise RequestError(400, "the length of the body is not clear")
-
-    def read_chunks(self, limit: int, deadline: float) -> bytes:
-        """Decodes a chunked body (RFC 9112, 7.1), which http.server does not."""
-        body = bytearray()
-        while True:
-            match = CHUNK_SIZE.fullmatch(self.connection.read_line(MAX_LINE_BYTES, deadline))
-            if not match:
-                raise RequestError(400, "a chunk has no size")
-            size = int(match[1], 16)
-            if len(body) + size > limit:
-                raise RequestError(413, f"a body is at most {limit} bytes")
-            if size == 0:
-                break
-            body += self.connection.read(size, deadline)
-            if self.connection.read(2, deadline) != b"\r\n":
-                raise RequestError(400, "a chunk is longer than its size")
-        for _ in range(MAX_TRAILERS):
-            if not self.connection.read_line(MAX_LINE_BYTES, deadline):
-                return bytes(body)
-        raise RequestError(400, "too many trailers")
-
-    def send_head(self, status: int, *fields: str, body: bytes = b"") -> None:
-        """Adds what belongs to every response, at the last moment: the phase may have changed since the
-        request came. rule: in-flight-answered"""
+    def send_head(self, status: int, *fields: Field, body: bytes | None = None) -> None:
+        """Adds what belongs to every response, at the last moment: the phase may have changed since the request
+        came. A body that is given is the whole of it."""
         if status < 400 and REQUEST_ID.fullmatch(self.headers.get("x-request-id", "")):
             log_event("executed", request_id=self.headers["x-request-id"])
-        if self.app.lifecycle.stopping():  # http.server then reads no further request. rule: pipelined-in-order
+        if self.app.lifecycle.stopping():  # no further request is read. rule: pipelined-in-order
             self.close_connection = True
-        lines = [
-            f"HTTP/1.1 {status} {self.responses[status][0]}",
-            f"Date: {http_date(int(time.time()))}",
-            f"X-Instance-Id: {self.app.instance}",
-            *fields,
-        ]
+        always = [("Date", http_date(int(time.time()))), ("X-Instance-Id", self.app.instance)]
         if self.close_connection:
-            lines.append("Connection: close")
-        head = "\r\n".join(lines) + "\r\n\r\n"
-        self.connection.send(head.encode("latin-1") + body)
+            always.append(("Connection", "close"))
+        response = h11.Response(status_code=status, headers=[*always, *fields], reason=HTTPStatus(status).phrase)
+        data = self.http.send(response)
+        if body is not None:
+            if self.command != "HEAD":
+                data += self.http.send(h11.Data(data=body))
+            data += self.http.send(h11.EndOfMessage())
+        self.connection.send(data)
 
-    def send(self, status: int, content_type: str, body: bytes, *fields: str) -> None:
-        fields = (f"Content-Type: {content_type}", f"Content-Length: {len(body)}", *fields)
-        self.send_head(status, *fields, body=b"" if self.command == "HEAD" else body)
+    def send_body(self, data: bytes) -> None:
+        """Sends a piece of a body, as a chunk where its length is unknown; of HEAD nothing."""
+        if self.command != "HEAD":
+            self.connection.send(self.http.send(h11.Data(data=data)))
 
-    def send_json(self, status: int, *fields: str, **members: object) -> None:
+    def end(self) -> None:
+        """Ends a body. A client that speaks HTTP/1.0 takes our FIN for its end."""
+        self.connection.send(self.http.send(h11.EndOfMessage()))
+
+    def send(self, status: int, content_type: str, body: bytes, *fields: Field) -> None:
+        self.send_head(status, ("Content-Type", content_type), ("Content-Length", str(len(body))), *fields, body=body)
+
+    def send_json(self, status: int, *fields: Field, **members: object) -> None:
         self.send(status, "application/json", encode(members), *fields)
-
-    def begin_chunks(self, content_type: str) -> None:
-        """Begins a response of unknown length. A client that speaks HTTP/1.0 takes our FIN for its end."""
-        self.chunked = self.request_version == "HTTP/1.1"
-        fields = ["Transfer-Encoding: chunked"] if self.chunked else []
-        self.send_head(200, f"Content-Type: {content_type}", *fields)
-
-    def send_chunk(self, data: bytes) -> None:
-        self.connection.send(b"%x\r\n%s\r\n" % (len(data), data) if self.chunked else data)
-
-    def end_chunks(self) -> None:
-        if self.chunked:
-            self.connection.send(b"0\r\n\r\n")
 
     def fail(self, error: RequestError) -> None:
         if self.body_is_unread:
@@ -375,31 +374,40 @@ class Exchange(BaseHTTPRequestHandler):
         return value
 
 
-TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/1\.[01])")
-FIELD = re.compile(rf"({TOKEN}):([^\r\n\0]*)")  # linear: an optional blank around the value would not be
-HOST = re.compile(r"[^\s,]+")
+def find(routes: list[Route], exchange: Exchange) -> Route:
+    """Returns the route of a request, or one that rejects it. HEAD is answered wherever GET is, but where a client
+    would wait for ever."""
+    allowed = []
+    for route in routes:
+        if route.path == exchange.url_path:
+            methods = [route.method]
+            if route.method == "GET" and route.limit is not Limit.STREAMS:
+                methods.append("HEAD")
+            if exchange.command in methods:
+                return route
+            allowed += methods
+
+    def reject(exchange: Exchange) -> None:
+        if not allowed:
+            raise RequestError(404, "no such path")
+        raise RequestError(405, "method not allowed", ("Allow", ", ".join(allowed)))
+
+    return Route(exchange.command, exchange.url_path, reject)
+
+
+def new_parser(received: bytes) -> h11.Connection:
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    if received:
+        parser.receive_data(received)
+    return parser
+
+
+HOST = re.compile(r"[^\s,]*")
 CLOSE = re.compile(r"(^|[\s,])close($|[\s,])")
+BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[^\r\n\0]*)?")
-MAX_LINE_BYTES = 1024  # of a chunk's size or a trailer
-MAX_TRAILERS = 32
 
 
 @functools.lru_cache(maxsize=1)
 def http_date(second: int) -> str:
     return formatdate(second, usegmt=True)
-
-
-def log_event(event: str, **fields: object) -> None:
-    """Writes one JSON line to standard output, at once: its reader may be waiting for it."""
-    with STDOUT, contextlib.suppress(OSError):  # a reader that left is no reason to lose a request
-        os.write(1, encode({"event": event, **fields}))
-
-
-STDOUT = threading.Lock()
-
-
-def encode(members: dict[str, object]) -> bytes:
-    """Writes names and values, in their order, as one line of JSON."""
-    return json.dumps(members, separators=(",", ":")).encode() + b"\n"

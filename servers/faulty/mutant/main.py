@@ -20,4 +20,6 @@ if __name__ == "__main__":
         print(f"mutant/main.py: {given}; faults/__init__.py has the table", file=sys.stderr)
         sys.exit(2)
     FAULTS[names[0]]()
-    os._exit(reference.main())  # as the reference ends
+    status = reference.main()
+    reference.flush()
+    os._exit(status)  # as the reference ends

@@ -68,6 +68,8 @@ FAULTS: dict[str, Callable[[], None]] = {
         connections.listener_stays_open,
         connections.listener_ignores_newcomers,
         connections.accept_queue_reset,
+        connections.half_open_handshakes_reset,
+        connections.new_connections_get_in,
         connections.accepted_connections_dropped,
         connections.load_holds_exit,
         connections.address_not_reusable,

@@ -7,12 +7,13 @@ import socket
 import struct
 import time
 
+import accept_queue
 import main
-from accept_queue import MAX_TTL, Listener, set_minimum_ttl
+from accept_queue import MAX_TTL, Emptied, Listener, set_minimum_ttl
 from config import Config, DrainPolicy
-from connections import Connection, ConnectionState, Registry, RequestError
+from connections import Connection, ConnectionState, Limit, Registry
 from lifecycle import Latch, Lifecycle, Phase
-from routes import App, Exchange
+from routes import App, Exchange, RequestError
 
 
 def idle_closed_by_rst() -> None:
@@ -23,7 +24,7 @@ def idle_closed_by_rst() -> None:
         if self.state in (ConnectionState.UNUSED, ConnectionState.IDLE):
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._sock.close()
-            self._registry.forget(self)
+            self.registry.forget(self)
         else:
             close(self)
 
@@ -43,7 +44,7 @@ def listener_closes_last() -> None:
     def close_idle_first(self, steps):
         leaving.set()
         time.sleep(0.2)
-        close_listener(self, steps)
+        return close_listener(self, steps)
 
     _close_idle_on(lambda registry: leaving)
     Lifecycle._close_listener = close_idle_first
@@ -54,32 +55,32 @@ def _close_idle_on(latch_of) -> None:
     await_request = Connection._await_request
 
     def await_request_or(self):
-        latch = latch_of(self._registry)
+        latch = latch_of(self.registry)
         if self.state is ConnectionState.IDLE:
-            timeout = self._registry.settings.current.keep_alive_timeout
+            timeout = self.registry.settings.current.keep_alive_timeout
             self._wait(select.POLLIN, time.monotonic() + timeout, latch)
             if latch.is_set():
                 return False
         return await_request(self)
 
     def stopping(self):
-        return self.phase >= (Phase.LAME_DUCK if self._shutdown_delay() > 0 else Phase.DRAINING)
+        return self.phase() >= (Phase.LAME_DUCK if self._shutdown_delay() > 0 else Phase.DRAINING)
 
     Connection._await_request, Lifecycle.stopping = await_request_or, stopping
 
 
 def _is_late(lifecycle: Lifecycle) -> bool:
     """Whether a request that comes now is late: from the signal on, or from the end of the lame-duck."""
-    return lifecycle.phase >= (Phase.DRAINING if lifecycle._shutdown_delay() > 0 else Phase.LAME_DUCK)
+    return lifecycle.phase() >= (Phase.DRAINING if lifecycle._shutdown_delay() > 0 else Phase.LAME_DUCK)
 
 
 def _hold_accept_back() -> None:
     """Lets the accept queue fill before it is dealt with, so that a race is not left to chance."""
     empty_accept_queue = Listener.empty_accept_queue
 
-    def empty_later(self):
+    def empty_later(self, turn):
         time.sleep(0.2)
-        return empty_accept_queue(self)
+        return empty_accept_queue(self, turn)
 
     Listener.empty_accept_queue = empty_later
 
@@ -99,7 +100,7 @@ def _wait_for(state: ConnectionState) -> None:
 
     def await_request_for_ever(self):
         if self.state is state:
-            self._wait(select.POLLIN, None, self._registry.cut)
+            self._wait(select.POLLIN, None, self.registry.cut)
         return await_request(self)
 
     Connection._await_request = await_request_for_ever
@@ -167,14 +168,14 @@ def drain_policy_ignored() -> None:
 
 def rejects_from_signal() -> None:
     """With DRAIN_POLICY=reject requests are rejected from the signal on, in the lame-duck already."""
-    answer = App._answer
+    answer = App.handle
 
     def answer_or_reject(self, exchange):
         if _rejects(self) and self.lifecycle.stopping():
-            raise RequestError(503, "shutting down", "Retry-After: 1")
+            raise RequestError(503, "shutting down", ("Retry-After", "1"))
         answer(self, exchange)
 
-    App._answer = answer_or_reject
+    App.handle = answer_or_reject
 
 
 def rejects_in_flight() -> None:
@@ -182,10 +183,10 @@ def rejects_in_flight() -> None:
 
     def slow(self, exchange):
         delay = exchange.seconds("delay", "1", 300)
-        closed = self.lifecycle.listener_closed if _rejects(self) else None
+        closed = self.lifecycle.listener_closed() if _rejects(self) else None
         exchange.connection.pause(time.monotonic() + delay, closed)
         if closed and closed.is_set():
-            raise RequestError(503, "shutting down", "Retry-After: 1")
+            raise RequestError(503, "shutting down", ("Retry-After", "1"))
         exchange.send_json(200, slept=delay)
 
     App.slow = slow
@@ -206,33 +207,33 @@ def _drain_policy(policy: DrainPolicy) -> None:
 
 def late_requests_never_answered() -> None:
     """Late requests are taken in and never answered."""
-    answer = App._answer
+    answer = App.handle
 
     def answer_early(self, exchange):
         if _is_late(self.lifecycle):
-            self.registry.begin_request(exchange.connection, exempt=True)
+            self.registry.begin_request(exchange.connection, Limit.NONE)
             exchange.connection.pause(time.monotonic() + 3600)
         answer(self, exchange)
 
-    App._answer = answer_early
+    App.handle = answer_early
 
 
 def listener_stays_open() -> None:
     """Nothing is accepted any more, but the listener stays open until the process ends."""
-    Listener.empty_accept_queue = lambda self: (0, False)
+    Listener.empty_accept_queue = lambda self, turn: Emptied()
     _exit_slowly()
 
 
 def listener_ignores_newcomers() -> None:
     """New SYNs are kept out for as long as requests drain, instead of being refused."""
 
-    def keep_out(self):
+    def keep_out(self, turn):
         set_minimum_ttl(self._listener, MAX_TTL)
         while True:
             try:
                 sock = self._listener.accept()[0]
             except BlockingIOError:
-                return 0, True
+                return Emptied(minimum_ttl=True)
             set_minimum_ttl(sock, 0)
             self._start(sock)
 
@@ -254,7 +255,7 @@ def _exit_slowly() -> None:
 def accepted_connections_dropped() -> None:
     """Connections that wait in the accept queue are accepted and closed again, with what they have sent."""
 
-    def accept_and_close(self):
+    def accept_and_close(self, turn):
         set_minimum_ttl(self._listener, MAX_TTL)
         while True:
             try:
@@ -262,7 +263,7 @@ def accepted_connections_dropped() -> None:
             except BlockingIOError:
                 break
         self.close()
-        return 0, True
+        return Emptied(minimum_ttl=True)
 
     Listener.empty_accept_queue = accept_and_close
     _hold_accept_back()
@@ -271,31 +272,45 @@ def accepted_connections_dropped() -> None:
 def accept_queue_reset() -> None:
     """The listener is closed with connections waiting in its accept queue."""
 
-    def close_with_queue(self):
+    def close_with_queue(self, turn):
         self.close()
-        return 0, False
+        return Emptied()
 
     Listener.empty_accept_queue = close_with_queue
     _hold_accept_back()
 
 
+def half_open_handshakes_reset() -> None:
+    """The listener is closed while handshakes are half done: their clients take themselves for connected."""
+    Listener._half_open = lambda self: 0
+
+
+def new_connections_get_in() -> None:
+    """Nobody is kept out while the accept queue is emptied: whoever comes after the last look is reset."""
+
+    def keep_nobody_out(sock, ttl):
+        raise OSError("not tried")
+
+    accept_queue.set_minimum_ttl = keep_nobody_out
+
+
 def load_holds_exit() -> None:
     """The signal is acted on only when nobody has asked for a moment, or after six seconds."""
     last = [0.0]
-    begin_request, shut_down = Registry.begin_request, Lifecycle.shut_down
+    begin_request, shut_down = Registry.begin_request, Lifecycle._shut_down
 
-    def begin_request_and_note(self, connection, exempt):
-        if not exempt:
+    def begin_request_and_note(self, connection, limit):
+        if limit is not Limit.NONE:
             last[0] = time.monotonic()
-        return begin_request(self, connection, exempt)
+        return begin_request(self, connection, limit)
 
-    def shut_down_when_quiet(self, loop, steps):
+    def shut_down_when_quiet(self, loop, steps, reason):
         latest = time.monotonic() + 6
         while (quiet := min(latest, last[0] + 0.2)) > time.monotonic():
             loop.wait(None, quiet)
-        return shut_down(self, loop, steps)
+        return shut_down(self, loop, steps, reason)
 
-    Registry.begin_request, Lifecycle.shut_down = begin_request_and_note, shut_down_when_quiet
+    Registry.begin_request, Lifecycle._shut_down = begin_request_and_note, shut_down_when_quiet
 
 
 def address_not_reusable() -> None:
@@ -337,15 +352,15 @@ def port_held_by_daemon() -> None:
 def _leave_child(prepare) -> None:
     """Forks as the last thing that the server does: the port is bound again by then, but nobody listens."""
     ports = []
-    listen, shut_down = main.listen, Lifecycle.shut_down
+    listen, shut_down = main.listen, Lifecycle._shut_down
 
     def listen_and_note(host, port):
         listener = listen(host, port)
         ports.append(main.port(listener))
         return listener
 
-    def shut_down_and_fork(self, loop, steps):
-        status = shut_down(self, loop, steps)
+    def shut_down_and_fork(self, loop, steps, reason):
+        status = shut_down(self, loop, steps, reason)
         bound = socket.socket()
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", ports[0]))
@@ -356,4 +371,4 @@ def _leave_child(prepare) -> None:
             os._exit(0)
         return status
 
-    main.listen, Lifecycle.shut_down = listen_and_note, shut_down_and_fork
+    main.listen, Lifecycle._shut_down = listen_and_note, shut_down_and_fork

@@ -6,9 +6,9 @@ import select
 import time
 from types import SimpleNamespace
 
-from connections import Connection, ConnectionState, RequestError, refuse
+from connections import Connection, ConnectionState, refuse
 from lifecycle import Latch, Lifecycle, MainLoop, Phase
-from routes import App, Exchange
+from routes import App, Exchange, RequestError
 
 
 def readiness_never_fails() -> None:
@@ -21,7 +21,7 @@ def readiness_recovers() -> None:
 
     def is_ready(self):
         half = self._lame_duck_deadline - self._shutdown_delay() / 2
-        return self.phase == Phase.READY or time.monotonic() > half
+        return self.phase() == Phase.READY or time.monotonic() > half
 
     Lifecycle.is_ready = is_ready
 
@@ -37,32 +37,32 @@ def readiness_fails_late() -> None:
 
     def is_ready(self):
         late = self._lame_duck_deadline - self._shutdown_delay() / 4
-        return self.phase == Phase.READY or (self.phase == Phase.LAME_DUCK and time.monotonic() < late)
+        return self.phase() == Phase.READY or (self.phase() == Phase.LAME_DUCK and time.monotonic() < late)
 
     Lifecycle.is_ready = is_ready
 
 
 def readiness_recovers_on_admin() -> None:
     """Readiness answers 200 again on the admin port once the listener has closed."""
-    health_ready = App.health_ready
+    ready = App.ready
 
-    def health_ready_again(self, exchange):
-        on_admin = exchange.connection._registry is not self.registry
-        if on_admin and self.lifecycle.phase >= Phase.DRAINING:
-            self.health_live(exchange)
+    def ready_again(self, exchange):
+        on_admin = exchange.connection.registry is not self.registry
+        if on_admin and self.lifecycle.phase() >= Phase.DRAINING:
+            self.live(exchange)
         else:
-            health_ready(self, exchange)
+            ready(self, exchange)
 
-    App.health_ready = health_ready_again
+    App.ready = ready_again
 
 
 def liveness_fails_while_draining() -> None:
     """Liveness fails together with readiness."""
 
-    def health_live(self, exchange):
-        exchange.send_json(503 if self.lifecycle.stopping() else 200, phase=str(self.lifecycle.phase))
+    def live(self, exchange):
+        exchange.send_json(503 if self.lifecycle.stopping() else 200, phase=str(self.lifecycle.phase()))
 
-    App.health_live = health_live
+    App.live = live
 
 
 def liveness_gone_while_draining() -> None:
@@ -70,9 +70,10 @@ def liveness_gone_while_draining() -> None:
     close_listener = Lifecycle._close_listener
 
     def close_listeners(self, steps):
-        close_listener(self, steps)
+        failed = close_listener(self, steps)
         for step in steps.release:
             step.run()
+        return failed
 
     Lifecycle._close_listener = close_listeners
 
@@ -98,21 +99,21 @@ def lame_duck_refuses_connections() -> None:
     serve = App.serve
 
     def serve_or_refuse(self, connection):
-        (refuse if self.lifecycle.phase == Phase.LAME_DUCK else lambda c: serve(self, c))(connection)
+        (refuse if self.lifecycle.phase() == Phase.LAME_DUCK else lambda c: serve(self, c))(connection)
 
     App.serve = serve_or_refuse
 
 
 def lame_duck_rejects_requests() -> None:
     """During the lame-duck every request but a probe gets 503."""
-    answer = App._answer
+    answer = App.handle
 
     def answer_or_reject(self, exchange):
-        if self.lifecycle.phase == Phase.LAME_DUCK and not exchange.url_path.startswith("/health"):
-            raise RequestError(503, "shutting down", "Retry-After: 1")
+        if self.lifecycle.phase() == Phase.LAME_DUCK and not exchange.url_path.startswith("/health"):
+            raise RequestError(503, "shutting down", ("Retry-After", "1"))
         answer(self, exchange)
 
-    App._answer = answer_or_reject
+    App.handle = answer_or_reject
 
 
 def lame_duck_blocks() -> None:
@@ -131,11 +132,11 @@ def lame_duck_closes_idle() -> None:
     await_request = Connection._await_request
 
     def await_request_or_leave(self):
-        settings = self._registry.settings.current
+        settings = self.registry.settings.current
         if self.state is ConnectionState.IDLE:
             self._wait(select.POLLIN, time.monotonic() + settings.keep_alive_timeout, signalled)
             linger_deadline = time.monotonic() + settings.idle_linger
-            if signalled.is_set() and not self._wait(select.POLLIN, linger_deadline, self._registry.cut):
+            if signalled.is_set() and not self._wait(select.POLLIN, linger_deadline, self.registry.cut):
                 return False
         return await_request(self)
 
@@ -149,7 +150,7 @@ def endless_stream_ended_in_lame_duck() -> None:
 
     def init_with_latch(self, *args: object):
         init(self, *args)
-        self.listener_closed = signalled
+        self._listener_closed = signalled
 
     Lifecycle.__init__ = init_with_latch
 
@@ -202,7 +203,7 @@ def prestop_cut_short_by_signal() -> None:
     begin_lame_duck, release_all = Lifecycle.begin_lame_duck, Lifecycle._release_all
 
     def begin_or_end(self, reason):
-        begun = self.phase >= Phase.LAME_DUCK
+        begun = self.phase() >= Phase.LAME_DUCK
         deadline = begin_lame_duck(self, reason)
         return time.monotonic() if begun and reason == "signal" else deadline
 
@@ -226,7 +227,7 @@ def _lame_duck_deadline(of) -> None:
 
 def close_not_announced_in_lame_duck() -> None:
     """Responses say `Connection: close` only once the listener has closed."""
-    Lifecycle.stopping = lambda self: self.phase >= Phase.DRAINING
+    Lifecycle.stopping = lambda self: self.phase() >= Phase.DRAINING
 
 
 def close_not_announced_on_streams() -> None:
@@ -243,9 +244,9 @@ def _offer_keep_alive(paths: tuple[str, ...], until: Phase) -> None:
     """Answers some paths as if nothing had begun."""
     send_head, unaware = Exchange.send_head, SimpleNamespace(stopping=lambda: False)
 
-    def send_head_unaware(self, status, *fields: str, body=b""):
+    def send_head_unaware(self, status, *fields, body=None):
         app = self.app
-        if getattr(self, "url_path", "").startswith(paths) and app.lifecycle.phase < until:
+        if getattr(self, "url_path", "").startswith(paths) and app.lifecycle.phase() < until:
             self.app = SimpleNamespace(instance=app.instance, lifecycle=unaware)
         send_head(self, status, *fields, body=body)
         self.app = app
@@ -258,7 +259,7 @@ def prestop_answers_at_once() -> None:
 
     def prestop(self, exchange):
         self.lifecycle.begin_lame_duck("prestop")
-        exchange.send_json(200, phase=str(self.lifecycle.phase))
+        exchange.send_json(200, phase=str(self.lifecycle.phase()))
 
     App.prestop = prestop
 
@@ -268,7 +269,7 @@ def prestop_keeps_readiness() -> None:
 
     def prestop(self, exchange):
         exchange.connection.pause(time.monotonic() + self.settings.current.shutdown_delay)
-        exchange.send_json(200, phase=str(self.lifecycle.phase))
+        exchange.send_json(200, phase=str(self.lifecycle.phase()))
 
     App.prestop = prestop
 

@@ -5,9 +5,9 @@ import itertools
 import select
 import time
 
-from connections import Connection, Cut, RequestError
+from connections import Connection, Cut, Limit
 from lifecycle import Lifecycle, Phase
-from routes import App, Exchange
+from routes import App, Exchange, RequestError, new_parser
 
 
 def requests_in_flight_cut() -> None:
@@ -15,8 +15,8 @@ def requests_in_flight_cut() -> None:
     pause = Connection.pause
 
     def pause_or_cut(self, deadline, latch=None):
-        pause(self, deadline, latch or self._registry.draining)
-        if latch is None and self._registry.draining.is_set():
+        pause(self, deadline, latch or self.registry.draining)
+        if latch is None and self.registry.draining.is_set():
             raise Cut
 
     Connection.pause = pause_or_cut
@@ -24,7 +24,7 @@ def requests_in_flight_cut() -> None:
 
 def requests_in_flight_turned_away() -> None:
     """A request in flight gets 503 once it is done, because the server is stopping by then."""
-    _after_slow(lambda app: RequestError(503, "shutting down", "Retry-After: 1"))
+    _after_slow(lambda app: RequestError(503, "shutting down", ("Retry-After", "1")))
 
 
 def one_response_in_fifty_lost() -> None:
@@ -39,7 +39,7 @@ def _after_slow(end) -> None:
     def slow(self, exchange):
         delay = exchange.seconds("delay", "1", 300)
         exchange.connection.pause(time.monotonic() + delay)
-        error = end(self) if self.lifecycle.phase >= Phase.DRAINING else None
+        error = end(self) if self.lifecycle.phase() >= Phase.DRAINING else None
         if error is not None:
             raise error
         exchange.send_json(200, slept=delay)
@@ -55,7 +55,7 @@ def uploads_turned_away() -> None:
         has_body = self.body_is_unread
         read_body(self)
         if has_body and self.app.lifecycle.stopping():
-            raise RequestError(503, "shutting down", "Retry-After: 1")
+            raise RequestError(503, "shutting down", ("Retry-After", "1"))
 
     Exchange.read_body = read_body_in_time
 
@@ -83,15 +83,15 @@ def endless_stream_cut() -> None:
 
 
 def _without_final_chunk(path: str) -> None:
-    end_chunks = Exchange.end_chunks
+    end = Exchange.end
 
     def end_or_close(self):
         if self.url_path == path and self.app.lifecycle.stopping():
             self.close_connection = True
         else:
-            end_chunks(self)
+            end(self)
 
-    Exchange.end_chunks = end_or_close
+    Exchange.end = end_or_close
 
 
 def finite_stream_ended_early() -> None:
@@ -103,7 +103,7 @@ def finite_stream_ended_early() -> None:
     stream = App.stream
 
     def stream_until_drain(self, exchange):
-        pause, closed = exchange.connection.pause, self.lifecycle.listener_closed
+        pause, closed = exchange.connection.pause, self.lifecycle.listener_closed()
 
         def pause_or_end(deadline):
             pause(deadline, closed)
@@ -114,7 +114,7 @@ def finite_stream_ended_early() -> None:
         try:
             stream(self, exchange)
         except EndedEarly:
-            exchange.end_chunks()
+            exchange.end()
         finally:
             exchange.connection.pause = pause
 
@@ -128,8 +128,8 @@ def slow_reader_cut() -> None:
     def wait_unless_draining(self, events, deadline, latch):
         if events != select.POLLOUT:
             return wait(self, events, deadline, latch)
-        writable = wait(self, events, deadline, self._registry.draining)
-        if self._registry.draining.is_set():
+        writable = wait(self, events, deadline, self.registry.draining)
+        if self.registry.draining.is_set():
             raise Cut
         return writable
 
@@ -142,6 +142,7 @@ def endless_stream_not_ended() -> None:
     def close_listener(self, steps):
         steps.close_listener()
         self._advance(Phase.DRAINING)  # and listener_closed is not set
+        return 0
 
     Lifecycle._close_listener = close_listener
 
@@ -203,21 +204,21 @@ def body_timeout_per_byte() -> None:
 
 
 def _timeout_per_byte(applies, name: str) -> None:
-    receive = Connection._receive
+    receive = Connection.receive
 
     def receive_patiently(self, deadline):
         if applies(self):
-            deadline = time.monotonic() + getattr(self._registry.settings.current, name)
-        receive(self, deadline)
+            deadline = time.monotonic() + getattr(self.registry.settings.current, name)
+        return receive(self, deadline)
 
-    Connection._receive = receive_patiently
+    Connection.receive = receive_patiently
 
 
 def client_gone_holds() -> None:
     """Nobody notices that a client has left, and its request goes on to its end."""
 
     def pause(self, deadline, latch=None):
-        self._wait(0, deadline, latch or self._registry.cut)
+        self._wait(0, deadline, latch or self.registry.cut)
 
     Connection.pause = pause
 
@@ -230,9 +231,9 @@ def client_leaving_in_drain_holds() -> None:
         try:
             pause(self, deadline, latch)
         except ConnectionAbortedError:
-            if not self._registry.draining.is_set():
+            if not self.registry.draining.is_set():
                 raise
-            self._wait(0, deadline, latch or self._registry.cut)
+            self._wait(0, deadline, latch or self.registry.cut)
 
     Connection.pause = pause_on
 
@@ -246,12 +247,13 @@ def client_leaving_in_drain_counts_as_cut() -> None:
         try:
             handle(self)
         except OSError:
-            if self.connection.in_flight and self.app.lifecycle.phase >= Phase.DRAINING:
+            if self.connection.in_flight and self.app.lifecycle.phase() >= Phase.DRAINING:
                 left.append(self)
             raise
 
     def drain_and_count(self, loop, steps):
-        return drain(self, loop, steps) + len(left)
+        cut, stuck = drain(self, loop, steps)
+        return cut + len(left), stuck
 
     Exchange.handle, Lifecycle._drain = handle_and_count, drain_and_count
 
@@ -261,10 +263,17 @@ def pipelined_out_of_order() -> None:
     slow = App.slow
 
     def slow_after_the_next(self, exchange):
-        query = exchange.query
-        if exchange.connection._buffer:
-            exchange.handle_one_request()
-            exchange.query = query
+        rest = exchange.http.trailing_data[0]
+        if rest:
+            ahead = Exchange(exchange.connection, exchange.app, exchange.answer)
+            ahead.http = new_parser(rest)
+            ahead.handle_one_request()
+
+            def go_on_behind():
+                exchange.http = ahead.http
+                del exchange.next_cycle
+
+            exchange.next_cycle = go_on_behind
         slow(self, exchange)
 
     App.slow = slow_after_the_next
@@ -274,8 +283,9 @@ def answers_after_close() -> None:
     """Pipelined requests are answered also after the response that said `close`."""
 
     def handle(self):
-        self.close_connection = False
-        while not self.close_connection or self.connection._buffer:
+        while not self.close_connection or self.http.trailing_data[0]:
+            if self.close_connection:
+                self.http = new_parser(self.http.trailing_data[0])
             self.handle_one_request()
 
     Exchange.handle = handle
@@ -297,7 +307,7 @@ def overload_not_shed() -> None:
     routes = App.routes
 
     def routes_but_one(self):
-        return [route._replace(exempt=True) if route.path == "/slow" else route for route in routes(self)]
+        return [route._replace(limit=Limit.NONE) if route.path == "/slow" else route for route in routes(self)]
 
     App.routes = routes_but_one
 
@@ -305,7 +315,7 @@ def overload_not_shed() -> None:
 def overload_sheds_probes() -> None:
     """Probes count as traffic, and are shed under load."""
     routes = App.health_routes
-    App.health_routes = lambda self: [route._replace(exempt=False) for route in routes(self)]
+    App.health_routes = lambda self: [route._replace(limit=Limit.IN_FLIGHT) for route in routes(self)]
 
 
 def overload_without_retry_after() -> None:

@@ -7,7 +7,7 @@ import threading
 import lifecycle
 from config import Config, ConfigError, Settings
 from connections import Connection, Cut, Registry
-from lifecycle import Latch, Lifecycle, MainLoop, Phase
+from lifecycle import Latch, Lifecycle, Phase, Signals
 
 
 def none() -> None:
@@ -17,19 +17,19 @@ def none() -> None:
 def never_exits() -> None:
     """The first request starts a thread that nobody stops, and the process waits for it."""
     background = threading.Event()
-    begin_request, shut_down = Registry.begin_request, Lifecycle.shut_down
+    begin_request, shut_down = Registry.begin_request, Lifecycle._shut_down
 
-    def begin_request_and_thread(self, connection, exempt):
+    def begin_request_and_thread(self, connection, limit):
         background.set()
-        return begin_request(self, connection, exempt)
+        return begin_request(self, connection, limit)
 
-    def shut_down_and_join(self, loop, steps):
-        status = shut_down(self, loop, steps)
+    def shut_down_and_join(self, loop, steps, reason):
+        status = shut_down(self, loop, steps, reason)
         if background.is_set():
             loop.wait(Latch())
         return status
 
-    Registry.begin_request, Lifecycle.shut_down = begin_request_and_thread, shut_down_and_join
+    Registry.begin_request, Lifecycle._shut_down = begin_request_and_thread, shut_down_and_join
 
 
 def exits_zero_after_cut() -> None:
@@ -44,30 +44,30 @@ def exits_one_after_clean_drain() -> None:
 
 def second_signal_ignored() -> None:
     """Once the drain has begun no signal is listened to."""
-    shut_down = Lifecycle.shut_down
+    shut_down = Lifecycle._shut_down
 
-    def shut_down_deaf(self, loop, steps):
+    def shut_down_deaf(self, loop, steps, reason):
         loop.on_signal = lambda number: None
-        return shut_down(self, loop, steps)
+        return shut_down(self, loop, steps, reason)
 
-    Lifecycle.shut_down = shut_down_deaf
+    Lifecycle._shut_down = shut_down_deaf
 
 
 def second_signal_ignored_in_lame_duck() -> None:
     """During the lame-duck the second signal is not listened to."""
-    shut_down = Lifecycle.shut_down
+    shut_down = Lifecycle._shut_down
 
-    def shut_down_deaf_at_first(self, loop, steps):
+    def shut_down_deaf_at_first(self, loop, steps, reason):
         answer = loop.on_signal
 
         def answer_later(number):
-            if number == signal.SIGHUP or self.phase >= Phase.DRAINING:
+            if number == signal.SIGHUP or self.phase() >= Phase.DRAINING:
                 answer(number)
 
         loop.on_signal = answer_later
-        return shut_down(self, loop, steps)
+        return shut_down(self, loop, steps, reason)
 
-    Lifecycle.shut_down = shut_down_deaf_at_first
+    Lifecycle._shut_down = shut_down_deaf_at_first
 
 
 def second_signal_exits_with_zero() -> None:
@@ -106,19 +106,19 @@ def sighup_kills_while_draining() -> None:
 
     def close_listener_undefended(self, steps):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        close_listener(self, steps)
+        return close_listener(self, steps)
 
     Lifecycle._close_listener = close_listener_undefended
 
 
 def _default_action(number: signal.Signals) -> None:
-    init = MainLoop.__init__
+    init = Signals.__init__
 
     def init_without(self):
         init(self)
         signal.signal(number, signal.SIG_DFL)
 
-    MainLoop.__init__ = init_without
+    Signals.__init__ = init_without
 
 
 def sighup_drops_requests() -> None:
