@@ -1,28 +1,47 @@
-// The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may
-// have sent a request already. Closing the listener resets them, and under load accepting "until there are no
-// more" never ends. So: keep out new SYNs, empty the queue, then close.
+// The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may have sent
+// a request already, and closing the listener resets them. Others are half-way through their handshake: off loopback
+// that takes a round trip, and they will be there when the listener is gone. Under load accepting "until there are no
+// more" never ends. So: keep out new SYNs, wait for the handshakes that have begun, empty the queue, close.
 //
-// A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused:
-// either way nothing of its request was lost. Beyond loopback, a handshake that is half done at this very
-// moment can still meet a closed listener.
+// A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused: either way
+// nothing of its request was lost. Not kept out are clients that send with a TTL of 255, and handshakes by SYN cookie:
+// these can still be reset. Where a lame-duck is longer than the withdrawal nobody comes any more, and none of this is
+// needed. Not for a socket that another process listens on, too: that one stays open, and so does its queue.
 //
-// Node has neither setsockopt nor poll. koffi, a foreign function interface, calls them in the C library.
+// Node has no setsockopt. koffi, a foreign function interface, calls it in the C library.
 
 import { once } from 'node:events';
+import { fstatSync, readFileSync } from 'node:fs';
 import net from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import util from 'node:util';
+import { logError } from './log.js';
 
-const BACKLOG = 4096;
+const BACKLOG = 65535; // the kernel cuts it down to the longest queue that it allows
 const MAX_TTL = 255;
+const HANDSHAKE_TIMEOUT = 1000; // milliseconds, for those that are half done when the listener is to close
+const MOST_EMPTIED = 2 * BACKLOG; // where new ones get in, emptying might go on for ever
+const PERMANENT = ['EBADF', 'EINVAL', 'ENOTSOCK', 'EOPNOTSUPP']; // the listener will not work again
+
+/**
+ * What became of the accept queue.
+ * @typedef {object} Emptied
+ * @property {number} emptied connections taken
+ * @property {boolean} minimumTTL whether the socket was given one
+ * @property {number} halfOpen handshakes that were given up on
+ * @property {number} lost connections that could not be taken
+ * @property {Error} [error]
+ */
 
 /** Hands connections to an HTTP server until its accept queue is to be emptied. */
 export class Listener {
   #registry;
   #tcp;
-  #system;
-  #closing = false;
-  #filtered = false;
-  #emptied = 0;
+  #port;
+  #setMinimumTTL;
+  #accepted = 0;
+  /** While the queue is emptied. @type {Emptied | undefined} */
+  #emptied;
 
   constructor(registry, server) {
     this.#registry = registry;
@@ -30,36 +49,64 @@ export class Listener {
     this.#tcp = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#accept(socket, server));
   }
 
-  async listen(host, port) {
-    this.#system = await loadSystem(); // now, because it takes 10 ms that a shutdown does not have
+  /** @param {(reason: string) => void} fail hears that the listener works no more */
+  async listen(host, port, fail) {
+    this.#setMinimumTTL = await loadSetMinimumTTL(); // now, because it takes 10 ms that a shutdown does not have
     this.#tcp.listen({ host, port, backlog: BACKLOG });
     await once(this.#tcp, 'listening');
+    this.#port = this.#tcp.address().port;
+    this.#tcp.on('error', (error) => {
+      if (PERMANENT.includes(error.code)) {
+        this.close(); // or it would report the same again and again
+        fail(error.message);
+      } else {
+        logError(`cannot accept: ${error.message}`);
+      }
+    });
   }
 
   port() {
-    return this.#tcp.address().port;
+    return this.#port;
   }
 
   #accept(socket, server) {
-    if (this.#closing) this.#emptied++;
+    this.#accepted++;
     // Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
-    if (this.#filtered) this.#system.setMinimumTTL(socket, 0);
+    if (this.#emptied?.minimumTTL) this.#setMinimumTTL(socket, 0);
     if (this.#registry.open(socket)) server.emit('connection', socket);
   }
 
   /**
-   * Keeps out new connections, lets the event loop accept those that wait, and closes: how many were taken, and
-   * whether new ones were really kept out.
+   * Keeps out new connections, lets the event loop accept those that wait and those that are half-way through their
+   * handshake, and closes.
    * rule: nothing-lost-in-accept-queue, new-connections-refused, port-free-after-exit
    */
   async emptyAcceptQueue() {
-    this.#filtered = this.#keepOutNewConnections();
-    this.#closing = true;
-    // Each turn of the event loop accepts one: of those that waited, and as many again that were half-way through
-    // their handshake. Where new ones get in this might go on for ever.
-    for (let turn = 0; turn < 2 * BACKLOG && this.#waiting(); turn++) await eventLoopTurn();
-    this.close();
-    return { emptied: this.#emptied, filtered: this.#filtered };
+    const deadline = performance.now() + HANDSHAKE_TIMEOUT;
+    const before = this.#accepted;
+    const emptied = { emptied: 0, minimumTTL: false, halfOpen: 0, lost: 0 };
+    this.#emptied = emptied; // first: whoever inherits the minimum TTL is then seen to
+    try {
+      this.#setMinimumTTL(this.#tcp, MAX_TTL);
+      emptied.minimumTTL = true;
+    } catch (error) {
+      logError(`new connections get in, a connect storm may lose requests: ${error.message}`);
+    }
+    try {
+      await this.#acceptAll();
+      while (this.#look().halfOpen > 0 && performance.now() < deadline && this.#accepted - before < MOST_EMPTIED) {
+        await this.#anotherAccepted(deadline - performance.now());
+        await this.#acceptAll();
+      }
+      // Once more, after the look: a handshake that ended in between is in the queue by now.
+      await this.#acceptAll();
+      emptied.halfOpen = this.#look().halfOpen;
+    } catch (error) {
+      logError(`connections in the accept queue may be lost: ${error.message}`);
+    }
+    emptied.emptied = this.#accepted - before;
+    this.#closeEmptied(emptied);
+    return emptied;
   }
 
   /** Closes at once. Connections that were accepted stay open. */
@@ -67,19 +114,49 @@ export class Listener {
     this.#tcp.close();
   }
 
-  /** Asks the kernel whether a connection waits in the queue. */
-  #waiting() {
-    return this.#system.readable(this.#tcp);
+  /**
+   * Lets the event loop accept, one in each turn, until the kernel says that the queue is empty. Out of descriptors Node
+   * accepts and closes without a word: who was in the queue and did not come to us is lost.
+   */
+  async #acceptAll() {
+    for (let waiting = this.#look().waiting; waiting > 0; waiting = this.#look().waiting) {
+      const expected = this.#accepted + waiting;
+      for (let turn = 0; turn < waiting && this.#accepted < expected; turn++) await eventLoopTurn();
+      const left = this.#look().waiting;
+      if (left === 0) this.#emptied.lost += Math.max(0, expected - this.#accepted);
+    }
   }
 
-  #keepOutNewConnections() {
-    try {
-      this.#system.setMinimumTTL(this.#tcp, MAX_TTL);
-      return true;
-    } catch (error) {
-      console.error(`new connections get in, a connect storm may lose requests: ${error.message}`);
-      return false;
+  /** The kernel tells when a handshake has ended. */
+  async #anotherAccepted(timeout) {
+    const cancelled = new AbortController();
+    const { signal } = cancelled;
+    const either = [once(this.#tcp, 'connection', { signal }), sleep(timeout, undefined, { signal })];
+    await Promise.race(either.map((promise) => promise.catch(() => {})));
+    cancelled.abort();
+  }
+
+  #closeEmptied(emptied) {
+    const inode = this.#inode();
+    this.close();
+    if (emptied.lost > 0) {
+      emptied.error = new Error(`${emptied.lost} connections in the accept queue are lost: no descriptors are left`);
+    } else if (inode !== undefined && look(this.#port, inode).listening) {
+      emptied.error = new Error(
+        `another process listens on the same socket, and its minimum TTL of ${MAX_TTL} now keeps out its clients: ` +
+          'leave a shared socket alone, it needs none of this',
+      );
     }
+    if (emptied.error) logError(emptied.error.message);
+  }
+
+  #look() {
+    return look(this.#port, this.#inode());
+  }
+
+  #inode() {
+    const fd = this.#tcp._handle?.fd; // not documented, but there is no other way to it
+    return fd >= 0 ? fstatSync(fd).ino : undefined;
   }
 }
 
@@ -87,55 +164,73 @@ function eventLoopTurn() {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Binds the system calls, or stands in for them where they are not to be had. */
-async function loadSystem() {
+const LISTEN = '0A';
+const HALF_OPEN = '03';
+
+/**
+ * What the kernel lists for a port: handshakes that have begun and not ended, the length of one socket's accept queue,
+ * and whether that socket listens. From /proc/net/tcp and tcp6, for a socket for IPv6 may take IPv4, too
+ * (proc_pid_net(5)).
+ */
+function look(port, inode) {
+  const table = { halfOpen: 0, waiting: 0, listening: false };
+  const suffix = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+  for (const line of `${readFileSync('/proc/net/tcp', 'latin1')}${readTcp6()}`.split('\n')) {
+    const column = line.trim().split(/ +/); // 1 local address, 3 state, 4 queues to send and to receive, 9 inode
+    if (!column[1]?.endsWith(suffix)) continue;
+    if (column[3] === HALF_OPEN) {
+      table.halfOpen++;
+    } else if (column[3] === LISTEN && Number(column[9]) === inode) {
+      table.listening = true;
+      table.waiting = Number.parseInt(column[4].split(':')[1], 16);
+    }
+  }
+  return table;
+}
+
+function readTcp6() {
   try {
-    return bindSystem((await import('koffi')).default);
-  } catch (error) {
-    const setMinimumTTL = () => {
-      throw error;
-    };
-    return { setMinimumTTL, readable: () => true }; // nobody can tell
+    return readFileSync('/proc/net/tcp6', 'latin1');
+  } catch {
+    return ''; // IPv6 is off
   }
 }
 
-function bindSystem(koffi) {
+/** Binds setsockopt, or stands in for it where it is not to be had. */
+async function loadSetMinimumTTL() {
+  try {
+    return bindSetMinimumTTL((await import('koffi')).default);
+  } catch (error) {
+    return () => {
+      throw error;
+    };
+  }
+}
+
+function bindSetMinimumTTL(koffi) {
   const library = koffi.load(null); // the C library is part of this process
-  koffi.struct('pollfd', { fd: 'int', events: 'short', revents: 'short' });
   const setsockopt = library.func('int setsockopt(int, int, int, int *, uint32_t)');
-  const poll = library.func('int poll(pollfd *, unsigned long, int)');
 
   function setOption(socket, level, option, value) {
-    if (setsockopt(descriptor(socket), level, option, [value], koffi.sizeof('int')) !== 0) {
+    if (setsockopt(socket._handle.fd, level, option, [value], koffi.sizeof('int')) !== 0) {
       throw new Error(`setsockopt: ${util.getSystemErrorName(-koffi.errno())}`);
     }
   }
 
-  return {
-    /**
-     * Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
-     * whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255.
-     */
-    setMinimumTTL(socket, ttl) {
-      if (process.platform !== 'linux') throw new Error('IP_MINTTL is known to do this on Linux only');
-      setOption(socket, IPPROTO_IP, IP_MINTTL, ttl);
-      const isIPv6 = socket.address().family === 'IPv6'; // which may take IPv4, too
-      if (isIPv6) setOption(socket, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl);
-    },
-
-    readable(socket) {
-      return poll([{ fd: descriptor(socket), events: POLLIN, revents: 0 }], 1, 0) > 0;
-    },
+  /**
+   * Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
+   * whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255.
+   */
+  return function setMinimumTTL(socket, ttl) {
+    if (process.platform !== 'linux') throw new Error('IP_MINTTL is known to do this on Linux only');
+    if (!socket._handle) return; // it has left
+    setOption(socket, IPPROTO_IP, IP_MINTTL, ttl);
+    const isIPv6 = socket.address().family === 'IPv6'; // which may take IPv4, too
+    if (isIPv6) setOption(socket, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl);
   };
-}
-
-/** Not documented, but there is no other way to a socket's file descriptor. */
-function descriptor(socket) {
-  return socket._handle.fd;
 }
 
 const IPPROTO_IP = 0;
 const IP_MINTTL = 21;
 const IPPROTO_IPV6 = 41;
 const IPV6_MINHOPCOUNT = 73;
-const POLLIN = 1;

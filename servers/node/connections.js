@@ -14,6 +14,15 @@ export const ConnectionState = Object.freeze({
   CLOSING: 'closing',
 });
 
+/** What a request counts against. */
+export const Limit = Object.freeze({
+  IN_FLIGHT: 'in-flight',
+  /** Apart, because endless ones would use up MAX_IN_FLIGHT for ever. */
+  STREAMS: 'streams',
+  /** A probe must get through under load. */
+  NONE: 'none',
+});
+
 const CONNECTION = Symbol('connection');
 
 /** Lets a handler find its connection. */
@@ -26,6 +35,7 @@ export class Connection {
   state = ConnectionState.UNUSED;
   refused = false; // above MAX_CONNECTIONS
   inFlight = false; // a whole head has come, its response is not complete
+  limit; // what the request in flight counts against
   refuseBody; // set while a handler waits for a body: fails that wait
   headDeadline;
   quietDeadline;
@@ -44,6 +54,7 @@ export class Connection {
     socket[CONNECTION] = this;
     socket.on('error', () => {}); // an error is followed by 'close', and a client may leave at any time
     socket.on('close', () => registry.forget(this));
+    socket.setTimeout(registry.settings.now().writeTimeout); // begins anew whenever the kernel has taken something
     // http calls this after the last response. Its own version closes, and closing a socket with unread input
     // would send RST and could destroy the response on its way (RFC 9112, 9.6).
     socket.destroySoon = () => this.halfClose();
@@ -73,14 +84,19 @@ export class Connection {
   /** Puts a pipelined request off: http reports it as soon as it has come, in order means one after the other. */
   putOff(request) {
     this.#waiting.push(request);
-    this.socket.pause(); // or a client that only sends fills our memory
+    // Or a client that only sends fills our memory. http resumes after each request that it has read: not now.
+    this.socket.pause();
+    this.socket.resume = () => this.socket;
   }
 
   /** Begins the next of the requests put off; false where there is none. */
   beginNext() {
     const request = this.#waiting.shift();
     if (request === undefined) return false;
-    if (this.#waiting.length === 0) this.socket.resume();
+    if (this.#waiting.length === 0) {
+      delete this.socket.resume;
+      this.socket.resume();
+    }
     request();
     return true;
   }
@@ -89,10 +105,16 @@ export class Connection {
   halfClose() {
     if (this.state === ConnectionState.CLOSING) return;
     this.state = ConnectionState.CLOSING;
+    delete this.socket.resume;
     this.socket.removeAllListeners('data'); // it cannot be answered any more: http shall not see it
     this.socket.on('data', () => {}).resume();
     this.socket.end();
     this.#closeDeadline = setTimeout(() => this.socket.destroy(), this.registry.settings.now().closeTimeout);
+  }
+
+  /** Ends a response of which the client takes nothing, so that it does not look complete. rule: slow-reader-bounded */
+  writeTimedOut() {
+    if (this.inFlight && this.socket.writableLength > 0) this.socket.resetAndDestroy();
   }
 
   /** Answers what http's parser gave up on, after the requests that came before it. */
@@ -135,9 +157,11 @@ export class Registry {
   #reportDrained;
   #connections = new Set();
   #refused = 0; // of the connections, those above MAX_CONNECTIONS
-  #inFlight = 0;
+  #inFlight = Object.fromEntries(Object.values(Limit).map((limit) => [limit, 0]));
   #handling = 0; // handlers that have not returned
   #draining = false;
+  #linger; // IDLE_LINGER as it was when the drain began
+  #reportAnswered; // set while somebody waits for it
 
   constructor(settings) {
     this.settings = settings;
@@ -146,11 +170,19 @@ export class Registry {
     });
   }
 
-  /** Registers a connection. False where there are too many: http shall not see it. */
+  /**
+   * Registers a connection. False where there are too many: http shall not see it. Above twice the limit there is
+   * nothing left to refuse politely.
+   */
   open(socket) {
+    const { maxConnections } = this.settings.now();
+    if (this.#connections.size >= 2 * maxConnections) {
+      socket.destroy();
+      return false;
+    }
     const connection = new Connection(socket, this);
     this.#connections.add(connection);
-    if (this.#connections.size - this.#refused > this.settings.now().maxConnections) {
+    if (this.#connections.size - this.#refused > maxConnections) {
       this.#refused++;
       connection.refused = true;
       connection.refuse(503, 'too many connections', 'Retry-After: 1\r\n');
@@ -167,27 +199,32 @@ export class Registry {
     this.#expectHead(connection);
   }
 
-  /** Counts a request whose head is complete. False above MAX_IN_FLIGHT. rule: overload-sheds */
-  beginRequest(connection, exempt) {
+  /** Counts a request whose head is complete. False above its limit. rule: overload-sheds */
+  beginRequest(connection, limit) {
     this.#becomeActive(connection);
     clearTimeout(connection.headDeadline);
     connection.headDeadline = undefined;
     connection.received();
     connection.inFlight = true;
-    this.#inFlight++;
+    connection.limit = limit;
+    const inFlight = ++this.#inFlight[limit];
     this.#handling++;
-    return exempt || this.#inFlight <= this.settings.now().maxInFlight;
+    const { maxInFlight, maxStreams } = this.settings.now();
+    if (limit === Limit.IN_FLIGHT) return inFlight <= maxInFlight;
+    if (limit === Limit.STREAMS) return inFlight <= maxStreams; // rule: streams-limited-apart
+    return true;
   }
 
   /** Is called when a response has closed: its last byte was written, or its connection is gone. */
   finishRequest(connection) {
     connection.inFlight = false;
-    this.#inFlight--;
+    this.#inFlight[connection.limit]--;
+    this.#checkAnswered();
     if (connection.state === ConnectionState.CLOSING) return;
     if (connection.beginNext() || connection.refuseMalformed()) return;
     connection.state = ConnectionState.IDLE;
     if (this.#draining) {
-      this.#linger(connection);
+      this.#giveLastChance(connection);
     } else if (connection.quietDeadline) {
       connection.quietDeadline.refresh(); // far cheaper than a new one
     } else {
@@ -204,8 +241,9 @@ export class Registry {
   /** Is called once, when the listener has closed: whoever is idle, or becomes idle, may ask once more. */
   beginDrain() {
     this.#draining = true;
+    this.#linger = this.settings.now().idleLinger;
     for (const connection of this.#connections) {
-      if (isIdle(connection)) this.#linger(connection); // rule: unused-holds-nothing
+      if (isIdle(connection)) this.#giveLastChance(connection); // rule: unused-holds-nothing
     }
     this.#checkDrained();
   }
@@ -242,7 +280,23 @@ export class Registry {
     for (const connection of this.#connections) {
       states[isIdle(connection) && connection.hasBegun() ? ConnectionState.ACTIVE : connection.state]++;
     }
-    return { inFlight: this.#inFlight, states };
+    return { inFlight: this.#allInFlight(), states };
+  }
+
+  /** Fulfilled when no request is in flight. */
+  answered() {
+    return new Promise((resolve) => {
+      this.#reportAnswered = resolve;
+      this.#checkAnswered();
+    });
+  }
+
+  #allInFlight() {
+    return Object.values(this.#inFlight).reduce((sum, count) => sum + count);
+  }
+
+  #checkAnswered() {
+    if (this.#reportAnswered && this.#allInFlight() === 0) this.#reportAnswered();
   }
 
   #becomeActive(connection) {
@@ -271,11 +325,11 @@ export class Registry {
   }
 
   /** Gives an idle connection its last chance. rule: late-request-answered */
-  #linger(connection) {
+  #giveLastChance(connection) {
     clearTimeout(connection.keepAliveDeadline); // which may be nearer
     connection.watch();
     const closeIdle = () => this.#closeIdle(connection); // rule: idle-holds-nothing
-    connection.lingerDeadline = setTimeout(closeIdle, this.settings.now().idleLinger);
+    connection.lingerDeadline = setTimeout(closeIdle, this.#linger);
     if (connection.hasBegun()) this.activate(connection);
   }
 
@@ -305,6 +359,7 @@ function isIdle({ state }) {
 
 /** Takes http's reports of what it cannot make a request of; by itself it would close without lingering. */
 export function follow(server) {
+  server.on('timeout', (socket) => connectionOf(socket).writeTimedOut());
   server.on('clientError', (error, socket) => {
     const rejected = error.code?.startsWith('HPE_') && !socket.readableEnded;
     if (rejected) connectionOf(socket).rejectInput(REJECTIONS[error.code] ?? 400);

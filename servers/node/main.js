@@ -11,12 +11,15 @@ import { Listener } from './accept_queue.js';
 import { Config, ConfigError, Settings } from './config.js';
 import { follow, Registry } from './connections.js';
 import { Lifecycle, Signals } from './lifecycle.js';
-import { App, logEvent, MAX_HEAD_BYTES } from './routes.js';
+import { flush, logError, logEvent } from './log.js';
+import { App, MAX_HEAD_BYTES } from './routes.js';
 
-process.exit(await run());
+const status = await run();
+await flush();
+process.exit(status);
 
 async function run() {
-  // From here on a signal waits in the queue instead of killing us. rule: startup-signal-ends-process
+  // From here on a signal waits to be received instead of killing us. rule: startup-signal-ends-process
   const signals = new Signals('SIGTERM', 'SIGINT', 'SIGHUP');
 
   const lookup = (name) => process.env[name];
@@ -25,7 +28,7 @@ async function run() {
     config = Config.load(lookup);
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    console.error(error.message);
+    logError(error.message);
     return 2;
   }
   const settings = new Settings(config, lookup);
@@ -33,14 +36,16 @@ async function run() {
   const adminRegistry = new Registry(settings);
   const lifecycle = new Lifecycle(logEvent, () => settings.now().shutdownDelay);
 
+  // The soft limit of descriptors is raised by Node itself, before it runs us.
   const app = new App({ settings, lifecycle, registry, instance: newInstance() });
   const listener = new Listener(registry, newServer(app.handler()));
   const adminListener = new Listener(adminRegistry, newServer(app.adminHandler()));
+  const fail = (reason) => lifecycle.fail(reason);
   try {
-    await listener.listen(config.host, config.port);
-    await adminListener.listen(config.adminHost, config.adminPort);
+    await listener.listen(config.host, config.port, fail);
+    await adminListener.listen(config.adminHost, config.adminPort, fail);
   } catch (error) {
-    console.error(error.message);
+    logError(error.message);
     return 1;
   }
 
@@ -55,9 +60,10 @@ async function run() {
   return lifecycle.run(signals, {
     drainTimeout: () => settings.now().drainTimeout,
     closeListener: async () => {
-      const fields = await listener.emptyAcceptQueue();
+      const { emptied, minimumTTL, halfOpen, lost, error } = await listener.emptyAcceptQueue();
       registry.beginDrain();
-      return fields;
+      logEvent('accept_queue', { emptied, minimum_ttl: minimumTTL, half_open: halfOpen, lost });
+      if (error) throw error;
     },
     drained: registry.drained,
     cutInFlight: () => registry.cutInFlight(),
@@ -68,7 +74,7 @@ async function run() {
         timeout: 1000,
         run: async () => {
           adminListener.close();
-          await Promise.all(app.prestops); // they waited for the same delay as we did: their answers come first
+          await adminRegistry.answered(); // a /prestop waited for the same delay as we did: its answer comes first
           adminRegistry.cutInFlight();
         },
       },
@@ -82,7 +88,10 @@ async function run() {
  * handed connections instead. Its own time-outs work only where it listens, so every deadline is ours.
  */
 function newServer(handler) {
-  const server = http.createServer({ maxHeaderSize: MAX_HEAD_BYTES, keepAliveTimeout: 0 }, handler);
+  const options = { maxHeaderSize: MAX_HEAD_BYTES, keepAliveTimeout: 0, requireHostHeader: false };
+  const server = http.createServer(options, handler);
+  server.maxHeadersCount = 0; // fields above 1,000 would be dropped without a word, the length of the body with them
+  server.httpAllowHalfOpen = true; // a client may close its side and still read
   server.on('checkContinue', handler); // otherwise http would invite a body before anybody wants it
   server.on('checkExpectation', handler);
   follow(server);
@@ -94,7 +103,7 @@ function reload(settings) {
     logEvent('reloaded', { changed: settings.reload() }); // rule: hup-keeps-serving
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    console.error(error.message);
+    logError(error.message);
     logEvent('reload_failed', { reason: error.message });
   }
 }

@@ -64,11 +64,43 @@ test('a body that comes byte by byte is bounded', async (context) => {
 
 test('above MAX_IN_FLIGHT a request is shed, a probe is not', async (context) => {
   const server = await start(context, { MAX_IN_FLIGHT: '1' });
+  const unread = await connect(context, server.port);
+  unread.send('GET /bytes?size=100000000 HTTP/1.1\r\nHost: test\r\n\r\n');
+  await unread.until(/200 OK/);
+  assert.match(await ask(context, server.port, 'GET / HTTP/1.1'), /^HTTP\/1.1 429 [^]*\r\nRetry-After: 1\r\n/);
+  assert.match(await ask(context, server.port, 'GET /health HTTP/1.1'), /^HTTP\/1.1 200 /);
+});
+
+test('endless streams have a limit of their own', async (context) => {
+  const server = await start(context, { MAX_IN_FLIGHT: '1', MAX_STREAMS: '1' });
   const events = await connect(context, server.port);
   events.send('GET /events HTTP/1.1\r\nHost: test\r\n\r\n');
   await events.until(/data: 0/);
-  assert.match(await ask(context, server.port, 'GET / HTTP/1.1'), /^HTTP\/1.1 429 [^]*\r\nRetry-After: 1\r\n/);
-  assert.match(await ask(context, server.port, 'GET /health HTTP/1.1'), /^HTTP\/1.1 200 /);
+  assert.match(await ask(context, server.port, 'GET / HTTP/1.1'), /^HTTP\/1.1 200 /);
+  assert.match(await ask(context, server.port, 'GET /events HTTP/1.1'), /^HTTP\/1.1 429 [^]*\r\nRetry-After: 1\r\n/);
+});
+
+test('a client that reads nothing is reset, and its place is free', async (context) => {
+  const server = await start(context, { MAX_IN_FLIGHT: '1', WRITE_TIMEOUT: '0.5' });
+  const unread = await connect(context, server.port);
+  unread.send('GET /bytes?size=100000000 HTTP/1.1\r\nHost: test\r\n\r\n');
+  await unread.until(/200 OK/);
+  while (!(await ask(context, server.port, 'GET / HTTP/1.1')).startsWith('HTTP/1.1 200 '));
+  assert.ok((await unread.end().catch(() => '')).length < 100_000_000);
+});
+
+test('a client that pipelines without end does not fill the memory', async (context) => {
+  const server = await start(context);
+  const flood = await connect(context, server.port);
+  flood.send('GET /slow?delay=60 HTTP/1.1\r\nHost: test\r\n\r\n');
+  // Once our own buffer has stayed full, so have theirs.
+  const requests = 'GET / HTTP/1.1\r\nHost: test\r\n\r\n'.repeat(10_000);
+  for (let sent = 0; sent < 100; sent++) {
+    if (!flood.send(requests)) await flood.drained();
+    if (flood.unsent() > 4 * requests.length) break;
+  }
+  assert.match(await ask(context, server.port, 'GET / HTTP/1.1'), /^HTTP\/1.1 200 /);
+  if (process.platform === 'linux') assert.ok(server.residentMegabytes() < 150, `${server.residentMegabytes()} MB`);
 });
 
 test('above MAX_CONNECTIONS a connection is refused politely', async (context) => {

@@ -3,8 +3,10 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import net from 'node:net';
+import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 const MAIN = fileURLToPath(new URL('../main.js', import.meta.url));
@@ -27,6 +29,10 @@ export async function start(test, environment = {}) {
       }
     },
     ended: () => server.ended,
+    residentMegabytes() {
+      const [, kilobytes] = readFileSync(`/proc/${server.child.pid}/status`, 'latin1').match(/VmRSS:\s*(\d+) kB/);
+      return kilobytes / 1024;
+    },
   };
 }
 
@@ -51,6 +57,9 @@ export async function connect(test, port) {
   return {
     send: (data) => socket.write(data),
     close: () => socket.destroy(),
+    unsent: () => socket.writableLength,
+    /** Waits until what was sent is on its way, but no longer than a server needs that reads it. */
+    drained: () => Promise.race([once(socket, 'drain'), sleep(1000)]),
     async until(pattern) {
       while (!pattern.test(received)) {
         const chunk = socket.read();
