@@ -1,22 +1,38 @@
-//! The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients
-//! may have sent a request already. Closing the listener resets them, and under load accepting "until there
-//! are no more" never ends. So: keep out new SYNs, empty the queue, then close.
+//! The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may
+//! have sent a request already, and closing the listener resets them. Others are half-way through their
+//! handshake: off loopback that takes a round trip, and they will be there when the listener is gone. Under load
+//! accepting "until there are no more" never ends. So: keep out new SYNs, wait for the handshakes that have
+//! begun, empty the queue, close.
 //!
 //! A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused:
-//! either way nothing of its request was lost. Beyond loopback, a handshake that is half done at this very
-//! moment can still meet a closed listener.
+//! either way nothing of its request was lost. Not kept out are clients that send with a TTL of 255, and
+//! handshakes by SYN cookie: these can still be reset. Where a lame-duck is longer than the withdrawal nobody
+//! comes any more, and none of this is needed. Not for a socket that another process listens on, too: that one
+//! stays open, and so does its queue.
 
 use std::ffi::c_int;
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 
-pub const BACKLOG: u32 = 1024;
+use crate::log::log_error;
+
+/// The kernel cuts it down to the longest queue that it allows.
+pub const BACKLOG: u32 = 65535;
 const MAX_TTL: c_int = 255;
+/// For those that are half done when the listener is to close.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// After an error that may pass.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Where new ones get in, emptying might go on for ever.
+const MOST_EMPTIED: usize = 2 * BACKLOG as usize;
 
 /// Hands over connections until its accept queue is to be emptied.
 pub struct Listener<H> {
@@ -24,74 +40,183 @@ pub struct Listener<H> {
     hand_over: H,
 }
 
+/// What became of the accept queue.
+#[derive(Default)]
+pub struct Emptied {
+    pub emptied: usize,    // connections taken
+    pub minimum_ttl: bool, // whether the socket was given one
+    pub half_open: usize,  // handshakes that were given up on
+    pub lost: usize,       // connections that could not be taken
+    pub error: Option<String>,
+}
+
 impl<H: Fn(TcpStream)> Listener<H> {
     pub fn new(tcp: TcpListener, hand_over: H) -> Self {
         Self { tcp, hand_over }
     }
 
-    /// Accepts until it is told to close; then the queue is empty and the listener closed.
-    pub async fn accept(self, mut close: oneshot::Receiver<()>) -> (usize, bool) {
+    /// Accepts until it is told to close; then the queue is empty and the listener closed. An error says that the
+    /// listener works no more.
+    pub async fn accept(self, mut close: oneshot::Receiver<()>) -> Result<Emptied, io::Error> {
         loop {
             tokio::select! {
                 biased;
-                _ = &mut close => return self.empty_accept_queue(),
+                _ = &mut close => return Ok(self.empty_accept_queue().await),
                 accepted = self.tcp.accept() => match accepted {
                     Ok((stream, _)) => (self.hand_over)(stream),
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {} // it left
+                    Err(error) if has_left(&error) => {}
+                    Err(error) if is_permanent(&error) => return Err(error),
                     Err(error) => {
-                        // Out of descriptors, say: trying again at once would only burn the CPU.
-                        let _ = writeln!(io::stderr(), "accept: {error}");
-                        sleep(Duration::from_millis(50)).await;
+                        log_error(&format!("cannot accept: {error}"));
+                        sleep(ACCEPT_PAUSE).await; // out of descriptors or memory: what waits in the queue is safe
                     }
                 },
             }
         }
     }
 
-    /// Keeps out new connections, takes those that wait, and closes the listener: how many were taken, and
-    /// whether new ones were really kept out.
+    /// Keeps out new connections, takes those that wait and those that are half-way through their handshake, and
+    /// closes the listener.
     /// rule: nothing-lost-in-accept-queue, new-connections-refused, port-free-after-exit
-    fn empty_accept_queue(self) -> (usize, bool) {
-        let filtered = match set_minimum_ttl(&self.tcp, MAX_TTL) {
-            Ok(()) => true,
+    async fn empty_accept_queue(self) -> Emptied {
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        let mut emptied = Emptied::default();
+        match set_minimum_ttl(&self.tcp, MAX_TTL) {
+            Ok(()) => emptied.minimum_ttl = true,
             Err(error) => {
-                let _ = writeln!(
-                    io::stderr(),
-                    "new connections get in, a connect storm may lose requests: {error}"
-                );
-                false
+                log_error(&format!("new connections get in, a connect storm may lose requests: {error}"))
             }
-        };
-        // Not by tokio: its accept is pending also where the runtime has not heard yet of a connection that
-        // waits, or wants another task to run first. Only the kernel's own answer says that the queue is
-        // empty.
-        let mut emptied = 0;
-        let outcome = self.tcp.into_std().and_then(|listener| {
-            // Those that waited, and as many again that were half-way through their handshake. Where new ones
-            // get in this might go on for ever.
-            while emptied < 2 * BACKLOG as usize {
-                match listener.accept() {
-                    Ok((stream, _)) => {
-                        emptied += 1;
-                        if filtered {
-                            // Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
-                            set_minimum_ttl(&stream, 0)?;
-                        }
-                        stream.set_nonblocking(true)?;
-                        (self.hand_over)(TcpStream::from_std(stream)?);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {} // it left
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
-        });
-        if let Err(error) = outcome {
-            let _ = writeln!(io::stderr(), "the accept queue could not be emptied: {error}");
         }
-        (emptied, filtered)
+        self.accept_all(&mut emptied, deadline).await;
+        while self.has_half_open(&mut emptied) && Instant::now() < deadline && emptied.emptied < MOST_EMPTIED
+        {
+            // The kernel tells when one has ended.
+            if let Ok(Ok((stream, _))) = timeout_at(deadline, self.tcp.accept()).await {
+                self.take(stream, &mut emptied);
+            }
+            self.accept_all(&mut emptied, deadline).await;
+        }
+        // Once more, after the look: a handshake that ended in between is in the queue by now.
+        self.accept_all(&mut emptied, deadline).await;
+        self.close_emptied(&mut emptied);
+        emptied
     }
+
+    fn has_half_open(&self, emptied: &mut Emptied) -> bool {
+        match look(&self.tcp) {
+            Ok(table) => emptied.half_open = table.half_open,
+            Err(error) => log_error(&format!("handshakes that are half done may be lost: {error}")),
+        }
+        emptied.half_open > 0
+    }
+
+    /// Accepts until the kernel says that the queue is empty. Not by tokio: its accept is pending also where the
+    /// runtime has not heard yet of a connection that waits, or wants another task to run first.
+    async fn accept_all(&self, emptied: &mut Emptied, deadline: Instant) {
+        while emptied.emptied < MOST_EMPTIED {
+            let accepted = SockRef::from(&self.tcp).accept().and_then(|(socket, _)| {
+                socket.set_nonblocking(true)?;
+                TcpStream::from_std(socket.into())
+            });
+            match accepted {
+                Ok(stream) => self.take(stream, emptied),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if has_left(&error) => {}
+                Err(error) if is_permanent(&error) || Instant::now() >= deadline => {
+                    emptied.lose(look(&self.tcp).map_or(0, |table| table.waiting), &error);
+                    return;
+                }
+                Err(_) => sleep(ACCEPT_PAUSE).await, // those that wait are safe as long as the listener is open
+            }
+        }
+    }
+
+    fn take(&self, stream: TcpStream, emptied: &mut Emptied) {
+        emptied.emptied += 1;
+        if emptied.minimum_ttl {
+            // Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
+            let _ = set_minimum_ttl(&stream, 0);
+        }
+        (self.hand_over)(stream);
+    }
+
+    fn close_emptied(self, emptied: &mut Emptied) {
+        let Ok((port, inode)) = identity(&self.tcp) else { return };
+        drop(self.tcp);
+        if emptied.error.is_none() && look_at(port, inode).is_ok_and(|table| table.listening) {
+            let reason = format!(
+                "another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its \
+                 clients: leave a shared socket alone, it needs none of this"
+            );
+            log_error(&reason);
+            emptied.error = Some(reason);
+        }
+    }
+}
+
+impl Emptied {
+    /// Counts those that still wait, and cannot be taken.
+    fn lose(&mut self, waiting: usize, error: &io::Error) {
+        self.lost = waiting.max(1);
+        let reason = format!("{} connections in the accept queue are lost: {error}", self.lost);
+        log_error(&reason);
+        self.error = Some(reason);
+    }
+}
+
+/// The client is gone before it was accepted.
+fn has_left(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// The listener will not work again.
+fn is_permanent(error: &io::Error) -> bool {
+    let permanent = [libc::EBADF, libc::EINVAL, libc::ENOTSOCK, libc::EOPNOTSUPP];
+    error.raw_os_error().is_some_and(|number| permanent.contains(&number))
+}
+
+/// What the kernel lists for a port.
+#[derive(Default)]
+struct SocketTable {
+    half_open: usize, // handshakes that have begun and not ended
+    waiting: usize,   // connections in the accept queue of one socket
+    listening: bool,  // whether that socket is there
+}
+
+fn look(tcp: &TcpListener) -> io::Result<SocketTable> {
+    let (port, inode) = identity(tcp)?;
+    look_at(port, inode)
+}
+
+fn identity(tcp: &TcpListener) -> io::Result<(u16, u64)> {
+    let inode = fs::metadata(format!("/proc/self/fd/{}", tcp.as_fd().as_raw_fd()))?.ino();
+    Ok((tcp.local_addr()?.port(), inode))
+}
+
+/// Reads /proc/net/tcp and tcp6: a socket for IPv6 may take IPv4, too (proc_pid_net(5)).
+fn look_at(port: u16, inode: u64) -> io::Result<SocketTable> {
+    const LISTEN: &str = "0A";
+    const HALF_OPEN: &str = "03";
+    let mut table = SocketTable::default();
+    let (suffix, inode) = (format!(":{port:04X}"), inode.to_string());
+    let ipv6 = fs::read_to_string("/proc/net/tcp6").unwrap_or_default(); // missing where IPv6 is off
+    for line in fs::read_to_string("/proc/net/tcp")?.lines().chain(ipv6.lines()) {
+        let column: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, local, _, state, queues, _, _, _, _, owner, ..] = column[..] else { continue };
+        if !local.ends_with(&suffix) {
+            continue;
+        }
+        if state == HALF_OPEN {
+            table.half_open += 1;
+        } else if state == LISTEN && owner == inode {
+            let queue = queues.split(':').next_back().unwrap_or_default();
+            table.listening = true;
+            table.waiting = usize::from_str_radix(queue, 16).unwrap_or(0);
+        }
+    }
+    Ok(table)
 }
 
 /// Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
@@ -99,7 +224,7 @@ impl<H: Fn(TcpStream)> Listener<H> {
 #[cfg(target_os = "linux")]
 fn set_minimum_ttl(socket: &impl AsFd, ttl: c_int) -> io::Result<()> {
     use libc::{IP_MINTTL, IPPROTO_IP, IPPROTO_IPV6, IPV6_MINHOPCOUNT};
-    use socket2::{Domain, SockRef};
+    use socket2::Domain;
 
     set_option(socket, IPPROTO_IP, IP_MINTTL, ttl)?;
     if SockRef::from(socket).domain()? == Domain::IPV6 {
@@ -111,8 +236,6 @@ fn set_minimum_ttl(socket: &impl AsFd, ttl: c_int) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "no crate has a safe function for these options")]
 fn set_option(socket: &impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-
     let descriptor = socket.as_fd().as_raw_fd();
     let size = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: the descriptor is open, and the kernel reads no more than `size` bytes at `value`.

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::RwLock;
 use std::time::Duration;
+
+use crate::log::log_error;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum DrainPolicy {
@@ -25,10 +26,12 @@ pub struct Config {
     pub idle_linger: Duration,
     pub drain_policy: DrainPolicy,
     pub max_in_flight: usize,
+    pub max_streams: usize,
     pub max_connections: usize,
     pub max_body_bytes: usize,
     pub header_timeout: Duration,
     pub body_timeout: Duration,
+    pub write_timeout: Duration,
     pub keep_alive_timeout: Duration,
     pub close_timeout: Duration,
 }
@@ -68,10 +71,12 @@ impl Config {
             idle_linger: values.duration("IDLE_LINGER", "1")?,
             drain_policy: values.policy("DRAIN_POLICY", "serve")?,
             max_in_flight: values.count("MAX_IN_FLIGHT", 100, 1, 1_000_000)?,
+            max_streams: values.count("MAX_STREAMS", 100, 1, 1_000_000)?,
             max_connections: values.count("MAX_CONNECTIONS", 10_000, 1, 1_000_000)?,
             max_body_bytes: values.count("MAX_BODY_BYTES", 1 << 20, 0, 1 << 30)?,
             header_timeout: values.positive("HEADER_TIMEOUT", "10")?,
             body_timeout: values.positive("BODY_TIMEOUT", "30")?,
+            write_timeout: values.positive("WRITE_TIMEOUT", "30")?,
             keep_alive_timeout: values.positive("KEEP_ALIVE_TIMEOUT", "75")?,
             close_timeout: values.positive("CLOSE_TIMEOUT", "0.5")?,
         };
@@ -93,10 +98,12 @@ impl Config {
             ("IDLE_LINGER", self.idle_linger != other.idle_linger),
             ("DRAIN_POLICY", self.drain_policy != other.drain_policy),
             ("MAX_IN_FLIGHT", self.max_in_flight != other.max_in_flight),
+            ("MAX_STREAMS", self.max_streams != other.max_streams),
             ("MAX_CONNECTIONS", self.max_connections != other.max_connections),
             ("MAX_BODY_BYTES", self.max_body_bytes != other.max_body_bytes),
             ("HEADER_TIMEOUT", self.header_timeout != other.header_timeout),
             ("BODY_TIMEOUT", self.body_timeout != other.body_timeout),
+            ("WRITE_TIMEOUT", self.write_timeout != other.write_timeout),
             ("KEEP_ALIVE_TIMEOUT", self.keep_alive_timeout != other.keep_alive_timeout),
             ("CLOSE_TIMEOUT", self.close_timeout != other.close_timeout),
         ]
@@ -211,8 +218,8 @@ fn read_config_file(lookup: Lookup) -> Result<HashMap<String, String>, ConfigErr
 }
 
 /// What SIGHUP can change.
-const RELOADABLE: [&str; 5] =
-    ["SHUTDOWN_DELAY", "DRAIN_TIMEOUT", "IDLE_LINGER", "DRAIN_POLICY", "MAX_IN_FLIGHT"];
+const RELOADABLE: [&str; 6] =
+    ["SHUTDOWN_DELAY", "DRAIN_TIMEOUT", "IDLE_LINGER", "DRAIN_POLICY", "MAX_IN_FLIGHT", "MAX_STREAMS"];
 
 /// The configuration in force. Any task may read it; SIGHUP replaces it.
 pub struct Settings {
@@ -237,7 +244,7 @@ impl Settings {
         let (changed, restart): (Vec<_>, Vec<_>) =
             current.differences(&loaded).into_iter().partition(|name| RELOADABLE.contains(name));
         for name in restart {
-            let _ = writeln!(io::stderr(), "{name}: a change needs a restart");
+            log_error(&format!("{name}: a change needs a restart"));
         }
         *current = Config {
             shutdown_delay: loaded.shutdown_delay,
@@ -245,6 +252,7 @@ impl Settings {
             idle_linger: loaded.idle_linger,
             drain_policy: loaded.drain_policy,
             max_in_flight: loaded.max_in_flight,
+            max_streams: loaded.max_streams,
             ..*current
         };
         Ok(changed)

@@ -9,6 +9,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -18,12 +19,14 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::SetOnce;
+use tokio::sync::{Notify, SetOnce};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::config::Settings;
 
 const MAX_HEAD_BYTES: usize = 16 << 10;
+/// However many fields fit into a head: the shortest is `a:` and the end of its line.
+const MAX_FIELDS: usize = MAX_HEAD_BYTES / 4;
 
 /// Where a connection stands between two requests.
 #[derive(Clone, Copy, PartialEq)]
@@ -38,6 +41,18 @@ pub enum ConnectionState {
     Closing,
 }
 
+/// What a request counts against.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Limit {
+    InFlight,
+    /// Apart, because endless ones would use up MAX_IN_FLIGHT for ever.
+    Streams,
+    /// A probe must get through under load.
+    None,
+}
+
+const LIMITS: usize = 3;
+
 /// What the registry knows of a connection. Any task may ask; only the connection's own changes it.
 pub struct Connection {
     id: usize,
@@ -50,6 +65,8 @@ struct Standing {
     state: ConnectionState,
     since: Option<Instant>, // the opening, the first byte of a head, or the end of a response; unset: now
     in_flight: bool,        // a whole head has come, its response is not complete
+    limit: Limit,           // that the request in flight counts against
+    sending: bool,          // the rest of the response waits for nothing but the client
     response_ended: bool,   // hyper has taken the end of the response, but may not have written it
     waker: Option<Waker>,   // of the connection's task
 }
@@ -68,13 +85,10 @@ impl Connection {
         }
     }
 
-    /// Counts a request whose head is complete. False above MAX_IN_FLIGHT. rule: overload-sheds
-    pub fn begin_request(&self, exempt: bool) -> bool {
-        let mut standing = self.standing.lock().unwrap();
-        standing.in_flight = true;
-        standing.response_ended = false;
-        let in_flight = self.registry.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
-        exempt || in_flight <= self.registry.settings.now().max_in_flight
+    /// Notes that the rest of the response is ready. A client that closes its side from now on still gets it; one
+    /// that does so while a handler waits is taken for one that has left, for both look the same.
+    pub fn begin_sending(&self) {
+        self.standing.lock().unwrap().sending = true;
     }
 
     /// Notes that hyper has taken the end of the response.
@@ -89,7 +103,7 @@ impl Connection {
         if !standing.in_flight || !standing.response_ended {
             return false;
         }
-        self.forget_request(&mut standing);
+        self.registry.finish_request(&mut standing);
         standing.state = if read_ahead { ConnectionState::Active } else { ConnectionState::Idle };
         standing.since = Some(Instant::now());
         true
@@ -98,14 +112,11 @@ impl Connection {
     fn set_closing(&self) {
         let mut standing = self.standing.lock().unwrap();
         standing.state = ConnectionState::Closing;
-        self.forget_request(&mut standing);
+        self.registry.finish_request(&mut standing);
     }
 
-    fn forget_request(&self, standing: &mut Standing) {
-        if standing.in_flight {
-            standing.in_flight = false;
-            self.registry.in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     fn remember(&self, waker: &Waker) {
@@ -126,6 +137,10 @@ impl Connection {
         self.standing.lock().unwrap().in_flight
     }
 
+    fn is_sending(&self) -> bool {
+        self.standing.lock().unwrap().sending
+    }
+
     /// Until when the next bytes must come. Nothing but the client's leaving is awaited during a request.
     fn read_deadline(&self) -> Option<Instant> {
         let mut standing = self.standing.lock().unwrap();
@@ -137,8 +152,8 @@ impl Connection {
         Some(match (standing.state, self.registry.listener_closed.get()) {
             // The last chance, also where no byte ever came.
             // rule: late-request-answered, idle-holds-nothing, unused-holds-nothing
-            (ConnectionState::Idle | ConnectionState::Unused, Some(&closed)) => {
-                since.max(closed) + settings.idle_linger
+            (ConnectionState::Idle | ConnectionState::Unused, Some(&(closed, idle_linger))) => {
+                since.max(closed) + idle_linger
             }
             (ConnectionState::Idle, None) => since + settings.keep_alive_timeout,
             // A head that began to arrive, and the first one of all. rule: slow-head-bounded
@@ -156,9 +171,41 @@ pub struct ConnectionIo {
     /// The last read found nothing. hyper reads on while a handler runs, but only once it has used up what it
     /// read before: a read that waits means that it holds no byte of a next request.
     waiting: bool,
+    client_closed: bool, // its side, while it is sent a response
+    write_timer: Pin<Box<Sleep>>,
+    /// The client takes nothing: `write_timer` runs.
+    stuck: bool,
+    /// It has taken nothing for too long.
+    timed_out: bool,
 }
 
 impl ConnectionIo {
+    /// Above MAX_CONNECTIONS.
+    pub fn is_refused(&self) -> bool {
+        self.connection.refused
+    }
+
+    /// Bounds the time in which the client takes nothing: with each byte that it does take it begins anew.
+    /// rule: slow-reader-bounded
+    fn bound_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stuck = false;
+            return written;
+        }
+        if !self.stuck {
+            self.stuck = true;
+            let deadline = Instant::now() + self.connection.registry.settings.now().write_timeout;
+            self.write_timer.as_mut().reset(deadline);
+        }
+        ready!(self.write_timer.as_mut().poll(cx));
+        self.timed_out = true;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.connection.read_deadline() else {
             return Poll::Pending;
@@ -211,6 +258,10 @@ impl AsyncRead for ConnectionIo {
         }
         if buffer.filled().len() > before {
             io.connection.activate();
+        } else if io.connection.is_sending() {
+            // hyper would stop in the middle; it hears of it when the response is written.
+            (io.waiting, io.client_closed) = (true, true);
+            return Poll::Pending;
         }
         read
     }
@@ -218,7 +269,9 @@ impl AsyncRead for ConnectionIo {
 
 impl AsyncWrite for ConnectionIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
+        let io = self.get_mut();
+        let written = Pin::new(&mut io.stream).poll_write(cx, data);
+        io.bound_write(cx, written)
     }
 
     fn poll_write_vectored(
@@ -226,7 +279,9 @@ impl AsyncWrite for ConnectionIo {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, data)
+        let io = self.get_mut();
+        let written = Pin::new(&mut io.stream).poll_write_vectored(cx, data);
+        io.bound_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -237,7 +292,8 @@ impl AsyncWrite for ConnectionIo {
     /// it is woken: the time that a connection may be idle begins here.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let io = self.get_mut();
-        if io.connection.finish_request(!io.waiting) && io.poll_deadline(cx).is_ready() {
+        if io.connection.finish_request(!io.waiting) && (io.client_closed || io.poll_deadline(cx).is_ready())
+        {
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -260,8 +316,9 @@ impl Drop for ConnectionIo {
 pub struct Registry {
     settings: Arc<Settings>,
     connections: Mutex<Connections>,
-    in_flight: AtomicUsize,
-    listener_closed: OnceLock<Instant>,
+    in_flight: [AtomicUsize; LIMITS],
+    answered: Notify,
+    listener_closed: OnceLock<(Instant, Duration)>, // with IDLE_LINGER as it was then
     drained: SetOnce<()>,
     cut: AtomicBool,
 }
@@ -278,24 +335,31 @@ impl Registry {
         Arc::new(Self {
             settings,
             connections: Mutex::default(),
-            in_flight: AtomicUsize::new(0),
+            in_flight: Default::default(),
+            answered: Notify::new(),
             listener_closed: OnceLock::new(),
             drained: SetOnce::new(),
             cut: AtomicBool::new(false),
         })
     }
 
-    /// Registers a connection; as an error where there are too many, for it to be refused.
-    pub fn open(self: &Arc<Self>, stream: TcpStream) -> Result<ConnectionIo, ConnectionIo> {
+    /// Registers a connection, to be refused where there are too many. Above twice the limit there is nothing
+    /// left to refuse politely.
+    pub fn open(self: &Arc<Self>, stream: TcpStream) -> Option<ConnectionIo> {
         let _ = stream.set_nodelay(true); // or small chunks wait until the one before is acknowledged
         let settings = self.settings.now();
         let now = Instant::now();
         let mut connections = self.connections.lock().unwrap();
+        if connections.open.len() >= 2 * settings.max_connections {
+            return None;
+        }
         let refused = connections.open.len() - connections.refused >= settings.max_connections;
         let standing = Mutex::new(Standing {
             state: if refused { ConnectionState::Closing } else { ConnectionState::Unused },
             since: Some(now),
             in_flight: false,
+            limit: Limit::None,
+            sending: false,
             response_ended: false,
             waker: None,
         });
@@ -305,13 +369,46 @@ impl Registry {
         connections.refused += usize::from(refused);
         connections.open.insert(id, Arc::clone(&connection));
         let timer = Box::pin(sleep_until(now + settings.header_timeout));
-        let io = ConnectionIo { stream, connection, timer, waiting: false };
-        if refused { Err(io) } else { Ok(io) }
+        let write_timer = Box::pin(sleep_until(now));
+        Some(ConnectionIo {
+            stream,
+            connection,
+            timer,
+            waiting: false,
+            client_closed: false,
+            write_timer,
+            stuck: false,
+            timed_out: false,
+        })
+    }
+
+    /// Counts a request whose head is complete. False above its limit. rule: overload-sheds
+    pub fn begin_request(&self, connection: &Connection, limit: Limit) -> bool {
+        let mut standing = connection.standing.lock().unwrap();
+        standing.in_flight = true;
+        standing.limit = limit;
+        standing.sending = false;
+        standing.response_ended = false;
+        let in_flight = self.in_flight[limit as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        match limit {
+            Limit::InFlight => in_flight <= self.settings.now().max_in_flight,
+            Limit::Streams => in_flight <= self.settings.now().max_streams, // rule: streams-limited-apart
+            Limit::None => true,
+        }
+    }
+
+    fn finish_request(&self, standing: &mut Standing) {
+        standing.sending = false;
+        if standing.in_flight {
+            standing.in_flight = false;
+            self.in_flight[standing.limit as usize].fetch_sub(1, Ordering::Relaxed);
+            self.answered.notify_waiters();
+        }
     }
 
     /// Called once, when the listener has closed: whoever is idle, or becomes idle, may ask once more.
     pub fn begin_drain(&self) {
-        let _ = self.listener_closed.set(Instant::now());
+        let _ = self.listener_closed.set((Instant::now(), self.settings.now().idle_linger));
         let connections = self.connections.lock().unwrap();
         connections.open.values().for_each(|connection| connection.wake());
         self.report_drained(&connections);
@@ -324,6 +421,18 @@ impl Registry {
         self.cut.store(true, Ordering::SeqCst);
         connections.open.values().for_each(|connection| connection.wake());
         cut
+    }
+
+    /// Returns when no request is in flight.
+    pub async fn answered(&self) {
+        loop {
+            let mut another = pin!(self.answered.notified());
+            another.as_mut().enable(); // or one that is finished right now would go unheard
+            if self.in_flight() == 0 {
+                return;
+            }
+            another.await;
+        }
     }
 
     /// Returns when, after `begin_drain`, no connection is left. rule: load-does-not-hold-exit
@@ -346,7 +455,7 @@ impl Registry {
 
     /// How many requests are in flight, for /metrics.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// How many connections are in one state, for /metrics.
@@ -368,13 +477,16 @@ where
     let conversation = async {
         let _ = http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_FIELDS)
             .header_read_timeout(None) // its time would run while a connection is idle, too
             .serve_connection(TokioIo::new(&mut io), service)
             .await; // an error means that the client has left, or was cut off by a deadline
-        io.half_close().await;
+        if !io.timed_out {
+            io.half_close().await;
+        }
     };
-    let cut = !until_cut(&connection, conversation).await;
-    if cut && connection.is_in_flight() {
+    let in_flight = !until_cut(&connection, conversation).await && connection.is_in_flight();
+    if in_flight || io.timed_out {
         // By RST, because a FIN can look like the end of a response that has no length. rule: cut-is-visible
         let _ = io.stream.set_zero_linger();
     }

@@ -9,12 +9,14 @@ mod accept_queue;
 mod config;
 mod connections;
 mod lifecycle;
+mod log;
 mod routes;
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,22 +24,28 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-use accept_queue::{BACKLOG, Listener};
+use accept_queue::{BACKLOG, Emptied, Listener};
 use config::{Config, Settings, environment};
 use connections::{Connection, Registry, refuse, serve};
-use lifecycle::{Lifecycle, ReleaseStep, Signals, Steps};
-use routes::{App, ResponseBody, log_event};
+use lifecycle::{Lifecycle, ReleaseStep, Signals, Steps, Value};
+use log::{flush, log_error, log_event};
+use routes::{App, ResponseBody};
 
+/// On one thread: what a connection and the shutdown do to each other then happens in some order, never at the
+/// same time, which is easier to read. On several threads the text would be the same.
 fn main() {
+    panic::set_hook(Box::new(|panic| log_error(&panic.to_string()))); // which may not wait for a reader either
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let status = runtime.block_on(run()).unwrap_or_else(|(status, reason)| {
-        let _ = writeln!(io::stderr(), "{reason}");
+        log_error(&reason);
         status
     });
+    flush();
     std::process::exit(status); // not by returning, which would take down the runtime first
 }
 
@@ -52,8 +60,9 @@ async fn run() -> Result<i32, (i32, String)> {
     let delayed = Arc::clone(&settings);
     let lifecycle = Arc::new(Lifecycle::new(log_event, move || delayed.now().shutdown_delay));
 
+    raise_descriptor_limit();
     let (tcp, port) = listen(config.host, config.port)?;
-    let (admin, admin_port) = listen(config.admin_host, config.admin_port)?;
+    let (admin_tcp, admin_port) = listen(config.admin_host, config.admin_port)?;
 
     let instance = new_instance();
     let app = Arc::new(App {
@@ -64,19 +73,20 @@ async fn run() -> Result<i32, (i32, String)> {
     });
     let (close, closing) = oneshot::channel();
     let listener = Listener::new(tcp, hand_over(Arc::clone(&registry), Arc::clone(&app), App::handle));
-    let accepting = tokio::spawn(listener.accept(closing));
+    let accepting = tokio::spawn(accept(listener, closing, Arc::clone(&lifecycle)));
     let (close_admin, admin_closing) = oneshot::channel();
-    let admin_listener = Listener::new(admin, hand_over(Arc::clone(&admin_registry), app, App::handle_admin));
-    let admin_accepting = tokio::spawn(admin_listener.accept(admin_closing));
+    let admin_listener =
+        Listener::new(admin_tcp, hand_over(Arc::clone(&admin_registry), app, App::handle_admin));
+    let admin_accepting = tokio::spawn(accept(admin_listener, admin_closing, Arc::clone(&lifecycle)));
 
     lifecycle.ready();
     log_event(
         "listening",
         &[
-            ("port", port.into()),
-            ("admin_port", admin_port.into()),
-            ("pid", std::process::id().into()),
-            ("instance", instance.into()),
+            ("port", Value::Number(port.into())),
+            ("admin_port", Value::Number(admin_port.into())),
+            ("pid", Value::Number(std::process::id() as usize)),
+            ("instance", Value::Text(&instance)),
         ],
     );
 
@@ -86,9 +96,18 @@ async fn run() -> Result<i32, (i32, String)> {
         drain_timeout: Box::new(move || timed.now().drain_timeout),
         close_listener: Box::pin(async move {
             let _ = close.send(());
-            let (emptied, filtered) = accepting.await.expect("accepting does not panic");
+            let queue = accepting.await.map_err(|error| error.to_string())?;
             draining.begin_drain();
-            log_event("listener_closed", &[("emptied", emptied.into()), ("filtered", filtered.into())]);
+            log_event(
+                "accept_queue",
+                &[
+                    ("emptied", Value::Number(queue.emptied)),
+                    ("minimum_ttl", Value::Flag(queue.minimum_ttl)),
+                    ("half_open", Value::Number(queue.half_open)),
+                    ("lost", Value::Number(queue.lost)),
+                ],
+            );
+            queue.error.map_or(Ok(()), Err)
         }),
         drained: Box::pin(async move { drained.drained().await }),
         cut_in_flight: Box::new(move || registry.cut_in_flight()),
@@ -97,10 +116,12 @@ async fn run() -> Result<i32, (i32, String)> {
             name: "admin",
             timeout: Duration::from_secs(1),
             run: Box::pin(async move {
-                let _ = close_admin.send(());
-                let closed = admin_accepting.await;
+                admin_accepting.abort(); // closes at once
+                drop(close_admin);
+                // A /prestop waited for the same delay as we did: its answer comes first.
+                admin_registry.answered().await;
                 admin_registry.cut_in_flight();
-                closed.map(drop).map_err(|error| error.to_string())
+                Ok(())
             }),
         }],
         reload: Rc::new(move || reload(&settings)),
@@ -108,9 +129,27 @@ async fn run() -> Result<i32, (i32, String)> {
     Ok(lifecycle.run(signals, steps).await)
 }
 
+/// Accepts until the listener is told to close, or works no more.
+async fn accept<H: Fn(TcpStream)>(
+    listener: Listener<H>,
+    closing: oneshot::Receiver<()>,
+    lifecycle: Arc<Lifecycle>,
+) -> Emptied {
+    listener.accept(closing).await.unwrap_or_else(|error| {
+        lifecycle.fail(&format!("cannot accept: {error}"));
+        Emptied::default()
+    })
+}
+
+/// A soft limit of 1024 is there for programs that use select(2); this one does not.
+fn raise_descriptor_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
 fn listen(host: IpAddr, port: u16) -> Result<(TcpListener, u16), (i32, String)> {
     let address = SocketAddr::new(host, port);
-    let failed = |error| (1, format!("listen on {address}: {error}"));
+    let failed = |error: io::Error| (1, format!("listen on {address}: {error}"));
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
     socket.set_reuseaddr(true).and_then(|()| socket.bind(address)).map_err(failed)?;
     let listener = socket.listen(BACKLOG).map_err(failed)?;
@@ -127,21 +166,24 @@ where
     move |stream| {
         let app = Arc::clone(&app);
         match registry.open(stream) {
-            Ok(io) => tokio::spawn(serve(io, move |connection, request| {
-                handle(Arc::clone(&app), connection, request)
-            })),
-            Err(io) => tokio::spawn(refuse(io)),
-        };
+            Some(io) if io.is_refused() => drop(tokio::spawn(refuse(io))),
+            Some(io) => {
+                let handle = move |connection, request| handle(Arc::clone(&app), connection, request);
+                drop(tokio::spawn(serve(io, handle)));
+            }
+            None => {}
+        }
     }
 }
 
 fn reload(settings: &Settings) {
     // rule: hup-keeps-serving
     match settings.reload() {
-        Ok(changed) => log_event("reloaded", &[("changed", changed.into())]),
+        Ok(changed) => log_event("reloaded", &[("changed", Value::Names(&changed))]),
         Err(error) => {
-            let _ = writeln!(io::stderr(), "{error}");
-            log_event("reload_failed", &[("reason", error.to_string().into())]);
+            let reason = error.to_string();
+            log_error(&reason);
+            log_event("reload_failed", &[("reason", Value::Text(&reason))]);
         }
     }
 }

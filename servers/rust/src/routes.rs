@@ -1,23 +1,29 @@
 //! Routes: what the server answers, and the limits on what a client may send.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::Future;
-use std::io::{self, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::Stream;
+use futures_util::stream::unfold;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use hyper::{Method, StatusCode};
-use serde_json::Value;
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    TRANSFER_ENCODING,
+};
+use hyper::{Method, StatusCode, Version};
+use percent_encoding::percent_decode_str;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{DrainPolicy, Settings, parse_integer, parse_seconds};
-use crate::connections::{Connection, ConnectionState, Registry};
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::connections::{Connection, ConnectionState, Limit, Registry};
+use crate::lifecycle::{Lifecycle, Phase, Value};
+use crate::log::{dropped, log_event};
 
 use Handler::{Later, Now};
 
@@ -28,21 +34,31 @@ const MAX_BYTES: usize = 256 << 20;
 const MAX_CHUNKS: usize = 10_000;
 const MAX_INTERVAL: f64 = 60.0; // seconds
 
+/// Ends a handler with an answer.
+struct RequestError {
+    status: StatusCode,
+    reason: String,
+    field: Option<(HeaderName, HeaderValue)>, // of the head, besides those of every one
+}
+
 /// What a handler gets: parsed, its body received whole. The head itself is not kept: as long as it lives,
 /// hyper cannot use its buffer again.
 struct Request {
     query: String,
     content_type: Option<HeaderValue>,
     id: Option<HeaderValue>,
+    is_head: bool,
+    closes: bool, // whatever is answered
     unread: bool, // the body, or part of it
     body: Bytes,
 }
 
 type Response = hyper::Response<Content>;
-type Answer = Result<Response, Box<Response>>; // an error is the response that says so
+type Answer = Result<Response, RequestError>;
 type Pending<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
 /// Only few handlers wait: the others need no future, and no box for it.
+#[derive(Clone, Copy)]
 enum Handler {
     Now(fn(&App, &Request) -> Answer),
     Later(for<'a> fn(&'a App, &'a Request) -> Pending<'a>),
@@ -52,10 +68,10 @@ struct Route {
     method: Method,
     path: &'static str,
     handle: Handler,
-    exempt: bool, // from MAX_IN_FLIGHT: a probe must get through under load
+    limit: Limit,
 }
 
-/// What the handlers share.
+/// What the handlers share, and the handlers.
 pub struct App {
     pub settings: Arc<Settings>,
     pub lifecycle: Arc<Lifecycle>,
@@ -66,12 +82,12 @@ pub struct App {
 fn routes() -> impl Iterator<Item = &'static Route> {
     const SLOW: Handler = Later(|app, request| Box::pin(app.slow(request)));
     static ROUTES: [Route; 6] = [
-        Route { method: Method::GET, path: "/", handle: Now(App::root), exempt: false },
-        Route { method: Method::GET, path: "/slow", handle: SLOW, exempt: false },
-        Route { method: Method::POST, path: "/echo", handle: Now(App::echo), exempt: false },
-        Route { method: Method::GET, path: "/bytes", handle: Now(App::bytes), exempt: false },
-        Route { method: Method::GET, path: "/stream", handle: Now(App::stream), exempt: false },
-        Route { method: Method::GET, path: "/events", handle: Now(App::events), exempt: false },
+        Route { method: Method::GET, path: "/", handle: Now(App::root), limit: Limit::InFlight },
+        Route { method: Method::GET, path: "/slow", handle: SLOW, limit: Limit::InFlight },
+        Route { method: Method::POST, path: "/echo", handle: Now(App::echo), limit: Limit::InFlight },
+        Route { method: Method::GET, path: "/bytes", handle: Now(App::bytes), limit: Limit::InFlight },
+        Route { method: Method::GET, path: "/stream", handle: Now(App::stream), limit: Limit::InFlight },
+        Route { method: Method::GET, path: "/events", handle: Now(App::events), limit: Limit::Streams },
     ];
     ROUTES.iter().chain(health_routes())
 }
@@ -79,18 +95,18 @@ fn routes() -> impl Iterator<Item = &'static Route> {
 fn admin_routes() -> impl Iterator<Item = &'static Route> {
     const PRESTOP: Handler = Later(|app, _| Box::pin(app.prestop()));
     static ROUTES: [Route; 3] = [
-        Route { method: Method::GET, path: "/metrics", handle: Now(App::metrics), exempt: true },
-        Route { method: Method::GET, path: "/prestop", handle: PRESTOP, exempt: true },
-        Route { method: Method::POST, path: "/prestop", handle: PRESTOP, exempt: true },
+        Route { method: Method::GET, path: "/metrics", handle: Now(App::metrics), limit: Limit::None },
+        Route { method: Method::GET, path: "/prestop", handle: PRESTOP, limit: Limit::None },
+        Route { method: Method::POST, path: "/prestop", handle: PRESTOP, limit: Limit::None },
     ];
     ROUTES.iter().chain(health_routes())
 }
 
 fn health_routes() -> &'static [Route] {
     static ROUTES: [Route; 3] = [
-        Route { method: Method::GET, path: "/health", handle: Now(App::ready), exempt: true },
-        Route { method: Method::GET, path: "/health/live", handle: Now(App::live), exempt: true },
-        Route { method: Method::GET, path: "/health/ready", handle: Now(App::ready), exempt: true },
+        Route { method: Method::GET, path: "/health", handle: Now(App::ready), limit: Limit::None },
+        Route { method: Method::GET, path: "/health/live", handle: Now(App::live), limit: Limit::None },
+        Route { method: Method::GET, path: "/health/ready", handle: Now(App::ready), limit: Limit::None },
     ];
     &ROUTES
 }
@@ -105,7 +121,8 @@ impl App {
         let found = find(routes(), &request);
         let (mut request, incoming) = (Request::new(&request), request.into_body());
         // Here, and not when the future is polled: hyper reads on in between.
-        let admitted = connection.begin_request(found.as_ref().is_ok_and(|route| route.exempt));
+        let limit = found.as_ref().map_or(Limit::InFlight, |route| route.limit);
+        let admitted = self.registry.begin_request(&connection, limit);
         async move {
             let draining = self.lifecycle.phase() >= Phase::Draining;
             let answer = if draining && self.settings.now().drain_policy == DrainPolicy::Reject {
@@ -115,7 +132,7 @@ impl App {
             } else {
                 self.dispatch(found, &mut request, incoming).await
             };
-            Ok(self.respond(answer, &request, connection))
+            Ok(self.send_head(answer, &request, connection))
         }
     }
 
@@ -127,25 +144,30 @@ impl App {
     ) -> impl Future<Output = Result<hyper::Response<ResponseBody>, Infallible>> {
         let found = find(admin_routes(), &request);
         let (mut request, incoming) = (Request::new(&request), request.into_body());
-        connection.begin_request(true);
+        connection.registry().begin_request(&connection, Limit::None);
         async move {
             let answer = self.dispatch(found, &mut request, incoming).await;
-            Ok(self.respond(answer, &request, connection))
+            Ok(self.send_head(answer, &request, connection))
         }
     }
 
     async fn dispatch(
         &self,
-        found: Result<&Route, Box<Response>>,
+        found: Result<&Route, RequestError>,
         request: &mut Request,
         incoming: Incoming,
     ) -> Answer {
+        let handle = match found {
+            Ok(route) => Ok(route.handle),
+            Err(error) if is_ambiguous(error.status) => return Err(error), // nor is its body clear
+            Err(error) => Err(error),
+        };
         if request.unread {
             // In a box: most requests have none, and hyper moves the whole future more than once.
             request.body = Box::pin(self.read_body(incoming)).await?;
             request.unread = false;
         }
-        match found?.handle {
+        match handle? {
             Now(handle) => handle(self, request),
             Later(handle) => handle(self, request).await,
         }
@@ -153,7 +175,7 @@ impl App {
 
     /// Receives the whole body, within BODY_TIMEOUT in all rather than for each read. It is what makes hyper
     /// answer "Expect: 100-continue". rule: stalled-body-bounded, continue-answered
-    async fn read_body(&self, incoming: Incoming) -> Result<Bytes, Box<Response>> {
+    async fn read_body(&self, incoming: Incoming) -> Result<Bytes, RequestError> {
         let settings = self.settings.now();
         let limit = settings.max_body_bytes;
         let too_large = || fail(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body is at most {limit} bytes"));
@@ -182,11 +204,9 @@ impl App {
     }
 
     fn echo(&self, request: &Request) -> Answer {
-        let mut response = Response::new(Content::Whole(request.body.clone()));
-        if let Some(content_type) = &request.content_type {
-            response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
-        }
-        Ok(response)
+        let unknown = HeaderValue::from_static("application/octet-stream");
+        let content_type = request.content_type.clone().unwrap_or(unknown);
+        Ok(typed(content_type, Content::Whole(request.body.clone())))
     }
 
     fn bytes(&self, request: &Request) -> Answer {
@@ -198,14 +218,17 @@ impl App {
     fn stream(&self, request: &Request) -> Answer {
         let chunks = request.integer("chunks", 10, 1, MAX_CHUNKS)?;
         let interval = request.seconds("interval", 0.1, MAX_INTERVAL)?;
-        Ok(typed(HeaderValue::from_static("text/plain"), Content::Chunks(count_to(0, chunks, interval))))
+        Ok(typed(
+            HeaderValue::from_static("text/plain"),
+            Content::Chunks(Box::pin(count_to(chunks, interval))),
+        ))
     }
 
     /// Has no end of its own: when the listener closes, it ends as if it had, with the final chunk.
     /// rule: endless-stream-ends
     fn events(&self, _: &Request) -> Answer {
-        let seconds = count_seconds(0, Arc::clone(&self.lifecycle));
-        Ok(typed(HeaderValue::from_static("text/event-stream"), Content::Chunks(seconds)))
+        let seconds = count_seconds(Arc::clone(&self.lifecycle));
+        Ok(typed(HeaderValue::from_static("text/event-stream"), Content::Chunks(Box::pin(seconds))))
     }
 
     /// Says that a restart would not help; a shutdown is no reason for one. rule: liveness-stays
@@ -220,6 +243,7 @@ impl App {
     }
 
     fn metrics(&self, _: &Request) -> Answer {
+        let [(stdout, stdout_dropped), (stderr, stderr_dropped)] = dropped();
         let text = format!(
             "# TYPE http_requests_in_flight gauge\n\
              http_requests_in_flight {}\n\
@@ -228,12 +252,19 @@ impl App {
              http_connections{{state=\"active\"}} {}\n\
              http_connections{{state=\"idle\"}} {}\n\
              # TYPE lifecycle_phase gauge\n\
-             lifecycle_phase{{phase=\"{}\"}} 1\n",
+             lifecycle_phase{{phase=\"{}\"}} 1\n\
+             # TYPE log_lines_dropped_total counter\n\
+             log_lines_dropped_total{{stream=\"{}\"}} {}\n\
+             log_lines_dropped_total{{stream=\"{}\"}} {}\n",
             self.registry.in_flight(),
             self.registry.count(ConnectionState::Unused),
             self.registry.count(ConnectionState::Active),
             self.registry.count(ConnectionState::Idle),
             self.lifecycle.phase().name(),
+            stdout,
+            stdout_dropped,
+            stderr,
+            stderr_dropped,
         );
         Ok(typed(HeaderValue::from_static("text/plain; version=0.0.4"), Content::Whole(text.into())))
     }
@@ -249,50 +280,105 @@ impl App {
         ["{\"phase\":\"", self.lifecycle.phase().name(), "\"}\n"].concat()
     }
 
-    /// Adds what belongs to every response. hyper writes the head as soon as this returns: the phase is the
-    /// one of that moment, though it may have changed since the request came. rule: in-flight-answered
-    fn respond(
+    /// Adds what belongs to every head. hyper writes it as soon as this returns: the phase is the one of that
+    /// moment, though it may have changed since the request came.
+    fn send_head(
         &self,
         answer: Answer,
         request: &Request,
         connection: Arc<Connection>,
     ) -> hyper::Response<ResponseBody> {
-        let failed = answer.is_err();
-        let mut response = answer.unwrap_or_else(|failure| *failure);
+        let mut closes = request.closes;
+        let mut response = answer.unwrap_or_else(|error| {
+            closes |= request.unread || is_ambiguous(error.status);
+            error.into_response()
+        });
         let status = response.status();
+        let length = response.body().size_hint().exact();
         let headers = response.headers_mut();
         headers.insert(X_INSTANCE_ID, self.instance.clone());
         // hyper then reads no further request. rule: pipelined-in-order
-        if self.lifecycle.stopping() || (failed && request.unread) {
+        if closes || self.lifecycle.stopping() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if status.as_u16() < 400
             && let Some(id) = request.id()
         {
-            log_event("executed", &[("request_id", id.into())]);
+            log_event("executed", &[("request_id", Value::Text(id))]);
+        }
+        if request.is_head {
+            headers.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
+            *response.body_mut() = Content::Whole(Bytes::new());
+        }
+        if !matches!(response.body(), Content::Chunks(_)) {
+            connection.begin_sending();
         }
         response.map(|content| ResponseBody { content, connection })
     }
 }
 
-/// Returns the route of a request, or how to reject it.
+/// Returns the route of a request, or how to reject it. HEAD is answered wherever GET is, but where a client would
+/// wait for ever.
 fn find(
     routes: impl Iterator<Item = &'static Route>,
     request: &hyper::Request<Incoming>,
-) -> Result<&'static Route, Box<Response>> {
+) -> Result<&'static Route, RequestError> {
+    check_framing(request)?;
+    let path = decode_path(request.uri().path())?;
     let mut allowed = Vec::new();
-    for route in routes.filter(|route| route.path == request.uri().path()) {
-        if route.method == *request.method() {
+    for route in routes.filter(|route| route.path == path) {
+        let has_head = route.method == Method::GET && route.limit != Limit::Streams;
+        if route.method == *request.method() || has_head && request.method() == Method::HEAD {
             return Ok(route);
         }
         allowed.push(route.method.as_str());
+        allowed.extend(has_head.then_some("HEAD"));
     }
     if allowed.is_empty() {
         return Err(fail(StatusCode::NOT_FOUND, "no such path"));
     }
-    let mut failure = fail(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
-    failure.headers_mut().extend(HeaderValue::try_from(allowed.join(", ")).map(|allowed| (ALLOW, allowed)));
-    Err(failure)
+    let field = HeaderValue::try_from(allowed.join(", ")).map(|allowed| (ALLOW, allowed)).ok();
+    Err(RequestError { field, ..fail(StatusCode::METHOD_NOT_ALLOWED, "method not allowed") })
+}
+
+/// Rejects what hyper takes, and a proxy may read otherwise.
+fn check_framing(request: &hyper::Request<Incoming>) -> Result<(), RequestError> {
+    let headers = request.headers();
+    let mut hosts = headers.get_all(HOST).iter();
+    let valid = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => !host.as_bytes().iter().any(|byte| byte.is_ascii_whitespace() || *byte == b','),
+        (None, _) => request.version() == Version::HTTP_10,
+        (Some(_), Some(_)) => false,
+    };
+    if !valid {
+        return Err(fail(StatusCode::BAD_REQUEST, "a request has one Host field"));
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(fail(StatusCode::NOT_IMPLEMENTED, "a body is chunked, or has a length")),
+    }
+}
+
+/// Whether a status says that a request may be read in two ways, and so may what follows it.
+fn is_ambiguous(status: StatusCode) -> bool {
+    status == StatusCode::BAD_REQUEST || status == StatusCode::NOT_IMPLEMENTED
+}
+
+fn decode_path(path: &str) -> Result<Cow<'_, str>, RequestError> {
+    let escapes = path.split('%').skip(1);
+    let mut digits = escapes.map(|escape| escape.bytes().take(2).filter(u8::is_ascii_hexdigit).count());
+    if digits.any(|digits| digits < 2) {
+        return Err(fail(StatusCode::BAD_REQUEST, "the request target is malformed"));
+    }
+    Ok(percent_decode_str(path).decode_utf8_lossy())
+}
+
+/// The value of a field that is there once.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 impl Request {
@@ -301,27 +387,30 @@ impl Request {
         Self {
             query: request.uri().query().unwrap_or_default().to_owned(),
             content_type: headers.get(CONTENT_TYPE).cloned(),
-            id: headers.get(X_REQUEST_ID).cloned(),
+            id: only(headers, &X_REQUEST_ID).cloned(),
+            is_head: request.method() == Method::HEAD,
+            // hyper hides whether a chunked request had a Content-Length, too (RFC 9112, 6.1).
+            closes: headers.contains_key(TRANSFER_ENCODING),
             unread: !request.body().is_end_stream(),
             body: Bytes::new(),
         }
     }
 
-    fn parameter(&self, name: &str) -> Option<&str> {
-        let mut pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
+    fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
         pairs.find(|pair| pair.0 == name).map(|pair| pair.1).filter(|value| !value.is_empty())
     }
 
-    fn seconds(&self, name: &str, fallback: f64, limit: f64) -> Result<Duration, Box<Response>> {
+    fn seconds(&self, name: &str, fallback: f64, limit: f64) -> Result<Duration, RequestError> {
         let Some(text) = self.parameter(name) else { return Ok(Duration::from_secs_f64(fallback)) };
         let reason = || format!("{name}: {text:?} is not decimal seconds from 0 to {limit}");
-        parse_seconds(text, limit).ok_or_else(|| fail(StatusCode::UNPROCESSABLE_ENTITY, &reason()))
+        parse_seconds(&text, limit).ok_or_else(|| fail(StatusCode::UNPROCESSABLE_ENTITY, &reason()))
     }
 
-    fn integer(&self, name: &str, fallback: usize, low: usize, high: usize) -> Result<usize, Box<Response>> {
+    fn integer(&self, name: &str, fallback: usize, low: usize, high: usize) -> Result<usize, RequestError> {
         let Some(text) = self.parameter(name) else { return Ok(fallback) };
         let reason = || format!("{name}: {text:?} is not an integer from {low} to {high}");
-        parse_integer(text, low, high).ok_or_else(|| fail(StatusCode::UNPROCESSABLE_ENTITY, &reason()))
+        parse_integer(&text, low, high).ok_or_else(|| fail(StatusCode::UNPROCESSABLE_ENTITY, &reason()))
     }
 
     /// The `X-Request-Id`, where it has the form `[A-Za-z0-9._-]{1,64}`.
@@ -336,38 +425,32 @@ impl Request {
 enum Content {
     Whole(Bytes),
     Zeros(usize),
-    Chunks(Chunks),
+    /// Part of the response, not a task of its own: it ends with its connection, and a panic does not look like the
+    /// end of the stream.
+    Chunks(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }
 
-/// Waits for a chunk, and returns it with those that follow. Part of the response, not a task of its own: it
-/// ends with its connection, and a panic does not look like the end of the stream.
-type Chunks = Pin<Box<dyn Future<Output = Option<(Bytes, NextChunks)>> + Send>>;
-
-struct NextChunks(Chunks);
-
-fn count_to(number: usize, chunks: usize, interval: Duration) -> Chunks {
-    Box::pin(async move {
+fn count_to(chunks: usize, interval: Duration) -> impl Stream<Item = Bytes> {
+    unfold(0, move |number| async move {
         if number == chunks {
             return None;
         }
         if number > 0 {
             sleep(interval).await;
         }
-        let chunk = format!("chunk {number}\n").into();
-        Some((chunk, NextChunks(count_to(number + 1, chunks, interval))))
+        Some((format!("chunk {number}\n").into(), number + 1))
     })
 }
 
-fn count_seconds(number: usize, lifecycle: Arc<Lifecycle>) -> Chunks {
-    Box::pin(async move {
+fn count_seconds(lifecycle: Arc<Lifecycle>) -> impl Stream<Item = Bytes> {
+    unfold((0, lifecycle), async |(number, lifecycle)| {
         if number > 0 {
             tokio::select! {
                 () = sleep(Duration::from_secs(1)) => {}
                 () = lifecycle.listener_closed() => return None,
             }
         }
-        let chunk = format!("data: {number}\n\n").into();
-        Some((chunk, NextChunks(count_seconds(number + 1, lifecycle))))
+        Some((format!("data: {number}\n\n").into(), (number + 1, lifecycle)))
     })
 }
 
@@ -399,11 +482,8 @@ impl Body for ResponseBody {
                 *left -= block;
                 Bytes::from_static(&BLOCK[..block])
             }
-            Content::Chunks(chunks) => match ready!(chunks.as_mut().poll(cx)) {
-                Some((chunk, next)) => {
-                    *chunks = next.0;
-                    chunk
-                }
+            Content::Chunks(chunks) => match ready!(chunks.as_mut().poll_next(cx)) {
+                Some(chunk) => chunk,
                 None => return Poll::Ready(None),
             },
         };
@@ -414,24 +494,37 @@ impl Body for ResponseBody {
         self.size_hint().exact() == Some(0)
     }
 
+    fn size_hint(&self) -> SizeHint {
+        self.content.size_hint()
+    }
+}
+
+impl Content {
     /// Where it is exact, hyper sends it as Content-Length; otherwise the response is chunked.
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Zeros(left) => SizeHint::with_exact(*left as u64),
-            Content::Chunks(_) => SizeHint::default(),
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Zeros(left) => SizeHint::with_exact(*left as u64),
+            Self::Chunks(_) => SizeHint::default(),
         }
     }
 }
 
-fn fail(status: StatusCode, reason: &str) -> Box<Response> {
-    Box::new(json(status, format!("{{\"error\":{}}}\n", Value::from(reason))))
+impl RequestError {
+    fn into_response(self) -> Response {
+        let reason = serde_json::to_string(&self.reason).unwrap_or_default();
+        let mut response = json(self.status, format!("{{\"error\":{reason}}}\n"));
+        response.headers_mut().extend(self.field);
+        response
+    }
 }
 
-fn retry_later(status: StatusCode, reason: &str) -> Box<Response> {
-    let mut failure = fail(status, reason);
-    failure.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    failure
+fn fail(status: StatusCode, reason: &str) -> RequestError {
+    RequestError { status, reason: reason.to_owned(), field: None }
+}
+
+fn retry_later(status: StatusCode, reason: &str) -> RequestError {
+    RequestError { field: Some((RETRY_AFTER, HeaderValue::from_static("1"))), ..fail(status, reason) }
 }
 
 fn json(status: StatusCode, line: String) -> Response {
@@ -445,26 +538,4 @@ fn typed(content_type: HeaderValue, content: Content) -> Response {
     let mut response = Response::new(content);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
-}
-
-/// Writes one JSON line to standard output, at once: its reader may be waiting for it. Not by println, which
-/// panics where nobody reads any more.
-pub fn log_event(event: &str, fields: &[(&str, Value)]) {
-    let line = encode(&[&[("event", event.into())], fields].concat());
-    let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(&line);
-    let _ = stdout.flush();
-}
-
-/// Writes names and values, in their order, as one line of JSON.
-fn encode(pairs: &[(&str, Value)]) -> Vec<u8> {
-    let mut line = Vec::with_capacity(128);
-    for (index, (name, value)) in pairs.iter().enumerate() {
-        line.push(if index == 0 { b'{' } else { b',' });
-        let _ = serde_json::to_writer(&mut line, name); // a vector takes all
-        line.push(b':');
-        let _ = serde_json::to_writer(&mut line, value);
-    }
-    line.extend(b"}\n");
-    line
 }
