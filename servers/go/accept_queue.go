@@ -12,6 +12,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -39,6 +40,7 @@ type Listener struct {
 	closing  atomic.Bool
 	deadline time.Time // for handshakes; set before closing
 	result   Emptied   // written by Accept, read when served is closed
+	table    *socketTable
 }
 
 // Emptied is what became of the accept queue.
@@ -52,7 +54,8 @@ type Emptied struct {
 
 // NewListener wraps a listener that no other process shares. Go asks for the longest queue that the system allows.
 func NewListener(listener *net.TCPListener, registry *Registry) *Listener {
-	return &Listener{TCPListener: listener, registry: registry, served: make(chan struct{})}
+	table := newSocketTable(listener)
+	return &Listener{TCPListener: listener, registry: registry, served: make(chan struct{}), table: table}
 }
 
 // Serve hands connections to net/http until the listener closes; fail hears of an end that nobody asked for.
@@ -127,8 +130,8 @@ func (l *Listener) goesOn(err error) bool {
 		return true
 	}
 	// First the handshakes, then the queue: one that ends in between is in the queue by then.
-	table, err := l.look()
-	l.result.HalfOpen = table.halfOpen
+	err = l.table.look()
+	l.result.HalfOpen = l.table.halfOpen
 	switch {
 	case waiting(l):
 		l.wakeAccept()
@@ -136,7 +139,7 @@ func (l *Listener) goesOn(err error) bool {
 	case err != nil:
 		LogError("handshakes that are half done may be lost: " + err.Error())
 		return false
-	case table.halfOpen == 0 || over:
+	case l.table.halfOpen == 0 || over:
 		return false
 	}
 	_ = l.SetDeadline(l.deadline) // the kernel tells when one has ended
@@ -145,17 +148,15 @@ func (l *Listener) goesOn(err error) bool {
 
 // lose counts those that still wait, and cannot be taken.
 func (l *Listener) lose(err error) {
-	table, _ := l.look()
-	l.result.Lost = max(1, table.waiting)
+	_ = l.table.look()
+	l.result.Lost = max(1, l.table.waiting)
 	l.result.err = fmt.Errorf("%d connections in the accept queue are lost: %w", l.result.Lost, err)
 	LogError(l.result.err.Error())
 }
 
 func (l *Listener) closeEmptied() {
-	table, err := l.look()
 	_ = l.Close()
-	again, _ := look(l.port(), table.inode)
-	if err == nil && again.inode == table.inode && l.result.err == nil {
+	if l.table.look() == nil && l.table.listening && l.result.err == nil {
 		l.result.err = fmt.Errorf("another process listens on the same socket, and its minimum TTL of %d now keeps"+
 			" out its clients: leave a shared socket alone, it needs none of this", maxTTL)
 		LogError(l.result.err.Error())
@@ -165,10 +166,6 @@ func (l *Listener) closeEmptied() {
 // wakeAccept ends a blocked accept. The deadline must lie ahead: one that has passed fails before accept(2).
 func (l *Listener) wakeAccept() {
 	_ = l.SetDeadline(time.Now().Add(time.Millisecond))
-}
-
-func (l *Listener) port() int {
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // hasLeft: the client is gone before it was accepted.
@@ -195,44 +192,55 @@ func waiting(socket syscall.Conn) bool {
 	return err == nil && ready > 0
 }
 
-// socketTable is what the kernel lists for a port.
+// socketTable is what the kernel lists for the port of a listener, from /proc/net/tcp and tcp6: a socket for IPv6 may take
+// IPv4, too (proc_pid_net(5)). The files stay open, because there may be no descriptor left when they are needed.
 type socketTable struct {
-	halfOpen int    // handshakes that have begun and not ended
-	waiting  int    // connections in the accept queue of one socket
-	inode    uint64 // of that socket, where it listens
+	halfOpen  int  // handshakes that have begun and not ended
+	waiting   int  // connections in the accept queue
+	listening bool // whether the socket is there, in whatever process
+	suffix    string
+	inode     string
+	files     []*os.File
 }
 
-func (l *Listener) look() (table socketTable, err error) {
+func newSocketTable(listener *net.TCPListener) *socketTable {
 	stat := unix.Stat_t{}
-	if err := control(l, func(fd int) { _ = unix.Fstat(fd, &stat) }); err != nil {
-		return table, err
+	_ = control(listener, func(fd int) { _ = unix.Fstat(fd, &stat) })
+	table := &socketTable{suffix: fmt.Sprintf(":%04X", port(listener)), inode: strconv.FormatUint(stat.Ino, 10)}
+	for _, path := range []string{"/proc/net/tcp", "/proc/net/tcp6"} { // the latter is missing where IPv6 is off
+		if file, err := os.Open(path); err == nil {
+			table.files = append(table.files, file)
+		}
 	}
-	return look(l.port(), stat.Ino)
+	return table
 }
 
-// look reads /proc/net/tcp and tcp6: a socket for IPv6 may take IPv4, too (proc_pid_net(5)).
-func look(port int, inode uint64) (table socketTable, err error) {
+func (t *socketTable) look() error {
 	const listen, halfOpen = "0A", "03"
-	suffix := fmt.Sprintf(":%04X", port)
-	for _, file := range []string{"/proc/net/tcp6", "/proc/net/tcp"} {
-		text, readErr := os.ReadFile(file)
-		err = readErr // tcp6 is missing where IPv6 is off
+	if t.files == nil {
+		return errors.New("the kernel has no table of them")
+	}
+	t.halfOpen, t.waiting, t.listening = 0, 0, false
+	for _, file := range t.files {
+		_, _ = file.Seek(0, io.SeekStart)
+		text, err := io.ReadAll(file)
+		if err != nil {
+			return err
+		}
 		for line := range strings.Lines(string(text)) {
 			column := strings.Fields(line) // 1 local address, 3 state, 4 queues to send and to receive, 9 inode
-			if len(column) < 10 || !strings.HasSuffix(column[1], suffix) {
-				continue
-			}
-			switch own := column[9] == strconv.FormatUint(inode, 10); {
+			switch {
+			case len(column) < 10 || !strings.HasSuffix(column[1], t.suffix):
 			case column[3] == halfOpen:
-				table.halfOpen++
-			case column[3] == listen && own:
+				t.halfOpen++
+			case column[3] == listen && column[9] == t.inode:
 				_, queue, _ := strings.Cut(column[4], ":")
 				length, _ := strconv.ParseUint(queue, 16, 32)
-				table.waiting, table.inode = int(length), inode
+				t.waiting, t.listening = int(length), true
 			}
 		}
 	}
-	return table, err
+	return nil
 }
 
 func control(socket syscall.Conn, use func(fd int)) error {

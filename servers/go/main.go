@@ -57,7 +57,7 @@ func run() int {
 	go adminListener.Serve(newServer(config, app.HandleAdmin), lifecycle.Fail)
 
 	lifecycle.Ready()
-	LogEvent("listening", "port", listener.port(), "admin_port", adminListener.port(), "pid", os.Getpid(),
+	LogEvent("listening", "port", port(tcp), "admin_port", port(adminTCP), "pid", os.Getpid(),
 		"instance", app.instance)
 
 	return lifecycle.Run(signals, Steps{
@@ -116,6 +116,10 @@ func reload(settings *Settings) {
 		return
 	}
 	LogEvent("reloaded", "changed", changed)
+}
+
+func port(listener net.Listener) int {
+	return listener.Addr().(*net.TCPAddr).Port
 }
 
 // newInstance names this process, so that a client can tell it from its successor on the same port.

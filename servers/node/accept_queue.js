@@ -8,10 +8,10 @@
 // these can still be reset. Where a lame-duck is longer than the withdrawal nobody comes any more, and none of this is
 // needed. Not for a socket that another process listens on, too: that one stays open, and so does its queue.
 //
-// Node has no setsockopt. koffi, a foreign function interface, calls it in the C library.
+// Node has neither setsockopt nor getsockopt. koffi, a foreign function interface, calls them in the C library.
 
 import { once } from 'node:events';
-import { fstatSync, readFileSync } from 'node:fs';
+import { existsSync, fstatSync, openSync, readSync } from 'node:fs';
 import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import util from 'node:util';
@@ -21,7 +21,7 @@ const BACKLOG = 65535; // the kernel cuts it down to the longest queue that it a
 const MAX_TTL = 255;
 const HANDSHAKE_TIMEOUT = 1000; // milliseconds, for those that are half done when the listener is to close
 const MOST_EMPTIED = 2 * BACKLOG; // where new ones get in, emptying might go on for ever
-const PERMANENT = ['EBADF', 'EINVAL', 'ENOTSOCK', 'EOPNOTSUPP']; // the listener will not work again
+const WATCH = 1000; // milliseconds between two looks at whether the listener still works
 
 /**
  * What became of the accept queue.
@@ -38,7 +38,9 @@ export class Listener {
   #registry;
   #tcp;
   #port;
-  #setMinimumTTL;
+  #table;
+  #system;
+  #watch;
   #accepted = 0;
   /** While the queue is emptied. @type {Emptied | undefined} */
   #emptied;
@@ -51,18 +53,18 @@ export class Listener {
 
   /** @param {(reason: string) => void} fail hears that the listener works no more */
   async listen(host, port, fail) {
-    this.#setMinimumTTL = await loadSetMinimumTTL(); // now, because it takes 10 ms that a shutdown does not have
+    this.#system = await loadSystem(); // now, because it takes 10 ms that a shutdown does not have
     this.#tcp.listen({ host, port, backlog: BACKLOG });
     await once(this.#tcp, 'listening');
     this.#port = this.#tcp.address().port;
-    this.#tcp.on('error', (error) => {
-      if (PERMANENT.includes(error.code)) {
-        this.close(); // or it would report the same again and again
-        fail(error.message);
-      } else {
-        logError(`cannot accept: ${error.message}`);
-      }
-    });
+    this.#table = new SocketTable(this.#port, this.#tcp._handle.fd); // not documented, but there is no other way to it
+    this.#tcp.on('error', (error) => logError(`cannot accept: ${error.message}`)); // what waits in the queue is safe
+    // Of an accept(2) that fails for good Node tells nobody: it tries again and again.
+    this.#watch = setInterval(() => {
+      if (!this.#tcp.listening || this.#system.listens(this.#tcp)) return;
+      this.close();
+      fail('cannot accept: the listener does not listen any more');
+    }, WATCH).unref();
   }
 
   port() {
@@ -72,7 +74,7 @@ export class Listener {
   #accept(socket, server) {
     this.#accepted++;
     // Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
-    if (this.#emptied?.minimumTTL) this.#setMinimumTTL(socket, 0);
+    if (this.#emptied?.minimumTTL) this.#system.setMinimumTTL(socket, 0);
     if (this.#registry.open(socket)) server.emit('connection', socket);
   }
 
@@ -87,23 +89,19 @@ export class Listener {
     const emptied = { emptied: 0, minimumTTL: false, halfOpen: 0, lost: 0 };
     this.#emptied = emptied; // first: whoever inherits the minimum TTL is then seen to
     try {
-      this.#setMinimumTTL(this.#tcp, MAX_TTL);
+      this.#system.setMinimumTTL(this.#tcp, MAX_TTL);
       emptied.minimumTTL = true;
     } catch (error) {
       logError(`new connections get in, a connect storm may lose requests: ${error.message}`);
     }
-    try {
+    await this.#acceptAll();
+    while (this.#look().halfOpen > 0 && performance.now() < deadline && this.#accepted - before < MOST_EMPTIED) {
+      await this.#anotherAccepted(deadline - performance.now());
       await this.#acceptAll();
-      while (this.#look().halfOpen > 0 && performance.now() < deadline && this.#accepted - before < MOST_EMPTIED) {
-        await this.#anotherAccepted(deadline - performance.now());
-        await this.#acceptAll();
-      }
-      // Once more, after the look: a handshake that ended in between is in the queue by now.
-      await this.#acceptAll();
-      emptied.halfOpen = this.#look().halfOpen;
-    } catch (error) {
-      logError(`connections in the accept queue may be lost: ${error.message}`);
     }
+    // Once more, after the look: a handshake that ended in between is in the queue by now.
+    await this.#acceptAll();
+    emptied.halfOpen = this.#look().halfOpen;
     emptied.emptied = this.#accepted - before;
     this.#closeEmptied(emptied);
     return emptied;
@@ -111,6 +109,7 @@ export class Listener {
 
   /** Closes at once. Connections that were accepted stay open. */
   close() {
+    clearInterval(this.#watch);
     this.#tcp.close();
   }
 
@@ -137,11 +136,10 @@ export class Listener {
   }
 
   #closeEmptied(emptied) {
-    const inode = this.#inode();
     this.close();
     if (emptied.lost > 0) {
       emptied.error = new Error(`${emptied.lost} connections in the accept queue are lost: no descriptors are left`);
-    } else if (inode !== undefined && look(this.#port, inode).listening) {
+    } else if (this.#look().listening) {
       emptied.error = new Error(
         `another process listens on the same socket, and its minimum TTL of ${MAX_TTL} now keeps out its clients: ` +
           'leave a shared socket alone, it needs none of this',
@@ -151,12 +149,7 @@ export class Listener {
   }
 
   #look() {
-    return look(this.#port, this.#inode());
-  }
-
-  #inode() {
-    const fd = this.#tcp._handle?.fd; // not documented, but there is no other way to it
-    return fd >= 0 ? fstatSync(fd).ino : undefined;
+    return this.#table.look();
   }
 }
 
@@ -168,48 +161,67 @@ const LISTEN = '0A';
 const HALF_OPEN = '03';
 
 /**
- * What the kernel lists for a port: handshakes that have begun and not ended, the length of one socket's accept queue,
- * and whether that socket listens. From /proc/net/tcp and tcp6, for a socket for IPv6 may take IPv4, too
- * (proc_pid_net(5)).
+ * What the kernel lists for the port of a listener, from /proc/net/tcp and tcp6: a socket for IPv6 may take IPv4, too
+ * (proc_pid_net(5)). The files stay open, because there may be no descriptor left when they are needed.
  */
-function look(port, inode) {
-  const table = { halfOpen: 0, waiting: 0, listening: false };
-  const suffix = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
-  for (const line of `${readFileSync('/proc/net/tcp', 'latin1')}${readTcp6()}`.split('\n')) {
-    const column = line.trim().split(/ +/); // 1 local address, 3 state, 4 queues to send and to receive, 9 inode
-    if (!column[1]?.endsWith(suffix)) continue;
-    if (column[3] === HALF_OPEN) {
-      table.halfOpen++;
-    } else if (column[3] === LISTEN && Number(column[9]) === inode) {
-      table.listening = true;
-      table.waiting = Number.parseInt(column[4].split(':')[1], 16);
+class SocketTable {
+  #suffix;
+  #inode;
+  #files = [];
+
+  constructor(port, listener) {
+    this.#suffix = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+    this.#inode = fstatSync(listener).ino;
+    for (const path of ['/proc/net/tcp', '/proc/net/tcp6']) {
+      if (existsSync(path)) this.#files.push(openSync(path)); // the latter is missing where IPv6 is off
     }
   }
-  return table;
-}
 
-function readTcp6() {
-  try {
-    return readFileSync('/proc/net/tcp6', 'latin1');
-  } catch {
-    return ''; // IPv6 is off
+  /**
+   * Handshakes that have begun and not ended, connections in the accept queue, and whether the socket is there, in
+   * whatever process. Where there is no table, nothing is known to wait.
+   */
+  look() {
+    const table = { halfOpen: 0, waiting: 0, listening: false };
+    for (const line of this.#files.flatMap((file) => readAgain(file).split('\n'))) {
+      const column = line.trim().split(/ +/); // 1 local address, 3 state, 4 queues to send and to receive, 9 inode
+      if (!column[1]?.endsWith(this.#suffix)) continue;
+      if (column[3] === HALF_OPEN) {
+        table.halfOpen++;
+      } else if (column[3] === LISTEN && Number(column[9]) === this.#inode) {
+        table.listening = true;
+        table.waiting = Number.parseInt(column[4].split(':')[1], 16);
+      }
+    }
+    return table;
   }
 }
 
-/** Binds setsockopt, or stands in for it where it is not to be had. */
-async function loadSetMinimumTTL() {
+function readAgain(file) {
+  const block = Buffer.alloc(64 << 10);
+  let text = '';
+  for (let size = -1; size !== 0; text += block.latin1Slice(0, size)) {
+    size = readSync(file, block, 0, block.length, text.length);
+  }
+  return text;
+}
+
+/** Binds the system calls, or stands in for them where they are not to be had. */
+async function loadSystem() {
   try {
-    return bindSetMinimumTTL((await import('koffi')).default);
+    return bindSystem((await import('koffi')).default);
   } catch (error) {
-    return () => {
+    const setMinimumTTL = () => {
       throw error;
     };
+    return { setMinimumTTL, listens: () => true }; // nobody can tell
   }
 }
 
-function bindSetMinimumTTL(koffi) {
+function bindSystem(koffi) {
   const library = koffi.load(null); // the C library is part of this process
   const setsockopt = library.func('int setsockopt(int, int, int, int *, uint32_t)');
+  const getsockopt = library.func('int getsockopt(int, int, int, _Out_ int *, _Inout_ uint32_t *)');
 
   function setOption(socket, level, option, value) {
     if (setsockopt(socket._handle.fd, level, option, [value], koffi.sizeof('int')) !== 0) {
@@ -217,19 +229,30 @@ function bindSetMinimumTTL(koffi) {
     }
   }
 
-  /**
-   * Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
-   * whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255.
-   */
-  return function setMinimumTTL(socket, ttl) {
-    if (process.platform !== 'linux') throw new Error('IP_MINTTL is known to do this on Linux only');
-    if (!socket._handle) return; // it has left
-    setOption(socket, IPPROTO_IP, IP_MINTTL, ttl);
-    const isIPv6 = socket.address().family === 'IPv6'; // which may take IPv4, too
-    if (isIPv6) setOption(socket, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl);
+  return {
+    /**
+     * Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
+     * whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255.
+     */
+    setMinimumTTL(socket, ttl) {
+      if (process.platform !== 'linux') throw new Error('IP_MINTTL is known to do this on Linux only');
+      if (!socket._handle) return; // it has left
+      setOption(socket, IPPROTO_IP, IP_MINTTL, ttl);
+      const isIPv6 = socket.address().family === 'IPv6'; // which may take IPv4, too
+      if (isIPv6) setOption(socket, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl);
+    },
+
+    listens(socket) {
+      if (process.platform !== 'linux') return true; // nobody can tell
+      const value = [1];
+      getsockopt(socket._handle.fd, SOL_SOCKET, SO_ACCEPTCONN, value, [koffi.sizeof('int')]);
+      return value[0] !== 0;
+    },
   };
 }
 
+const SOL_SOCKET = 1;
+const SO_ACCEPTCONN = 30;
 const IPPROTO_IP = 0;
 const IP_MINTTL = 21;
 const IPPROTO_IPV6 = 41;

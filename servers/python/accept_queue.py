@@ -9,6 +9,7 @@ these can still be reset. Where a lame-duck is longer than the withdrawal nobody
 needed. Not for a socket that another process listens on, too: that one stays open, and so does its queue.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -54,6 +55,7 @@ class Listener:
         self._registry = registry
         self._serve = serve
         self._fail = fail  # hears that the listener works no more
+        self._table = SocketTable(listener)
         self._emptied: Emptied | None = None  # while the queue is emptied
 
     def accept(self) -> None:
@@ -96,7 +98,7 @@ class Listener:
 
     def _half_open(self) -> int:
         try:
-            self._emptied.half_open = look(self._listener).half_open
+            self._emptied.half_open = self._table.look().half_open
         except OSError as error:
             log_error(f"handshakes that are half done may be lost: {error}")
             return 0
@@ -104,7 +106,7 @@ class Listener:
 
     def _accept_all(self, deadline: float) -> None:
         """Accepts until the kernel says that the queue is empty."""
-        while self._emptied.emptied < MOST_EMPTIED:
+        while self._emptied.emptied < MOST_EMPTIED and self._emptied.error is None:
             try:
                 self._start(self._listener.accept()[0])
             except BlockingIOError:
@@ -112,30 +114,33 @@ class Listener:
             except ConnectionError:
                 pass
             except OSError as error:
-                if error.errno in PERMANENT or time.monotonic() >= deadline:
+                if error.errno in PERMANENT:
+                    self._fail_emptied(f"cannot accept: {error}")
+                elif time.monotonic() >= deadline:
                     self._lose(error)
-                    return
-                time.sleep(ACCEPT_PAUSE)  # those that wait are safe as long as the listener is open
+                else:
+                    time.sleep(ACCEPT_PAUSE)  # those that wait are safe as long as the listener is open
 
     def _lose(self, error: OSError) -> None:
         """Counts those that still wait, and cannot be taken."""
-        emptied = self._emptied
         waiting = 0
-        if self._listener.fileno() >= 0 and sys.platform == "linux":
-            waiting = look(self._listener).waiting
-        emptied.lost = max(1, waiting)
-        emptied.error = OSError(f"{emptied.lost} connections in the accept queue are lost: {error}")
-        log_error(emptied.error)
+        with contextlib.suppress(OSError):
+            waiting = self._table.look().waiting
+        self._emptied.lost = max(1, waiting)
+        self._fail_emptied(f"{self._emptied.lost} connections in the accept queue are lost: {error}")
 
     def _close_emptied(self) -> None:
-        inode, port = os.fstat(self._listener.fileno()).st_ino, self._listener.getsockname()[1]
         self.close()
-        if sys.platform == "linux" and look_at(port, inode).listening and self._emptied.error is None:
-            self._emptied.error = OSError(
-                f"another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its "
-                "clients: leave a shared socket alone, it needs none of this"
-            )
-            log_error(self._emptied.error)
+        with contextlib.suppress(OSError):
+            if self._table.look().listening:
+                self._fail_emptied(
+                    f"another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its "
+                    "clients: leave a shared socket alone, it needs none of this"
+                )
+
+    def _fail_emptied(self, reason: str) -> None:
+        log_error(reason)
+        self._emptied.error = self._emptied.error or OSError(reason)
 
     def _start(self, sock: socket.socket) -> None:
         if self._emptied is not None:
@@ -154,42 +159,44 @@ class Listener:
             threading.Thread(target=target, args=(connection,), daemon=True).start()
         except RuntimeError as error:
             connection.cut()
-            log_error(f"a connection is lost: {error}")
-            if self._emptied is not None:
+            if self._emptied is None:
+                log_error(f"a connection is lost: {error}")
+            else:
                 self._emptied.lost += 1
-                self._emptied.error = OSError(f"a connection of the accept queue is lost: {error}")
+                self._fail_emptied(f"a connection of the accept queue is lost: {error}")
 
 
-@dataclass
 class SocketTable:
-    """What the kernel lists for a port."""
+    """What the kernel lists for the port of a listener, from /proc/net/tcp and tcp6: a socket for IPv6 may take IPv4,
+    too (proc_pid_net(5)). The files stay open, because there may be no descriptor left when they are needed."""
 
-    half_open: int = 0  # handshakes that have begun and not ended
-    waiting: int = 0  # connections in the accept queue of one socket
-    listening: bool = False  # whether that socket is there
+    def __init__(self, listener: socket.socket) -> None:
+        self.half_open = 0  # handshakes that have begun and not ended
+        self.waiting = 0  # connections in the accept queue
+        self.listening = False  # whether the socket is there, in whatever process
+        self._suffix = f":{listener.getsockname()[1]:04X}"
+        self._inode = str(os.fstat(listener.fileno()).st_ino)
+        paths = ("/proc/net/tcp", "/proc/net/tcp6")  # the latter is missing where IPv6 is off
+        self._files = [os.open(path, os.O_RDONLY) for path in paths if os.path.exists(path)]
 
-
-def look(listener: socket.socket) -> SocketTable:
-    return look_at(listener.getsockname()[1], os.fstat(listener.fileno()).st_ino)
-
-
-def look_at(port: int, inode: int) -> SocketTable:
-    """Reads /proc/net/tcp and tcp6: a socket for IPv6 may take IPv4, too (proc_pid_net(5))."""
-    table, suffix, listen, half_open = SocketTable(), f":{port:04X}", "0A", "03"
-    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if path.endswith("6") and not os.path.exists(path):
-            continue  # IPv6 is off
-        with open(path, encoding="ascii") as lines:
-            for line in lines:
-                _, local, _, state, queues, *rest = line.split(maxsplit=9)
-                if not local.endswith(suffix):
-                    continue
-                if state == half_open:
-                    table.half_open += 1
-                elif state == listen and rest[-1].split()[0] == str(inode):
-                    table.listening = True
-                    table.waiting = int(queues.partition(":")[2], 16)
-    return table
+    def look(self) -> "SocketTable":
+        if not self._files:
+            raise OSError("the kernel has no table of them")
+        self.half_open, self.waiting, self.listening = 0, 0, False
+        listen, half_open = "0A", "03"
+        for descriptor in self._files:
+            with open(descriptor, encoding="utf-8", closefd=False) as file:
+                file.seek(0)
+                for line in file:
+                    _, local, _, state, queues, *_, rest = line.split(maxsplit=9)
+                    if not local.endswith(self._suffix):
+                        continue
+                    if state == half_open:
+                        self.half_open += 1
+                    elif state == listen and rest.split()[0] == self._inode:
+                        self.listening = True
+                        self.waiting = int(queues.partition(":")[2], 16)
+        return self
 
 
 def set_minimum_ttl(sock: socket.socket, ttl: int) -> None:

@@ -11,6 +11,7 @@
 9 exit              0 if nothing was lost, else 1
 """
 
+import contextlib
 import os
 import selectors
 import signal
@@ -41,9 +42,7 @@ class Steps:
     """What the sequence does, without how."""
 
     drain_timeout: Callable[[], float]
-    close_listener: Callable[
-        [], None
-    ]  # returns when the accept queue is empty and the listener closed; raises on a loss
+    close_listener: Callable[[], None]  # empties the accept queue and closes the listener; raises on a loss
     drained: "Latch"  # set when, after close_listener, no connection is left
     cut_in_flight: Callable[[], int]  # cuts every connection, returns how many requests that cost
     release: "Sequence[ReleaseStep]"
@@ -155,7 +154,9 @@ class Lifecycle:
         error = None
         try:
             steps.close_listener()  # before any idle connection is touched. rule: listener-closes-first
-        except OSError as loss:
+        except SecondSignal:
+            raise
+        except Exception as loss:
             error = loss
         self._advance(Phase.DRAINING)
         self._listener_closed.set()
@@ -284,7 +285,9 @@ class MainLoop:
         self._selector.register(listener, selectors.EVENT_READ, accept)
 
     def remove(self, listener: socket.socket) -> None:
-        self._selector.unregister(listener)
+        """Forgets a listener, also one that has been closed or forgotten before."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(listener)
 
     def turn(self, deadline: float | None = None) -> None:
         """Answers what comes next, or nothing where the deadline passes."""

@@ -9,7 +9,6 @@ The main thread accepts and waits for signals and deadlines; each connection has
 other thread touches its socket.
 """
 
-import contextlib
 import os
 import resource
 import socket
@@ -61,8 +60,7 @@ def main() -> int:
 
     def close_listener() -> None:
         queue = listener.empty_accept_queue(loop.turn)
-        with contextlib.suppress(KeyError):  # a listener that failed is not there
-            loop.remove(tcp)
+        loop.remove(tcp)
         registry.begin_drain()
         log_event(
             "accept_queue",

@@ -11,8 +11,8 @@
 //! stays open, and so does its queue.
 
 use std::ffi::c_int;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -37,6 +37,7 @@ const MOST_EMPTIED: usize = 2 * BACKLOG as usize;
 /// Hands over connections until its accept queue is to be emptied.
 pub struct Listener<H> {
     tcp: TcpListener,
+    table: SocketTable,
     hand_over: H,
 }
 
@@ -52,7 +53,8 @@ pub struct Emptied {
 
 impl<H: Fn(TcpStream)> Listener<H> {
     pub fn new(tcp: TcpListener, hand_over: H) -> Self {
-        Self { tcp, hand_over }
+        let table = SocketTable::new(&tcp);
+        Self { tcp, table, hand_over }
     }
 
     /// Accepts until it is told to close; then the queue is empty and the listener closed. An error says that the
@@ -78,7 +80,7 @@ impl<H: Fn(TcpStream)> Listener<H> {
     /// Keeps out new connections, takes those that wait and those that are half-way through their handshake, and
     /// closes the listener.
     /// rule: nothing-lost-in-accept-queue, new-connections-refused, port-free-after-exit
-    async fn empty_accept_queue(self) -> Emptied {
+    async fn empty_accept_queue(mut self) -> Emptied {
         let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
         let mut emptied = Emptied::default();
         match set_minimum_ttl(&self.tcp, MAX_TTL) {
@@ -102,9 +104,9 @@ impl<H: Fn(TcpStream)> Listener<H> {
         emptied
     }
 
-    fn has_half_open(&self, emptied: &mut Emptied) -> bool {
-        match look(&self.tcp) {
-            Ok(table) => emptied.half_open = table.half_open,
+    fn has_half_open(&mut self, emptied: &mut Emptied) -> bool {
+        match self.table.look() {
+            Ok(()) => emptied.half_open = self.table.half_open,
             Err(error) => log_error(&format!("handshakes that are half done may be lost: {error}")),
         }
         emptied.half_open > 0
@@ -112,8 +114,8 @@ impl<H: Fn(TcpStream)> Listener<H> {
 
     /// Accepts until the kernel says that the queue is empty. Not by tokio: its accept is pending also where the
     /// runtime has not heard yet of a connection that waits, or wants another task to run first.
-    async fn accept_all(&self, emptied: &mut Emptied, deadline: Instant) {
-        while emptied.emptied < MOST_EMPTIED {
+    async fn accept_all(&mut self, emptied: &mut Emptied, deadline: Instant) {
+        while emptied.emptied < MOST_EMPTIED && emptied.error.is_none() {
             let accepted = SockRef::from(&self.tcp).accept().and_then(|(socket, _)| {
                 socket.set_nonblocking(true)?;
                 TcpStream::from_std(socket.into())
@@ -123,7 +125,8 @@ impl<H: Fn(TcpStream)> Listener<H> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if has_left(&error) => {}
                 Err(error) if is_permanent(&error) || Instant::now() >= deadline => {
-                    emptied.lose(look(&self.tcp).map_or(0, |table| table.waiting), &error);
+                    let _ = self.table.look();
+                    emptied.lose(self.table.waiting, &error);
                     return;
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await, // those that wait are safe as long as the listener is open
@@ -140,10 +143,9 @@ impl<H: Fn(TcpStream)> Listener<H> {
         (self.hand_over)(stream);
     }
 
-    fn close_emptied(self, emptied: &mut Emptied) {
-        let Ok((port, inode)) = identity(&self.tcp) else { return };
+    fn close_emptied(mut self, emptied: &mut Emptied) {
         drop(self.tcp);
-        if emptied.error.is_none() && look_at(port, inode).is_ok_and(|table| table.listening) {
+        if emptied.error.is_none() && self.table.look().is_ok() && self.table.listening {
             let reason = format!(
                 "another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its \
                  clients: leave a shared socket alone, it needs none of this"
@@ -177,46 +179,61 @@ fn is_permanent(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| permanent.contains(&number))
 }
 
-/// What the kernel lists for a port.
-#[derive(Default)]
+/// What the kernel lists for the port of a listener, from /proc/net/tcp and tcp6: a socket for IPv6 may take
+/// IPv4, too (proc_pid_net(5)). The files stay open, because there may be no descriptor left when they are needed.
 struct SocketTable {
     half_open: usize, // handshakes that have begun and not ended
-    waiting: usize,   // connections in the accept queue of one socket
-    listening: bool,  // whether that socket is there
+    waiting: usize,   // connections in the accept queue
+    listening: bool,  // whether the socket is there, in whatever process
+    suffix: String,
+    inode: String,
+    files: Vec<File>,
 }
 
-fn look(tcp: &TcpListener) -> io::Result<SocketTable> {
-    let (port, inode) = identity(tcp)?;
-    look_at(port, inode)
-}
-
-fn identity(tcp: &TcpListener) -> io::Result<(u16, u64)> {
-    let inode = fs::metadata(format!("/proc/self/fd/{}", tcp.as_fd().as_raw_fd()))?.ino();
-    Ok((tcp.local_addr()?.port(), inode))
-}
-
-/// Reads /proc/net/tcp and tcp6: a socket for IPv6 may take IPv4, too (proc_pid_net(5)).
-fn look_at(port: u16, inode: u64) -> io::Result<SocketTable> {
-    const LISTEN: &str = "0A";
-    const HALF_OPEN: &str = "03";
-    let mut table = SocketTable::default();
-    let (suffix, inode) = (format!(":{port:04X}"), inode.to_string());
-    let ipv6 = fs::read_to_string("/proc/net/tcp6").unwrap_or_default(); // missing where IPv6 is off
-    for line in fs::read_to_string("/proc/net/tcp")?.lines().chain(ipv6.lines()) {
-        let column: Vec<&str> = line.split_ascii_whitespace().collect();
-        let [_, local, _, state, queues, _, _, _, _, owner, ..] = column[..] else { continue };
-        if !local.ends_with(&suffix) {
-            continue;
-        }
-        if state == HALF_OPEN {
-            table.half_open += 1;
-        } else if state == LISTEN && owner == inode {
-            let queue = queues.split(':').next_back().unwrap_or_default();
-            table.listening = true;
-            table.waiting = usize::from_str_radix(queue, 16).unwrap_or(0);
+impl SocketTable {
+    fn new(tcp: &TcpListener) -> Self {
+        let port = tcp.local_addr().map_or(0, |address| address.port());
+        let inode = fs::metadata(format!("/proc/self/fd/{}", tcp.as_fd().as_raw_fd()))
+            .map_or(0, |socket| socket.ino());
+        let paths = ["/proc/net/tcp", "/proc/net/tcp6"]; // the latter is missing where IPv6 is off
+        Self {
+            half_open: 0,
+            waiting: 0,
+            listening: false,
+            suffix: format!(":{port:04X}"),
+            inode: inode.to_string(),
+            files: paths.iter().flat_map(File::open).collect(),
         }
     }
-    Ok(table)
+
+    fn look(&mut self) -> io::Result<()> {
+        const LISTEN: &str = "0A";
+        const HALF_OPEN: &str = "03";
+        if self.files.is_empty() {
+            return Err(io::Error::other("the kernel has no table of them"));
+        }
+        (self.half_open, self.waiting, self.listening) = (0, 0, false);
+        for file in &mut self.files {
+            let mut text = String::new();
+            file.rewind()?;
+            file.read_to_string(&mut text)?;
+            for line in text.lines() {
+                let column: Vec<&str> = line.split_ascii_whitespace().collect();
+                let [_, local, _, state, queues, _, _, _, _, inode, ..] = column[..] else { continue };
+                if !local.ends_with(&self.suffix) {
+                    continue;
+                }
+                if state == HALF_OPEN {
+                    self.half_open += 1;
+                } else if state == LISTEN && inode == self.inode {
+                    let queue = queues.split(':').next_back().unwrap_or_default();
+                    self.listening = true;
+                    self.waiting = usize::from_str_radix(queue, 16).unwrap_or(0);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
