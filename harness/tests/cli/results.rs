@@ -112,7 +112,7 @@ fn sorted(values: &[impl serde::Serialize]) -> Vec<String> {
 #[test]
 fn the_schema_has_the_words_of_the_program() {
     assert_eq!(words("/$defs/verdict/enum"), sorted(&Verdict::BY_SEVERITY));
-    let kinds = [Kind::Reference, Kind::Naive, Kind::Framework, Kind::Faulty];
+    let kinds = [Kind::Reference, Kind::Naive, Kind::Framework, Kind::Adopted, Kind::Faulty];
     assert_eq!(words("/$defs/cell/properties/kind/enum"), sorted(&kinds));
     let levels = [Level::Must, Level::Should, Level::Info];
     assert_eq!(words("/$defs/rule/properties/level/enum"), sorted(&levels));
