@@ -185,6 +185,11 @@ impl Results {
         cell
     }
 
+    /// Whether a cell of these results was not as expected.
+    pub fn is_unexpected(&self, server: &str, scenario: &str) -> bool {
+        self.cells.iter().any(|cell| !cell.as_expected && cell.server == server && cell.scenario == scenario)
+    }
+
     /// Writes the file: a new one beside the old one, then renamed over it, so that no reader sees half of it.
     ///
     /// # Errors

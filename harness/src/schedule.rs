@@ -39,7 +39,8 @@ pub fn jobs(servers: &[Arc<Server>], scenarios: &[&'static Scenario], repeats: u
 pub struct Schedule {
     light: VecDeque<Job>,
     heavy: VecDeque<Job>,
-    running: JoinSet<(Job, Outcome)>,
+    tasks: JoinSet<(Job, Outcome)>,
+    running: Vec<(Arc<Server>, &'static str)>,
     side_by_side: usize,
     out: PathBuf,
 }
@@ -50,33 +51,52 @@ impl Schedule {
         let (heavy, light) = jobs.into_iter().partition(|job: &Job| job.scenario.pace == Pace::Heavy);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let side_by_side = side_by_side.unwrap_or(PER_CORE * cores);
-        Self { light, heavy, running: JoinSet::new(), side_by_side, out }
+        Self { light, heavy, tasks: JoinSet::new(), running: Vec::new(), side_by_side, out }
     }
 
-    /// The next outcome; `None` when all have come. May be dropped while it waits, and called again.
+    /// Begins as many cells as may be played by now.
+    pub fn start(&mut self) {
+        while self.tasks.len() < self.side_by_side
+            && let Some(job) = self.light.pop_front()
+        {
+            self.play(job);
+        }
+        if self.tasks.is_empty()
+            && let Some(job) = self.heavy.pop_front()
+        {
+            self.play(job);
+        }
+    }
+
+    /// What is being played: server and scenario.
+    pub fn running(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.running.iter().map(|(server, scenario)| (server.name.as_str(), *scenario))
+    }
+
+    /// The next outcome; `None` when nothing is being played. May be dropped while it waits, and called again.
     ///
     /// # Panics
     /// Where playing a cell panicked.
     pub async fn next(&mut self) -> Option<(Job, Outcome)> {
-        while self.running.len() < self.side_by_side
-            && let Some(job) = self.light.pop_front()
-        {
-            self.start(job);
-        }
-        if self.running.is_empty()
-            && let Some(job) = self.heavy.pop_front()
-        {
-            self.start(job);
-        }
-        match self.running.join_next().await? {
-            Ok(played) => Some(played),
+        self.start();
+        match self.tasks.join_next().await? {
+            Ok((job, outcome)) => {
+                let same = |(server, scenario): &(Arc<Server>, &str)| {
+                    server.name == job.server.name && *scenario == job.scenario.slug
+                };
+                if let Some(at) = self.running.iter().position(same) {
+                    self.running.remove(at);
+                }
+                Some((job, outcome))
+            }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
-    fn start(&mut self, job: Job) {
+    fn play(&mut self, job: Job) {
+        self.running.push((Arc::clone(&job.server), job.scenario.slug));
         let out = self.out.clone();
-        self.running.spawn(async move {
+        self.tasks.spawn(async move {
             let outcome = runner::play(&Subject::of(&job.server), job.scenario, job.repeat, &out).await;
             (job, outcome)
         });

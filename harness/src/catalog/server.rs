@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{CatalogError, KnownFailures, parse_toml, read};
 
 /// What a server is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Must pass everything.
@@ -17,6 +17,8 @@ pub enum Kind {
     Naive,
     /// A popular stack, well configured.
     Framework,
+    /// A popular stack around the `lifecycle` of a reference.
+    Adopted,
     /// Breaks one rule on purpose.
     Faulty,
 }
@@ -28,6 +30,7 @@ impl Kind {
             Self::Reference => "reference",
             Self::Naive => "naive",
             Self::Framework => "framework",
+            Self::Adopted => "adopted",
             Self::Faulty => "faulty",
         }
     }

@@ -18,6 +18,8 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     // Hidden ones would be offered with the others.
     let offered = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
     let mut offered = clap::Command::new("drainspec").version(env!("CARGO_PKG_VERSION")).subcommands(offered);
-    clap_complete::generate(args.shell, &mut offered, "drainspec", &mut std::io::stdout());
+    let mut script = Vec::new(); // clap_complete panics where standard output is closed
+    clap_complete::generate(args.shell, &mut offered, "drainspec", &mut script);
+    super::print(&String::from_utf8_lossy(&script))?;
     Ok(Status::AsExpected)
 }

@@ -48,39 +48,77 @@ impl From<Status> for ExitCode {
     }
 }
 
+/// Names among which one was sought.
+#[derive(Debug)]
+pub struct Among(pub Vec<String>);
+
+impl Among {
+    /// So many names fit into a message.
+    const FEW: usize = 12;
+
+    /// These names.
+    pub fn of(names: &[&str]) -> Self {
+        Self(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    /// All of them where they are few, else those that resemble what was asked for, and how many there are.
+    fn near(&self, wanted: &str) -> String {
+        let names = &self.0;
+        if names.len() <= Self::FEW {
+            return format!("there are: {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+        }
+        let mut near: Vec<(f64, &str)> = names.iter().map(|name| (likeness(name, wanted), name.as_str())).collect();
+        near.retain(|(likeness, _)| *likeness > 0.7);
+        near.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let near: Vec<&str> = near.iter().take(3).map(|(_, name)| *name).collect();
+        let listed = format!("`drainspec list` shows all {}", names.len());
+        match near.is_empty() {
+            true => listed,
+            false => format!("did you mean {}? {listed}", near.join(" or ")),
+        }
+    }
+}
+
+/// How much a name resembles another, from 0 to 1; of a path its last part alone may do so.
+fn likeness(name: &str, wanted: &str) -> f64 {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    strsim::jaro_winkler(name, wanted).max(strsim::jaro_winkler(last, wanted))
+}
+
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// A glob selects nothing.
-    #[error("no {what} matches `{glob}`; there are: {known}")]
+    #[error("no {what} matches `{glob}`; {}", known.near(glob))]
     NothingSelected {
         /// What was to be selected.
         what: &'static str,
         /// The glob.
         glob: String,
         /// What there is.
-        known: String,
+        known: Among,
     },
-    /// Without a glob nothing is selected.
-    #[error(
-        "no server here is a reference or naive, which is what is played unless --server says otherwise; there are: {known}"
-    )]
-    NothingByDefault {
+    /// What the globs select is of another kind.
+    #[error("no server that was chosen is {kinds}: choose with --server or --kind; {}", known.near(""))]
+    NoneOfKind {
+        /// The kinds that were wanted.
+        kinds: String,
         /// What there is.
-        known: String,
+        known: Among,
     },
     /// None of what is selected is known to fail.
     #[error("none of these servers is known to fail any of these scenarios: leave out --only-known to play them")]
     NothingKnown,
+    /// In the earlier run everything was as expected.
+    #[error("no cell of that run was unexpected that these servers and scenarios include")]
+    NothingUnexpected,
     /// A name is neither a rule nor a scenario.
-    #[error(
-        "`{name}` is neither a rule nor a scenario; did you mean {guess}? `drainspec list rules` and `drainspec list scenarios` show them all"
-    )]
+    #[error("`{name}` is neither a rule nor a scenario; {}", known.near(name))]
     Unknown {
         /// The name.
         name: String,
-        /// The nearest one.
-        guess: String,
+        /// The rules and scenarios.
+        known: Among,
     },
     /// The folder with the servers was not found.
     #[error("no folder `servers` here or above {}: run drainspec inside a checkout, or name the folder with --servers", start.display())]
@@ -145,8 +183,9 @@ impl CliError {
     pub fn status(&self) -> Status {
         match self {
             Self::NothingSelected { .. }
-            | Self::NothingByDefault { .. }
+            | Self::NoneOfKind { .. }
             | Self::NothingKnown
+            | Self::NothingUnexpected
             | Self::NothingToJudge { .. } => Status::NothingSelected,
             // In a file it would be that file's value.
             Self::Unknown { .. } | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::rulebook::{self, RuleFacts, ServerMarkers};
-use super::{CliError, Status, project};
+use super::{Among, CliError, Status, project};
 use crate::catalog::markers::Marker;
 use crate::report::paint;
 use crate::rules;
@@ -75,8 +75,7 @@ fn reference_markers(folder: Option<&Path>) -> Result<Option<Vec<ServerMarkers>>
 
 fn unknown(name: &str) -> CliError {
     let slugs = rules::all().map(|rule| rule.slug).chain(scenario::all().map(|scenario| scenario.slug));
-    let near = slugs.map(|slug| (strsim::jaro_winkler(name, slug), slug)).max_by(|(a, _), (b, _)| a.total_cmp(b));
-    CliError::Unknown { name: name.to_owned(), guess: near.map_or(String::new(), |(_, slug)| format!("`{slug}`")) }
+    CliError::Unknown { name: name.to_owned(), known: Among(slugs.map(str::to_owned).collect()) }
 }
 
 // As JSON.

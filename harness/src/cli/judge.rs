@@ -1,5 +1,6 @@
 //! `drainspec judge`: recorded timelines, judged again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -35,25 +36,59 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     Ok(status)
 }
 
-/// Judges every timeline of a matrix run; whether the verdicts are those of its results.
+/// Judges every timeline of a matrix run; whether the verdict of each rule is that of its results.
 fn against_results(folder: &Path) -> Result<bool, CliError> {
     let results = Results::read(folder)?;
     let (mut judged, mut differing) = (0, 0);
-    for cell in &results.cells {
-        let mut verdicts = Vec::new();
+    for cell in results.cells.iter().filter(|cell| !cell.timelines.is_empty()) {
+        let mut outcomes = Vec::new();
         for path in &cell.timelines {
-            verdicts.push(judge(&folder.join(path))?.verdict);
+            outcomes.push(judge(&folder.join(path))?);
             judged += 1;
         }
-        if let Some(again) = Verdict::worst(verdicts)
-            && again != cell.verdict
-        {
-            differing += 1;
-            say!("{} · {}: {} in {FILE}, {} now", cell.server, cell.scenario, cell.verdict.word(), again.word())?;
+        let before = std::iter::once((WHOLE, cell.verdict))
+            .chain(cell.rules.iter().map(|rule| (rule.rule.as_str(), rule.verdict)))
+            .collect();
+        let differences = differences(&before, &worst(&outcomes));
+        differing += usize::from(!differences.is_empty());
+        for (what, was, now) in differences {
+            say!("{} · {}{what}: {} in {FILE}, {} now", cell.server, cell.scenario, word(was), word(now))?;
         }
     }
     say!("{}: {judged} timelines judged, {differing} cells differ from {FILE}", folder.display())?;
     Ok(differing == 0)
+}
+
+/// The cell as a whole, beside the names of its rules.
+const WHOLE: &str = "";
+
+/// The worst verdict of the cell, and of each rule.
+fn worst(outcomes: &[Outcome]) -> BTreeMap<&str, Verdict> {
+    let mut worst = BTreeMap::new();
+    for outcome in outcomes {
+        let rules = outcome.rules.iter().map(|rule| (rule.rule.as_str(), rule.verdict));
+        for (what, verdict) in std::iter::once((WHOLE, outcome.verdict)).chain(rules) {
+            let known = worst.entry(what).or_insert(verdict);
+            *known = Verdict::worst([*known, verdict]).unwrap_or(verdict);
+        }
+    }
+    worst
+}
+
+/// What is not the same in both, as ` · RULE`, before and now; nothing where it was not judged.
+fn differences(
+    before: &BTreeMap<&str, Verdict>,
+    now: &BTreeMap<&str, Verdict>,
+) -> Vec<(String, Option<Verdict>, Option<Verdict>)> {
+    let names: BTreeSet<&str> = before.keys().chain(now.keys()).copied().collect();
+    let both = names.into_iter().map(|name| (name, before.get(name).copied(), now.get(name).copied()));
+    both.filter(|(_, before, now)| before != now)
+        .map(|(name, before, now)| (if name == WHOLE { String::new() } else { format!(" · {name}") }, before, now))
+        .collect()
+}
+
+fn word(verdict: Option<Verdict>) -> &'static str {
+    verdict.map_or("not judged", Verdict::word)
 }
 
 /// Judges timelines for themselves; whether no rule fails.

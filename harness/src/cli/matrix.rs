@@ -10,10 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::{CliError, Status, project};
-use crate::catalog::Server;
+use crate::catalog::{Kind, Server};
 use crate::process::{self, guardian::Guardian};
 use crate::report::{self, Progress};
-use crate::results::{Outcome, Results};
+use crate::results::{Cell, Outcome, Results};
 use crate::runner;
 use crate::scenario::Scenario;
 use crate::schedule::{self, Job, Schedule};
@@ -25,12 +25,22 @@ const BUILDS: usize = 2;
 /// Arguments of `drainspec matrix`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only servers whose name matches, such as `go` or 'naive/*' (may be repeated; default: references and naive)
+    /// Only servers whose name matches, such as `go` or 'naive/*'; '!GLOB' leaves some out (may be repeated;
+    /// default: references and naive)
     #[arg(long, value_name = "GLOB")]
     server: Vec<String>,
-    /// Only scenarios whose slug matches (may be repeated)
+    /// Only servers of this kind (may be repeated)
+    #[arg(long, value_enum, value_name = "KIND")]
+    kind: Vec<Kind>,
+    /// Only scenarios whose slug matches; '!GLOB' leaves some out (may be repeated)
     #[arg(long, value_name = "GLOB")]
     scenario: Vec<String>,
+    /// Only scenarios of a group that matches, such as `signals` (may be repeated)
+    #[arg(long, value_name = "GLOB")]
+    group: Vec<String>,
+    /// Only the cells that were unexpected in an earlier run
+    #[arg(long, value_name = "RUN")]
+    only_unexpected: Option<PathBuf>,
     /// Only what a server is known to fail: whether it is still noticed, without the time that the rest takes
     #[arg(long)]
     only_known: bool,
@@ -43,12 +53,24 @@ pub struct Args {
     /// Folder for results.json and the timelines
     #[arg(long, value_name = "DIR", default_value = "drainspec-out")]
     out: PathBuf,
+    /// Which failures are shown in detail
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = Failures::Unexpected)]
+    failures: Failures,
     /// Exit with 0 although cells were skipped because this machine lacks something
     #[arg(long)]
     allow_missing: bool,
     /// Folder with the servers [default: `servers`, here or above]
     #[arg(long, value_name = "DIR")]
     servers: Option<PathBuf>,
+}
+
+/// Which failures are shown in detail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Failures {
+    /// Those that nobody expected.
+    Unexpected,
+    /// Those that are known, too.
+    All,
 }
 
 /// What has come so far.
@@ -66,8 +88,15 @@ struct Board {
 /// Runs it.
 pub fn run(args: &Args) -> Result<Status, CliError> {
     let folder = project::servers_folder(args.servers.as_deref())?;
-    let servers = project::select_servers(project::servers(&folder)?, &args.server)?;
-    let scenarios = project::select_scenarios(&args.scenario)?;
+    let unexpected = args.only_unexpected.as_deref().map(Results::read).transpose()?;
+    let servers = match &unexpected {
+        // It says itself which servers it is about.
+        Some(_) if args.server.is_empty() && args.kind.is_empty() => {
+            project::select_servers(project::servers(&folder)?, &["*".to_owned()], &[])?
+        }
+        _ => project::select_servers(project::servers(&folder)?, &args.server, &args.kind)?,
+    };
+    let scenarios = project::select_scenarios(&args.scenario, &args.group)?;
     let io = |source| CliError::Io { path: args.out.clone(), source };
     std::fs::create_dir_all(&args.out).map_err(io)?;
     let out = args.out.canonicalize().map_err(io)?;
@@ -75,7 +104,7 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
     let status = runtime.block_on(async {
         tokio::select! {
-            status = play(args, servers, scenarios, out) => status,
+            status = play(args, servers, scenarios, unexpected, out) => status,
             () = interrupted() => Ok(Status::Interrupted),
         }
     });
@@ -101,10 +130,11 @@ async fn play(
     args: &Args,
     servers: Vec<Server>,
     scenarios: Vec<&'static Scenario>,
+    unexpected: Option<Results>,
     out: PathBuf,
 ) -> Result<Status, CliError> {
     let began = Instant::now();
-    let servers: Vec<Arc<Server>> = servers.into_iter().map(Arc::new).collect();
+    let mut servers: Vec<Arc<Server>> = servers.into_iter().map(Arc::new).collect();
     let mut jobs = schedule::jobs(&servers, &scenarios, args.repeat);
     if args.only_known {
         jobs.retain(|job| job.server.known.find_any(job.scenario.slug, job.scenario.rules).is_some());
@@ -112,6 +142,14 @@ async fn play(
             return Err(CliError::NothingKnown);
         }
     }
+    if let Some(earlier) = unexpected {
+        jobs.retain(|job| earlier.is_unexpected(&job.server.name, job.scenario.slug));
+        if jobs.is_empty() {
+            return Err(CliError::NothingUnexpected);
+        }
+        servers.retain(|server| jobs.iter().any(|job| job.server.name == server.name));
+    }
+    tell_of_replaced(&out, &jobs);
     let unbuilt = build_all(&servers).await;
     let began_playing = Instant::now();
 
@@ -131,14 +169,17 @@ async fn play(
         board.add(&job, Outcome::without_run(*verdict, reason.clone()));
     }
     let mut schedule = Schedule::new(built, args.jobs.map(usize::from), out.clone());
-    while let Some((job, outcome)) = board.keep_while(schedule.next()).await? {
+    loop {
+        schedule.start();
+        board.progress.running(schedule.running());
+        let Some((job, outcome)) = board.keep_while(schedule.next()).await? else { break };
         board.add(&job, outcome);
     }
     board.write()?;
 
     let Board { results, excerpts, progress, .. } = board;
     progress.finish();
-    print(&results, &excerpts, began_playing.elapsed().as_secs_f64())?;
+    print(&results, &excerpts, args.failures, began_playing.elapsed().as_secs_f64())?;
     anstream::eprintln!(
         "results: {} ({:.0} s with builds)",
         out.join(crate::results::FILE).display(),
@@ -190,6 +231,22 @@ impl Board {
     }
 }
 
+/// Says so where the results of a larger run are about to be replaced by those of a smaller one.
+fn tell_of_replaced(out: &std::path::Path, jobs: &[Job]) {
+    let Ok(earlier) = Results::read(out) else { return };
+    let again =
+        |cell: &Cell| jobs.iter().any(|job| job.server.name == cell.server && job.scenario.slug == cell.scenario);
+    let lost = earlier.cells.iter().filter(|cell| !again(cell)).count();
+    if lost > 0 {
+        anstream::eprintln!(
+            "replacing the run of {} in {}: {lost} of its {} cells not played now (--out DIR keeps both)",
+            earlier.started,
+            out.display(),
+            earlier.cells.len(),
+        );
+    }
+}
+
 /// Builds what changed, and says of the rest why it cannot be run.
 async fn build_all(servers: &[Arc<Server>]) -> BTreeMap<String, (Verdict, String)> {
     let mut unbuilt = BTreeMap::new();
@@ -227,21 +284,27 @@ async fn build_all(servers: &[Arc<Server>]) -> BTreeMap<String, (Verdict, String
 fn print(
     results: &Results,
     excerpts: &BTreeMap<(String, String), BTreeMap<String, Vec<String>>>,
+    failures: Failures,
     seconds: f64,
 ) -> Result<(), CliError> {
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let none = BTreeMap::new();
+    let tell = |cell: &Cell| {
+        let key = (cell.server.clone(), cell.scenario.clone());
+        say!("{}\n", report::failures(cell, excerpts.get(&key).unwrap_or(&none)).trim_end())
+    };
+    let known: Vec<&Cell> =
+        results.cells.iter().filter(|cell| cell.as_expected && cell.verdict == Verdict::Fail).collect();
+    if failures == Failures::All {
+        known.iter().try_for_each(|cell| tell(cell))?;
+    }
+    results.cells.iter().filter(|cell| !cell.as_expected).try_for_each(tell)?;
+    // Last, where it is seen.
     say!("{}", report::table(results, colour))?;
     say!("\n{}", report::summary(results, seconds))?;
-    let none = BTreeMap::new();
-    // What nobody expects comes last, where it is seen.
-    for expected in [true, false] {
-        for cell in results.cells.iter().filter(|cell| cell.as_expected == expected) {
-            let told = !cell.as_expected || matches!(cell.verdict, Verdict::Fail);
-            if told {
-                let key = (cell.server.clone(), cell.scenario.clone());
-                say!("\n{}", report::failures(cell, excerpts.get(&key).unwrap_or(&none)).trim_end())?;
-            }
-        }
+    if failures == Failures::Unexpected && !known.is_empty() {
+        let cells = if known.len() == 1 { "1 known failure" } else { &format!("{} known failures", known.len()) };
+        say!("{cells}: `--failures all` shows what was seen")?;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ mod project;
 mod report;
 mod rulebook;
 
-pub use exit::{CliError, Status};
+pub use exit::{Among, CliError, Status};
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;

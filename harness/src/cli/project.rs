@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::CliError;
+use super::{Among, CliError};
 use crate::catalog::{self, Kind, Server};
 use crate::scenario::{self, Scenario};
 
@@ -35,42 +35,58 @@ fn check_known(servers: Vec<Server>) -> Result<Vec<Server>, CliError> {
     Ok(servers)
 }
 
-/// The servers that the globs select, their known failures checked; without a glob references and naive twins.
-pub fn select_servers(servers: Vec<Server>, globs: &[String]) -> Result<Vec<Server>, CliError> {
-    let names: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
-    if globs.is_empty() {
-        let default = |server: &Server| matches!(server.spec.kind, Kind::Reference | Kind::Naive);
-        let chosen: Vec<Server> = servers.into_iter().filter(default).collect();
-        if chosen.is_empty() {
-            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            return Err(CliError::NothingByDefault { known });
-        }
-        return check_known(chosen);
+/// The servers that globs and kinds select, their known failures checked; without either references and naive twins.
+pub fn select_servers(servers: Vec<Server>, globs: &[String], kinds: &[Kind]) -> Result<Vec<Server>, CliError> {
+    let names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
+    let chosen: Vec<String> = select("server", &names, globs)?.into_iter().map(str::to_owned).collect();
+    let by_default = kinds.is_empty() && !globs.iter().any(|glob| !glob.starts_with('!'));
+    let kinds = if by_default { &[Kind::Reference, Kind::Naive] } else { kinds };
+    let of_kind = |server: &Server| kinds.is_empty() || kinds.contains(&server.spec.kind);
+    let known: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
+    let selected: Vec<Server> =
+        servers.into_iter().filter(|server| chosen.contains(&server.name) && of_kind(server)).collect();
+    if selected.is_empty() {
+        let kinds = kinds.iter().map(|kind| kind.word()).collect::<Vec<_>>().join(" or ");
+        return Err(CliError::NoneOfKind { kinds, known: Among(known) });
     }
-    let chosen = select("server", &names, globs)?;
-    check_known(servers.into_iter().filter(|server| chosen.contains(&server.name)).collect())
+    check_known(selected)
 }
 
-/// The scenarios that the globs select; without a glob all.
-pub fn select_scenarios(globs: &[String]) -> Result<Vec<&'static Scenario>, CliError> {
-    let names: Vec<String> = scenario::all().map(|scenario| scenario.slug.to_owned()).collect();
-    if globs.is_empty() {
-        return Ok(scenario::all().collect());
-    }
+/// The scenarios that globs and groups select; without either all.
+pub fn select_scenarios(globs: &[String], groups: &[String]) -> Result<Vec<&'static Scenario>, CliError> {
+    let names: Vec<&str> = scenario::all().map(|scenario| scenario.slug).collect();
+    let mut known: Vec<&str> = scenario::all().map(|scenario| scenario.group).collect();
+    known.dedup();
     let chosen = select("scenario", &names, globs)?;
-    Ok(scenario::all().filter(|scenario| chosen.iter().any(|name| name == scenario.slug)).collect())
+    let groups = select("group", &known, groups)?;
+    let selected: Vec<_> = scenario::all()
+        .filter(|scenario| chosen.contains(&scenario.slug) && groups.contains(&scenario.group))
+        .collect();
+    if selected.is_empty() {
+        let glob = globs.join("` and `");
+        return Err(CliError::NothingSelected { what: "scenario of these groups", glob, known: Among::of(&chosen) });
+    }
+    Ok(selected)
 }
 
-/// The names that at least one glob matches; a glob that matches none is an error, never silence.
-fn select(what: &'static str, names: &[String], globs: &[String]) -> Result<Vec<String>, CliError> {
-    let mut chosen = Vec::new();
+/// The names that a glob matches and that none with `!` in front does; without one that selects, all. A glob that
+/// matches none is an error, never silence.
+fn select<'n>(what: &'static str, names: &[&'n str], globs: &[String]) -> Result<Vec<&'n str>, CliError> {
+    let mut taken = Vec::new();
+    let mut left_out = Vec::new();
     for pattern in globs {
-        let glob = catalog::glob(pattern)?;
-        let before = chosen.len();
-        chosen.extend(names.iter().filter(|name| glob.is_match(name)).cloned());
-        if chosen.len() == before {
-            return Err(CliError::NothingSelected { what, glob: pattern.clone(), known: names.join(", ") });
+        let (list, text) = match pattern.strip_prefix('!') {
+            Some(text) => (&mut left_out, text),
+            None => (&mut taken, pattern.as_str()),
+        };
+        let glob = catalog::glob(text)?;
+        let before = list.len();
+        list.extend(names.iter().copied().filter(|name| glob.is_match(name)));
+        if list.len() == before {
+            return Err(CliError::NothingSelected { what, glob: text.to_owned(), known: Among::of(names) });
         }
     }
-    Ok(chosen)
+    let all = !globs.iter().any(|glob| !glob.starts_with('!'));
+    let chosen = names.iter().copied().filter(|name| all || taken.contains(name));
+    Ok(chosen.filter(|name| !left_out.contains(name)).collect())
 }

@@ -35,6 +35,14 @@ impl Progress {
         }
     }
 
+    /// What is under way, where there is a bar to show it.
+    pub fn running<'n>(&self, names: impl Iterator<Item = (&'n str, &'n str)>) {
+        if !self.plain {
+            let names: Vec<String> = names.map(|(server, scenario)| format!("{server} {scenario}")).collect();
+            self.bar.set_message(names.join(", "));
+        }
+    }
+
     /// Something that must not scroll away.
     pub fn note(&self, message: &str) {
         self.bar.suspend(|| anstream::eprintln!("{message}"));

@@ -55,6 +55,17 @@ fn what_the_program_writes_is_what_the_schema_says() {
 
     // Judged again, the timelines say the same.
     drainspec().arg("judge").arg(servers.out()).assert().success();
+
+    // Where a rule was judged otherwise, though its cell as a whole was not, that is told.
+    for (pointer, said) in [("verdict", "pass in results.json, "), ("rule", "not judged in results.json")] {
+        let mut other = results.clone();
+        let cell = other["cells"].as_array_mut().unwrap().iter_mut().find(|cell| cell["server"] == "rude").unwrap();
+        let rules = cell["rules"].as_array_mut().unwrap();
+        let changed = rules.iter_mut().find(|rule| rule["verdict"] == "warn").unwrap();
+        changed[pointer] = json!(if pointer == "verdict" { "pass" } else { "int-like-term" });
+        std::fs::write(servers.out().join("results.json"), other.to_string()).unwrap();
+        drainspec().arg("judge").arg(servers.out()).assert().code(1).stdout(predicates::str::contains(said));
+    }
 }
 
 /// What is wrong, and how to make it so.
@@ -112,7 +123,7 @@ fn sorted(values: &[impl serde::Serialize]) -> Vec<String> {
 #[test]
 fn the_schema_has_the_words_of_the_program() {
     assert_eq!(words("/$defs/verdict/enum"), sorted(&Verdict::BY_SEVERITY));
-    let kinds = [Kind::Reference, Kind::Naive, Kind::Framework, Kind::Faulty];
+    let kinds = [Kind::Reference, Kind::Naive, Kind::Framework, Kind::Adopted, Kind::Faulty];
     assert_eq!(words("/$defs/cell/properties/kind/enum"), sorted(&kinds));
     let levels = [Level::Must, Level::Should, Level::Info];
     assert_eq!(words("/$defs/rule/properties/level/enum"), sorted(&levels));

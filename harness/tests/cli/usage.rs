@@ -53,7 +53,7 @@ fn a_selection_of_nothing_ends_with_3_and_says_what_there_is() {
         .assert()
         .code(3)
         .stdout("")
-        .stderr(contains("no scenario matches `idle-exot`").and(contains("in-flight-completes")));
+        .stderr(contains("no scenario matches `idle-exot`").and(contains("did you mean idle-exit")));
     // One that selects something does not excuse one that does not.
     servers.matrix("good", "idle-exit").args(["--server", "bda"]).assert().code(3).stderr(contains("`bda`"));
     assert!(!servers.out().join("results.json").exists(), "nothing was run, so there is nothing to read");
@@ -150,4 +150,60 @@ fn a_pipe_gets_no_colour() {
         drainspec().args(arguments).assert().success().stdout(plain());
     }
     drainspec().arg("no-such-command").assert().stderr(plain());
+}
+
+#[test]
+fn a_selection_can_leave_out_and_choose_by_kind_and_group() {
+    let servers = Servers::with_good();
+    servers.add("other", crate::servers::GOOD);
+    let played = |arguments: &[&str]| {
+        let mut command = drainspec();
+        command.arg("matrix").args(arguments).arg("--servers").arg(servers.servers()).arg("--out").arg(servers.out());
+        command.assert().success();
+        let results = servers.results();
+        let cells = results["cells"].as_array().unwrap().clone();
+        let mut names: Vec<String> = cells
+            .iter()
+            .map(|cell| format!("{} {}", cell["server"].as_str().unwrap(), cell["scenario"].as_str().unwrap()))
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(played(&["--server", "*", "--server", "!oth*", "--scenario", "idle-exit"]), ["good idle-exit"]);
+    assert_eq!(played(&["--kind", "framework", "--scenario", "idle-exit"]), ["good idle-exit", "other idle-exit"]);
+    let signals = ["--group", "signals", "--scenario", "!{sig,second}*", "--server", "good"];
+    assert_eq!(played(&signals), ["good idle-exit"]);
+    servers.matrix("*", "idle-exit").args(["--kind", "faulty"]).assert().code(3).stderr(contains("faulty"));
+    servers.matrix("*", "idle-exit").args(["--group", "signal"]).assert().code(3).stderr(contains("signals"));
+}
+
+#[test]
+fn what_nobody_expected_is_shown_and_can_be_played_again() {
+    let servers = Servers::with_good();
+    servers.add("bad", &crate::servers::GOOD.replace("sys.exit(0)", "os._exit(3)"));
+    servers.matrix("*", "idle-exit").assert().code(0);
+
+    // An earlier run in which a cell was unexpected.
+    let mut results = servers.results();
+    let cell = results["cells"].as_array_mut().unwrap().iter_mut().find(|cell| cell["server"] == "bad").unwrap();
+    cell["as_expected"] = serde_json::json!(false);
+    let earlier = servers.out().join("earlier.json");
+    std::fs::write(&earlier, results.to_string()).unwrap();
+    servers
+        .matrix("*", "*")
+        .arg("--only-unexpected")
+        .arg(&earlier)
+        .assert()
+        .stderr(contains("[1/1] bad idle-exit").and(contains("1 of its 2 cells not played now")));
+    assert_eq!(servers.results()["cells"].as_array().unwrap().len(), 1);
+    servers.matrix("good", "*").arg("--only-unexpected").arg(&earlier).assert().code(3).stderr(contains("unexpected"));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let program = assert_cmd::cargo::cargo_bin("drainspec");
+    for arguments in ["completions zsh", "list rules", "explain in-flight-answered"] {
+        let script = format!("{} {arguments} | true; exit ${{PIPESTATUS[0]}}", program.display());
+        assert_cmd::Command::new("bash").args(["-c", &script]).assert().success().stderr("");
+    }
 }
