@@ -37,7 +37,11 @@ pub async fn play(subject: &Subject, scenario: &Scenario, repeat: u32, out: &Pat
         Err(error) => Outcome::without_run(Verdict::Error, format!("{}: {error}", out.join(&path).display())),
     };
     outcome.duration_ms = began.elapsed().as_secs_f64() * 1e3;
-    outcome.timeline = Some(path);
+    if outcome.verdict == Verdict::Skipped {
+        let _ = std::fs::remove_file(out.join(&path)); // it tells nothing
+    } else {
+        outcome.timeline = Some(path);
+    }
     outcome
 }
 
@@ -53,6 +57,7 @@ async fn record(subject: &Subject, scenario: &Scenario, recorder: Recorder) -> O
     drop(heartbeat);
     match played {
         Ok(()) => {}
+        Err(Stop::Missing(why)) => return Outcome::without_run(Verdict::Skipped, why),
         Err(Stop::Unconfirmed { what, why }) => recorder.record(Event::Unconfirmed { what, why }),
         Err(stop) => recorder.record(Event::Aborted { why: stop.to_string() }),
     }

@@ -29,7 +29,7 @@ const (
 	maxTTL           = 255
 	handshakeTimeout = time.Second           // for those that are half done when the listener is to close
 	acceptPause      = 50 * time.Millisecond // after an error that may pass
-	mostEmptied      = 2 * 65535             // where new ones get in, emptying might go on for ever
+	mostEmptied      = 2 * 65535             // clients with a TTL of 255 might go on for ever
 )
 
 // Listener hands connections to net/http until its accept queue is to be emptied.
@@ -70,6 +70,11 @@ func (l *Listener) Serve(server *http.Server, fail func(reason string)) {
 // Accept is called by net/http's loop. Once closing it fails only when the queue is empty and the listener closed.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
+		if l.closing.Load() && !l.mayGoOn() {
+			l.lose(errors.New("others kept coming"))
+			l.closeEmptied()
+			return nil, net.ErrClosed
+		}
 		conn, err := l.AcceptTCP()
 		switch {
 		case err == nil:
@@ -104,15 +109,20 @@ func (l *Listener) Accept() (net.Conn, error) {
 // rule: nothing-lost-in-accept-queue, new-connections-refused, port-free-after-exit
 func (l *Listener) EmptyAcceptQueue() Emptied {
 	l.deadline = time.Now().Add(handshakeTimeout)
-	l.closing.Store(true) // first: whoever inherits the minimum TTL is then seen to
-	err := setMinimumTTL(l, maxTTL)
-	if err != nil {
+	l.result.MinimumTTL = true
+	if err := setMinimumTTL(l, maxTTL); err != nil {
+		l.result.MinimumTTL = false
 		LogError("new connections get in, a connect storm may lose requests: " + err.Error())
 	}
+	l.closing.Store(true)
 	l.wakeAccept()
 	<-l.served
-	l.result.MinimumTTL = err == nil
 	return l.result
+}
+
+// mayGoOn: where new ones get in, not beyond the deadline.
+func (l *Listener) mayGoOn() bool {
+	return l.result.Emptied < mostEmptied && (l.result.MinimumTTL || time.Now().Before(l.deadline))
 }
 
 // goesOn says whether to accept again after this error, which is all that a queue has to say that is empty.
@@ -135,7 +145,7 @@ func (l *Listener) goesOn(err error) bool {
 	switch {
 	case waiting(l):
 		l.wakeAccept()
-		return l.result.Emptied < mostEmptied
+		return true
 	case err != nil:
 		LogError("handshakes that are half done may be lost: " + err.Error())
 		return false

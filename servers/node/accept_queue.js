@@ -20,7 +20,7 @@ import { logError } from './log.js';
 const BACKLOG = 65535; // the kernel cuts it down to the longest queue that it allows
 const MAX_TTL = 255;
 const HANDSHAKE_TIMEOUT = 1000; // milliseconds, for those that are half done when the listener is to close
-const MOST_EMPTIED = 2 * BACKLOG; // where new ones get in, emptying might go on for ever
+const MOST_EMPTIED = 2 * BACKLOG; // clients with a TTL of 255 might go on for ever
 const WATCH = 1000; // milliseconds between two looks at whether the listener still works
 
 /**
@@ -94,13 +94,15 @@ export class Listener {
     } catch (error) {
       logError(`new connections get in, a connect storm may lose requests: ${error.message}`);
     }
-    await this.#acceptAll();
-    while (this.#look().halfOpen > 0 && performance.now() < deadline && this.#accepted - before < MOST_EMPTIED) {
+    // Where new ones get in, not beyond the deadline.
+    const goesOn = () => this.#accepted - before < MOST_EMPTIED && (emptied.minimumTTL || performance.now() < deadline);
+    await this.#acceptAll(goesOn);
+    while (this.#look().halfOpen > 0 && performance.now() < deadline && goesOn()) {
       await this.#anotherAccepted(deadline - performance.now());
-      await this.#acceptAll();
+      await this.#acceptAll(goesOn);
     }
     // Once more, after the look: a handshake that ended in between is in the queue by now.
-    await this.#acceptAll();
+    await this.#acceptAll(goesOn);
     emptied.halfOpen = this.#look().halfOpen;
     emptied.emptied = this.#accepted - before;
     this.#closeEmptied(emptied);
@@ -117,8 +119,12 @@ export class Listener {
    * Lets the event loop accept, one in each turn, until the kernel says that the queue is empty. Out of descriptors Node
    * accepts and closes without a word: who was in the queue and did not come to us is lost.
    */
-  async #acceptAll() {
+  async #acceptAll(goesOn) {
     for (let waiting = this.#look().waiting; waiting > 0; waiting = this.#look().waiting) {
+      if (!goesOn()) {
+        this.#emptied.lost = waiting;
+        return;
+      }
       const expected = this.#accepted + waiting;
       for (let turn = 0; turn < waiting && this.#accepted < expected; turn++) await eventLoopTurn();
       const left = this.#look().waiting;
@@ -138,7 +144,9 @@ export class Listener {
   #closeEmptied(emptied) {
     this.close();
     if (emptied.lost > 0) {
-      emptied.error = new Error(`${emptied.lost} connections in the accept queue are lost: no descriptors are left`);
+      emptied.error = new Error(
+        `${emptied.lost} connections in the accept queue are lost: no descriptors are left, or others kept coming`,
+      );
     } else if (this.#look().listening) {
       emptied.error = new Error(
         `another process listens on the same socket, and its minimum TTL of ${MAX_TTL} now keeps out its clients: ` +

@@ -26,7 +26,7 @@ BACKLOG = 65535  # the kernel cuts it down to the longest queue that it allows
 MAX_TTL = 255
 HANDSHAKE_TIMEOUT = 1.0  # seconds, for those that are half done when the listener is to close
 ACCEPT_PAUSE = 0.05  # seconds, after an error that may pass
-MOST_EMPTIED = 2 * BACKLOG  # where new ones get in, emptying might go on for ever
+MOST_EMPTIED = 2 * BACKLOG  # clients with a TTL of 255 might go on for ever
 PERMANENT = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)  # the listener will not work again
 
 
@@ -84,7 +84,7 @@ class Listener:
         except OSError as error:
             log_error(f"new connections get in, a connect storm may lose requests: {error}")
         self._accept_all(deadline)
-        while self._half_open() and time.monotonic() < deadline and emptied.emptied < MOST_EMPTIED:
+        while self._half_open() and time.monotonic() < deadline and emptied.error is None:
             turn(deadline)  # the kernel tells when one has ended
             self._accept_all(deadline)
         # Once more, after the look: a handshake that ended in between is in the queue by now.
@@ -105,8 +105,12 @@ class Listener:
         return self._emptied.half_open
 
     def _accept_all(self, deadline: float) -> None:
-        """Accepts until the kernel says that the queue is empty."""
-        while self._emptied.emptied < MOST_EMPTIED and self._emptied.error is None:
+        """Accepts until the kernel says that the queue is empty; where new ones get in, not beyond the deadline."""
+        while self._emptied.error is None:
+            goes_on = self._emptied.minimum_ttl or time.monotonic() < deadline
+            if not goes_on or self._emptied.emptied >= MOST_EMPTIED:
+                self._lose("others kept coming")
+                return
             try:
                 self._start(self._listener.accept()[0])
             except BlockingIOError:
@@ -121,13 +125,13 @@ class Listener:
                 else:
                     time.sleep(ACCEPT_PAUSE)  # those that wait are safe as long as the listener is open
 
-    def _lose(self, error: OSError) -> None:
+    def _lose(self, reason: object) -> None:
         """Counts those that still wait, and cannot be taken."""
         waiting = 0
         with contextlib.suppress(OSError):
             waiting = self._table.look().waiting
         self._emptied.lost = max(1, waiting)
-        self._fail_emptied(f"{self._emptied.lost} connections in the accept queue are lost: {error}")
+        self._fail_emptied(f"{self._emptied.lost} connections in the accept queue are lost: {reason}")
 
     def _close_emptied(self) -> None:
         self.close()

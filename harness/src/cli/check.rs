@@ -12,6 +12,7 @@ use serde_json::json;
 use super::{CliError, Status};
 use crate::catalog::{Feature, KnownFailures};
 use crate::check::{self, Learned, Profile, RuleSummary};
+use crate::link::Network;
 use crate::process::{Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
@@ -170,7 +171,7 @@ impl Args {
         env.insert("PORT".to_owned(), port.to_string());
         Ok(Subject {
             name: "check".to_owned(),
-            launch: Launch { command, folder: folder.to_owned(), env },
+            launch: Launch { command, folder: folder.to_owned(), env, network: Network::default() },
             features,
             promises_contract: false,
             params: vec![("idle_linger".to_owned(), IDLE_LINGER), ("drain_timeout".to_owned(), self.grace as f64)],

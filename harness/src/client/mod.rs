@@ -6,7 +6,7 @@ mod raw;
 mod wire;
 
 pub use http::{Answer, Ask, Connection, Outcome, Payload, Pending};
-pub use load::{Load, NotWarm, back_to_back, connect_storm};
+pub use load::{Load, NotWarm, arrivals, back_to_back, connect_storm};
 pub use raw::Raw;
 
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::net::TcpSocket;
 
+use crate::link::Network;
 use crate::recorder::Recorder;
 use crate::timeline::{ConnectionId, Event, NotOpened, RequestId, Role};
 use wire::Wire;
@@ -31,6 +32,7 @@ pub struct Client {
     connections: Arc<AtomicU32>,
     requests: Arc<AtomicU32>,
     under_way: UnderWay,
+    network: Network,
 }
 
 /// Requests under way, by the client's port.
@@ -39,7 +41,18 @@ type UnderWay = Arc<Mutex<BTreeMap<u16, RequestId>>>;
 impl Client {
     /// A client that writes to this timeline.
     pub fn new(recorder: Recorder) -> Self {
-        Self { recorder, connections: Arc::default(), requests: Arc::default(), under_way: Arc::default() }
+        Self {
+            recorder,
+            connections: Arc::default(),
+            requests: Arc::default(),
+            under_way: Arc::default(),
+            network: Network::default(),
+        }
+    }
+
+    /// The same client, which opens its connections in this network from now on.
+    pub fn within(self, network: Network) -> Self {
+        Self { network, ..self }
     }
 
     /// Opens a connection for HTTP.
@@ -74,7 +87,8 @@ impl Client {
     async fn open(&self, address: SocketAddr, role: Role, receive_buffer: Option<u32>) -> Result<Wire, NotOpened> {
         let connection: ConnectionId = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let attempt = async {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            let new = if address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+            let socket = self.network.run(new)??;
             if let Some(size) = receive_buffer {
                 socket.set_recv_buffer_size(size)?; // before connecting, or the window has been offered already
             }

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::link::Network;
+
 /// Interval at which the table is read, for all servers at once.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -28,9 +30,15 @@ pub struct Watch {
 
 /// Calls `closed` when no socket listens on this port any more, with the last moment at which one was seen there. One
 /// thread reads the table for everybody, and only while somebody waits; it makes the call itself, because a task may
-/// have to wait for its turn. Where the table cannot be read, nobody knows, and nobody is told.
-pub fn watch_listener(port: u16, closed: impl FnOnce(Option<Instant>) + Send + 'static) -> Watch {
+/// have to wait for its turn. Where the table cannot be read, nobody knows, and nobody is told. A network of a run's own
+/// has a table, and so a thread, of its own.
+pub fn watch_listener(network: &Network, port: u16, closed: impl FnOnce(Option<Instant>) + Send + 'static) -> Watch {
     let wanted = Arc::new(());
+    if !network.is_own() {
+        let (network, waiting) = (network.clone(), Arc::downgrade(&wanted));
+        std::thread::spawn(move || watch_alone(&network, port, &waiting, closed));
+        return Watch { _wanted: wanted };
+    }
     let waiter = Waiter { since: Instant::now(), wanted: Arc::downgrade(&wanted), closed: Box::new(closed) };
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
     let idle = waiting.is_none();
@@ -76,6 +84,22 @@ fn watch() {
     }
 }
 
+fn watch_alone(network: &Network, port: u16, wanted: &Weak<()>, closed: impl FnOnce(Option<Instant>)) {
+    let mut seen = None;
+    if network.enter().is_err() {
+        return;
+    }
+    while wanted.strong_count() > 0 {
+        let look = Instant::now();
+        match table::rows(table::LISTEN) {
+            Ok(rows) if rows.iter().any(|row| row.local_port == port) => seen = Some(look),
+            Ok(_) => return closed(seen),
+            Err(_) => return,
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// The server's side of one connection, as the kernel sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerSide {
@@ -91,12 +115,21 @@ pub struct ServerSide {
 ///
 /// # Errors
 /// Where the kernel's table cannot be read.
-pub fn server_sides(port: u16) -> std::io::Result<Vec<ServerSide>> {
-    let rows = table::rows(table::ESTABLISHED)?;
+pub fn server_sides(network: &Network, port: u16) -> std::io::Result<Vec<ServerSide>> {
+    let rows = network.run(|| table::rows(table::ESTABLISHED))??;
     let sides = rows.into_iter().filter(|row| row.local_port == port);
     Ok(sides
         .map(|row| ServerSide { client_port: row.peer_port, accepted: row.inode != 0, unread: row.unread })
         .collect())
+}
+
+/// How many handshakes with this port are half done: the kernel has answered and awaits the client's acknowledgement.
+///
+/// # Errors
+/// Where the kernel's table cannot be read.
+pub fn half_open(network: &Network, port: u16) -> std::io::Result<usize> {
+    let rows = network.run(|| table::rows(table::SYN_RECV))??;
+    Ok(rows.iter().filter(|row| row.local_port == port).count())
 }
 
 /// Ports that sockets with these inodes listen on.
@@ -129,6 +162,7 @@ mod table {
 
     pub const LISTEN: StateFlags = StateFlags::LISTEN;
     pub const ESTABLISHED: StateFlags = StateFlags::ESTABLISHED;
+    pub const SYN_RECV: StateFlags = StateFlags::SYN_RECV;
 
     pub fn rows(states: StateFlags) -> std::io::Result<Vec<Row>> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
@@ -185,6 +219,7 @@ mod table {
 
     pub const LISTEN: () = ();
     pub const ESTABLISHED: () = ();
+    pub const SYN_RECV: () = ();
 
     pub fn rows((): ()) -> std::io::Result<Vec<Row>> {
         Err(std::io::ErrorKind::Unsupported.into())
@@ -200,8 +235,9 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (told, gone) = std::sync::mpsc::channel();
-        let unwanted = watch_listener(port, |_| panic!("nobody waits any more"));
-        let watched = watch_listener(port, move |seen| told.send(seen).unwrap());
+        let own = Network::default();
+        let unwanted = watch_listener(&own, port, |_| panic!("nobody waits any more"));
+        let watched = watch_listener(&own, port, move |seen| told.send(seen).unwrap());
         drop(unwanted);
         assert!(table::rows(table::LISTEN).unwrap().iter().any(|row| row.local_port == port));
         assert!(gone.recv_timeout(Duration::from_millis(30)).is_err(), "it is still open");
@@ -219,7 +255,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         client.write_all(b"hello").unwrap();
-        let side = || server_sides(port).unwrap()[0];
+        let side = || server_sides(&Network::default(), port).unwrap()[0];
         let client_port = client.local_addr().unwrap().port();
         assert_eq!(side(), ServerSide { client_port, accepted: false, unread: 5 });
         let (mut server, _) = listener.accept().unwrap();

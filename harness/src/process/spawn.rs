@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::groups::Group;
 use super::{Tree, guardian};
+use crate::link::Network;
 use crate::recorder::Recorder;
 use crate::timeline::{Event, ProcessId};
 
@@ -38,6 +39,8 @@ pub struct Launch {
     pub folder: PathBuf,
     /// Environment, on top of the harness's own.
     pub env: BTreeMap<String, String>,
+    /// The network to start it in.
+    pub network: Network,
 }
 
 /// How a process ended.
@@ -160,9 +163,11 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    // SAFETY: between fork and exec only signal(2) is called, which is async-signal-safe.
+    let network = launch.network.clone();
+    // SAFETY: between fork and exec only signal(2) and setns(2) are called, which are async-signal-safe.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
+            network.enter()?;
             for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
                 signal(ignored, SigHandler::SigDfl)?;
             }

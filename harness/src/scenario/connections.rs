@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::run::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow};
-use crate::client::{Load, back_to_back, connect_storm};
+use crate::client::{Load, arrivals, back_to_back, connect_storm};
 use crate::timeline::Role;
 
 /// What a drain may take to close the listener, before a scenario goes on without it.
@@ -87,6 +87,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
         pace: Pace::Heavy,
         body: body!(accept_queue_storm),
+    },
+    Scenario {
+        slug: "connect-storm-over-delay",
+        group: "connections",
+        summary: "2,000 clients a second connect over a link with a round trip of 20 ms when SIGTERM arrives: there are always some whose handshake is half done.",
+        needs: &[],
+        rules: &["nothing-lost-in-accept-queue", "clean-exit-status", "term-ends-process"],
+        params: &[("round_trip", 0.02), ("connections", 200.0), ("over", 0.1), ("max_in_flight", 10000.0)],
+        pace: Pace::Heavy,
+        body: body!(connect_storm_over_delay),
     },
     Scenario {
         slug: "sustained-load-exits",
@@ -220,6 +230,36 @@ async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let load = connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), run.param("clients") as usize);
     under_load(run, &mut target, load).await
+}
+
+async fn connect_storm_over_delay(run: &mut Run<'_>) -> Result<(), Stop> {
+    run.over_link(run.duration("round_trip"))?;
+    let mut target = run.start().await?;
+    let (connections, over) = (run.param("connections") as usize, run.duration("over"));
+    let load = arrivals(&run.client, target.address, &run.subject.ask(Role::Storm), connections, over);
+    tokio::time::sleep(over / 2).await;
+    load.warm(1).await?;
+    half_done(&target).await?;
+    run.confirmed("handshakes are half done");
+    target.signal(run.stop_signal());
+    // Long enough for those who come last, and no longer than a server takes that closes at all.
+    target.listener_closed(Duration::from_secs(2)).await;
+    load.stop().await;
+    target.exited().await;
+    Ok(())
+}
+
+/// Waits until there are handshakes that are half done.
+async fn half_done(target: &Target) -> Result<(), Stop> {
+    /// So many looks; a load as this one has some all the time.
+    const LOOKS: u32 = 100;
+    for _ in 0..LOOKS {
+        if target.half_open()? > 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Err(unconfirmed("handshakes are half done", "the kernel lists none"))
 }
 
 async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {

@@ -1,7 +1,7 @@
 //! What a scenario works with: one run of it against one subject.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,6 +11,7 @@ use super::subject::{Manner, Stranger, Subject};
 use super::target::Target;
 use crate::catalog::Feature;
 use crate::client::{Ask, Client, Connection, NotWarm, Outcome, Pending};
+use crate::link::{Link, Network};
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
 use crate::timeline::{Event, ProcessId, RequestId, Role};
@@ -56,6 +57,9 @@ pub enum Stop {
         /// Who answers.
         found: String,
     },
+    /// This machine lacks something that the scenario needs.
+    #[error("{0}")]
+    Missing(String),
     /// The harness could not do its part.
     #[error("{0}: {1}")]
     Io(&'static str, std::io::Error),
@@ -85,6 +89,7 @@ pub struct Run<'s> {
     /// A folder of its own, removed afterwards.
     pub folder: tempfile::TempDir,
     processes: ProcessId,
+    link: Option<Link>,
 }
 
 impl<'s> Run<'s> {
@@ -100,6 +105,7 @@ impl<'s> Run<'s> {
             params,
             folder: tempfile::tempdir_in(process::guardian::run_folder())?,
             processes: 0,
+            link: None,
         })
     }
 
@@ -128,6 +134,25 @@ impl<'s> Run<'s> {
         self.recorder.record(Event::Confirmed { what: what.to_owned() });
     }
 
+    /// Puts a link with delay between clients and whatever is started from now on.
+    ///
+    /// # Errors
+    /// Where this machine has no such thing.
+    pub fn over_link(&mut self, round_trip: Duration) -> Result<(), Stop> {
+        let link = Link::new(round_trip).map_err(|error| {
+            let way_out = "it needs Linux with /dev/net/tun, and the capabilities NET_ADMIN and SYS_ADMIN: run it as root";
+            Stop::Missing(format!("no link with delay can be made here ({error}); {way_out}"))
+        })?;
+        self.client = self.client.clone().within(link.client.clone());
+        self.link = Some(link);
+        Ok(())
+    }
+
+    /// Where servers listen.
+    fn host(&self) -> IpAddr {
+        self.link.as_ref().map_or(Ipv4Addr::LOCALHOST, |link| link.address).into()
+    }
+
     /// Starts the subject and makes sure that it is the one that answers.
     ///
     /// # Errors
@@ -146,7 +171,7 @@ impl<'s> Run<'s> {
             Manner::Contract => process.listening().await?,
             Manner::Stranger(stranger) => self.discover(&process, stranger).await?,
         };
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listening.port));
+        let address = SocketAddr::from((self.host(), listening.port));
         self.greet(address, listening.instance.as_deref()).await?;
         self.recorder.record(Event::Listening {
             process: process.id,
@@ -154,9 +179,10 @@ impl<'s> Run<'s> {
             admin_port: listening.admin_port,
             instance: listening.instance,
         });
-        let admin = listening.admin_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let admin = listening.admin_port.map(|port| SocketAddr::from((self.host(), port)));
         let longest = self.duration("shutdown_delay") + self.duration("drain_timeout") + Duration::from_secs(5);
-        Ok(Target::new(address, admin, process, &self.recorder, &self.client, longest))
+        let network = self.link.as_ref().map_or_else(Network::default, |link| link.server.clone());
+        Ok(Target::new(address, admin, process, &self.recorder, &self.client, longest, network))
     }
 
     /// Starts a successor on this port; `None` where it ends or waits instead of listening, or a child of its
@@ -182,6 +208,12 @@ impl<'s> Run<'s> {
     pub fn spawn(&mut self, more: &[(&str, &str)]) -> Result<Spawned, Stop> {
         self.processes += 1;
         let mut launch: Launch = self.subject.launch.clone();
+        if let Some(link) = &self.link {
+            launch.network = link.server.clone();
+            for variable in ["HOST", "ADMIN_HOST"] {
+                launch.env.insert(variable.to_owned(), link.address.to_string());
+            }
+        }
         if matches!(self.subject.manner, Manner::Contract) {
             launch.env.insert("PORT".to_owned(), "0".to_owned());
             launch.env.insert("ADMIN_PORT".to_owned(), "0".to_owned());
@@ -349,7 +381,7 @@ impl<'s> Run<'s> {
         let deadline = Instant::now() + PATIENCE;
         let mut gone = 0;
         loop {
-            let sides = process::server_sides(target.address.port())
+            let sides = process::server_sides(target.network(), target.address.port())
                 .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
             let open = sides.iter().filter(|side| client_ports.contains(&side.client_port));
             let read: Vec<bool> = open.map(|side| side.accepted && side.unread == 0).collect();
@@ -397,7 +429,7 @@ impl<'s> Run<'s> {
     /// Where the kernel's table cannot be read.
     pub fn note_read(&self, target: &Target) -> Result<Vec<RequestId>, Stop> {
         let before = self.client.under_way();
-        let sides = process::server_sides(target.address.port())
+        let sides = process::server_sides(target.network(), target.address.port())
             .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
         // Still the same request after the look: so the look was at this one.
         let after = self.client.under_way();

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::run::{Stop, unconfirmed};
 use crate::client::{Client, Connection, Raw};
+use crate::link::Network;
 use crate::process::{self, Exit, Spawned, Watch};
 use crate::recorder::Recorder;
 use crate::timeline::{Event, NotOpened, ProcessId, Role};
@@ -24,6 +25,7 @@ pub struct Target {
     listener: watch::Sender<bool>,
     watcher: Option<Watch>,
     longest: Duration,
+    network: Network,
 }
 
 impl Target {
@@ -34,6 +36,7 @@ impl Target {
         recorder: &Recorder,
         client: &Client,
         longest: Duration,
+        network: Network,
     ) -> Self {
         Self {
             address,
@@ -44,6 +47,7 @@ impl Target {
             listener: watch::Sender::new(true),
             watcher: None,
             longest,
+            network,
         }
     }
 
@@ -55,6 +59,20 @@ impl Target {
     /// The process itself.
     pub fn process(&self) -> &Spawned {
         &self.process
+    }
+
+    /// How many handshakes with the traffic port are half done, by the kernel's word.
+    ///
+    /// # Errors
+    /// Where the kernel's table cannot be read.
+    pub fn half_open(&self) -> Result<usize, Stop> {
+        process::half_open(&self.network, self.address.port())
+            .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))
+    }
+
+    /// The network that it is in.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Opens a connection to the traffic port.
@@ -105,7 +123,7 @@ impl Target {
         if self.watcher.is_none() && signal != Signal::SIGHUP {
             let (port, id) = (self.address.port(), self.process.id);
             let (recorder, listener) = (self.recorder.clone(), self.listener.clone());
-            self.watcher = Some(process::watch_listener(port, move |seen_open| {
+            self.watcher = Some(process::watch_listener(&self.network, port, move |seen_open| {
                 let open_until_us = seen_open.map(|at| recorder.micros(at));
                 recorder.record(Event::ListenerClosed { process: id, open_until_us });
                 listener.send_replace(false);

@@ -31,7 +31,7 @@ const MAX_TTL: c_int = 255;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
 /// After an error that may pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Where new ones get in, emptying might go on for ever.
+/// Clients with a TTL of 255 might go on for ever.
 const MOST_EMPTIED: usize = 2 * BACKLOG as usize;
 
 /// Hands over connections until its accept queue is to be emptied.
@@ -90,8 +90,7 @@ impl<H: Fn(TcpStream)> Listener<H> {
             }
         }
         self.accept_all(&mut emptied, deadline).await;
-        while self.has_half_open(&mut emptied) && Instant::now() < deadline && emptied.emptied < MOST_EMPTIED
-        {
+        while self.has_half_open(&mut emptied) && Instant::now() < deadline && emptied.error.is_none() {
             // The kernel tells when one has ended.
             if let Ok(Ok((stream, _))) = timeout_at(deadline, self.tcp.accept()).await {
                 self.take(stream, &mut emptied);
@@ -115,7 +114,14 @@ impl<H: Fn(TcpStream)> Listener<H> {
     /// Accepts until the kernel says that the queue is empty. Not by tokio: its accept is pending also where the
     /// runtime has not heard yet of a connection that waits, or wants another task to run first.
     async fn accept_all(&mut self, emptied: &mut Emptied, deadline: Instant) {
-        while emptied.emptied < MOST_EMPTIED && emptied.error.is_none() {
+        while emptied.error.is_none() {
+            // Where new ones get in, not beyond the deadline.
+            let goes_on = emptied.minimum_ttl || Instant::now() < deadline;
+            if !goes_on || emptied.emptied >= MOST_EMPTIED {
+                let _ = self.table.look();
+                emptied.lose(self.table.waiting, "others kept coming");
+                return;
+            }
             let accepted = SockRef::from(&self.tcp).accept().and_then(|(socket, _)| {
                 socket.set_nonblocking(true)?;
                 TcpStream::from_std(socket.into())
@@ -126,7 +132,7 @@ impl<H: Fn(TcpStream)> Listener<H> {
                 Err(error) if has_left(&error) => {}
                 Err(error) if is_permanent(&error) || Instant::now() >= deadline => {
                     let _ = self.table.look();
-                    emptied.lose(self.table.waiting, &error);
+                    emptied.lose(self.table.waiting, &error.to_string());
                     return;
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await, // those that wait are safe as long as the listener is open
@@ -158,9 +164,9 @@ impl<H: Fn(TcpStream)> Listener<H> {
 
 impl Emptied {
     /// Counts those that still wait, and cannot be taken.
-    fn lose(&mut self, waiting: usize, error: &io::Error) {
+    fn lose(&mut self, waiting: usize, reason: &str) {
         self.lost = waiting.max(1);
-        let reason = format!("{} connections in the accept queue are lost: {error}", self.lost);
+        let reason = format!("{} connections in the accept queue are lost: {reason}", self.lost);
         log_error(&reason);
         self.error = Some(reason);
     }
