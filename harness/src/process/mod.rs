@@ -3,13 +3,14 @@
 mod build;
 mod groups;
 pub mod guardian;
+mod sabotage;
 mod sockets;
 mod spawn;
 mod tree;
 
 pub use build::{BuildError, build};
 pub use groups::kill_all;
-pub use sockets::{Watch, half_open, server_sides, watch_listener};
+pub use sockets::{Watch, half_open, listener_inode, server_sides, watch_listener};
 pub use spawn::{Exit, Launch, Listening, Output, Spawned, StartError, start};
 pub use tree::Tree;
 

@@ -132,6 +132,16 @@ pub fn half_open(network: &Network, port: u16) -> std::io::Result<usize> {
     Ok(rows.iter().filter(|row| row.local_port == port).count())
 }
 
+/// The socket that listens on this port.
+///
+/// # Errors
+/// Where the kernel's table cannot be read, or nobody listens.
+pub fn listener_inode(network: &Network, port: u16) -> std::io::Result<u32> {
+    let rows = network.run(|| table::rows(table::LISTEN))??;
+    let found = rows.iter().find(|row| row.local_port == port).map(|row| row.inode);
+    found.ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, "nobody listens there"))
+}
+
 /// Ports that sockets with these inodes listen on.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 
 use super::groups::Group;
-use super::{Tree, guardian};
+use super::{Tree, guardian, listener_inode, sabotage};
 use crate::link::Network;
 use crate::recorder::Recorder;
 use crate::timeline::{Event, ProcessId};
@@ -144,6 +144,7 @@ pub struct Spawned {
     exit: watch::Receiver<Option<Exit>>,
     listening: oneshot::Receiver<Result<Listening, String>>,
     stderr: Arc<Mutex<VecDeque<String>>>,
+    muted: watch::Sender<bool>,
 }
 
 /// Starts a process. Its signal dispositions are the default ones, whatever the harness inherited.
@@ -180,15 +181,17 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
     recorder.record(Event::Started { process: id, pid });
     let (listening_sender, listening) = oneshot::channel();
     let stderr = Arc::new(Mutex::new(VecDeque::new()));
-    if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
-        tokio::spawn(read_stdout(out, id, recorder.clone(), listening_sender));
-        tokio::spawn(read_stderr(err, id, recorder.clone(), stderr.clone()));
-    }
     let (exit_sender, exit) = watch::channel(None);
+    let muted = watch::Sender::new(false);
+    if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
+        let ear = Ear { muted: muted.subscribe(), exit: exit.clone() };
+        tokio::spawn(read_stdout(out, ear.clone(), id, recorder.clone(), listening_sender));
+        tokio::spawn(read_stderr(err, ear, id, recorder.clone(), stderr.clone()));
+    }
     tokio::spawn(wait(child, id, recorder.clone(), exit_sender));
     let tag = tag.map(|(_, value)| value);
     let (pid, group, recorder) = (Pid::from_raw(pid as i32), Group::new(pid), recorder.clone());
-    Ok(Spawned { id, pid, tag, recorder, group, exit, listening, stderr })
+    Ok(Spawned { id, pid, tag, recorder, group, exit, listening, stderr, muted })
 }
 
 impl Spawned {
@@ -199,6 +202,34 @@ impl Spawned {
         }
         recorder.record(Event::Signal { process: self.id, name: signal.as_str().to_owned() });
         nix::sys::signal::kill(self.pid, signal).is_ok()
+    }
+
+    /// From now on nobody reads its output, and there is no room left in it.
+    ///
+    /// # Errors
+    /// Where the pipes cannot be filled.
+    pub async fn mute(&self) -> std::io::Result<()> {
+        /// Time for whoever reads to notice, and for what is being written to arrive.
+        const SETTLE: Duration = Duration::from_millis(50);
+        self.muted.send_replace(true);
+        for _ in 0..2 {
+            tokio::time::sleep(SETTLE).await;
+            for descriptor in [1, 2] {
+                sabotage::fill_pipe(self.pid(), descriptor)?;
+            }
+        }
+        self.recorder.record(Event::Muted { process: self.id });
+        Ok(())
+    }
+
+    /// Breaks its listener: accept(2) fails from now on.
+    ///
+    /// # Errors
+    /// Where that is not allowed, or it has none.
+    pub fn break_listener(&self, network: &Network, port: u16) -> std::io::Result<()> {
+        let inode = listener_inode(network, port)?;
+        self.recorder.record(Event::ListenerBroken { process: self.id });
+        sabotage::break_listener(self.pid(), inode)
     }
 
     /// Its process id.
@@ -292,15 +323,37 @@ async fn wait(mut child: Child, id: ProcessId, recorder: Recorder, exit: watch::
     let _ = exit.send(Some(ended));
 }
 
+/// Whether anybody reads a process's output.
+#[derive(Clone)]
+struct Ear {
+    muted: watch::Receiver<bool>,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Ear {
+    /// Returns when nobody is to read any more.
+    async fn closes(&mut self) {
+        if self.muted.wait_for(|muted| *muted).await.is_err() {
+            std::future::pending().await // the handle of the process is gone; its output is read to the end
+        }
+    }
+
+    /// Returns when the process has ended.
+    async fn ended(&mut self) {
+        let _ = self.exit.wait_for(Option::is_some).await;
+    }
+}
+
 async fn read_stdout(
     stream: impl AsyncRead + Unpin,
+    ear: Ear,
     id: ProcessId,
     recorder: Recorder,
     listening: oneshot::Sender<Result<Listening, String>>,
 ) {
     let mut listening = Some(listening);
     let (mut kept, mut counted) = (0, 0);
-    read_lines(stream, |line| {
+    read_lines(stream, ear, |line| {
         if let Some(sender) = listening.take() {
             let parsed = event(&line).filter(|(event, _)| event == "listening");
             let parsed = parsed.and_then(|(_, value)| serde_json::from_value(value).ok());
@@ -319,12 +372,13 @@ async fn read_stdout(
 
 async fn read_stderr(
     stream: impl AsyncRead + Unpin,
+    ear: Ear,
     id: ProcessId,
     recorder: Recorder,
     last: Arc<Mutex<VecDeque<String>>>,
 ) {
     let mut kept = 0;
-    read_lines(stream, |line| {
+    read_lines(stream, ear, |line| {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         last.push_back(line.chars().take(300).collect());
         if last.len() > LAST_LINES {
@@ -338,11 +392,20 @@ async fn read_stderr(
     .await;
 }
 
-/// Reads until the end whatever comes, however long its lines: a full pipe would block the server.
-async fn read_lines(mut stream: impl AsyncRead + Unpin, mut take: impl FnMut(String)) {
+/// Reads until the end whatever comes, however long its lines: a full pipe would block the server. Muted, it keeps the
+/// stream open and reads no more.
+async fn read_lines(mut stream: impl AsyncRead + Unpin, mut ear: Ear, mut take: impl FnMut(String)) {
     let mut chunk = vec![0; 16 << 10];
     let mut line = Vec::new();
-    while let Ok(length @ 1..) = stream.read(&mut chunk).await {
+    loop {
+        let length = tokio::select! {
+            biased;
+            () = ear.closes() => return ear.ended().await,
+            read = stream.read(&mut chunk) => match read {
+                Ok(length @ 1..) => length,
+                _ => break,
+            },
+        };
         for part in chunk[..length].split_inclusive(|byte| *byte == b'\n') {
             let text = part.strip_suffix(b"\n").unwrap_or(part);
             line.extend_from_slice(&text[..text.len().min(MAX_LINE - line.len())]);

@@ -90,6 +90,20 @@ pub(super) const RULES: &[Rule] = &[
         sentence: "Above MAX_IN_FLIGHT requests get 429 with `Retry-After`, the others and the health paths are served.",
         judge: overload_sheds,
     },
+    Rule {
+        slug: "slow-reader-bounded",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "A client that takes nothing of its response loses it, visibly, and its place is free for others.",
+        judge: slow_reader_bounded,
+    },
+    Rule {
+        slug: "streams-limited-apart",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "Endless streams have a limit of their own, and keep nobody else out.",
+        judge: streams_limited_apart,
+    },
 ];
 
 const DUE: [Role; 5] = [Role::InFlight, Role::Finite, Role::Upload, Role::SlowReader, Role::Continue];
@@ -301,5 +315,46 @@ fn overload_sheds(view: &View) -> Finding {
         let detail = odd.map_or(String::new(), |request| format!("; {}", fate(request)));
         let shown = odd.or_else(|| view.requests(Role::Overload).last());
         Finding::violated(tally + &detail, shown.map(|request| request.ended.unwrap_or(request.sent)))
+    }
+}
+
+fn slow_reader_bounded(view: &View) -> Finding {
+    let (Some(limit), Some(write_timeout)) = (view.param("max_in_flight"), view.param("write_timeout")) else {
+        return Finding::inconclusive("no limit is known");
+    };
+    let deaf = view.requests(Role::NonReader);
+    let began: Vec<u64> = deaf.filter(|request| request.status == Some(200)).map(|request| request.sent).collect();
+    if began.len() < limit as usize {
+        return Finding::inconclusive(format!("only {} responses were begun, with a limit of {limit}", began.len()));
+    }
+    let whole = view.requests(Role::NonReader).find(|request| request.answered());
+    if let Some(request) = whole {
+        return Finding::violated(fate(request), [request.ended.unwrap_or(request.sent)]);
+    }
+    let last = began.into_iter().max().unwrap_or(0);
+    let served = view.requests(Role::Newcomer).filter(|request| request.served()).filter_map(|request| request.ended);
+    within(view, "somebody else was served", last, served.min(), seconds(write_timeout))
+}
+
+fn streams_limited_apart(view: &View) -> Finding {
+    let (Some(limit), Some(streams)) = (view.param("max_in_flight"), view.param("max_streams")) else {
+        return Finding::inconclusive("no limit is known");
+    };
+    let begun = view.requests(Role::Endless).filter(|request| request.status == Some(200)).count();
+    let shed = view.requests(Role::Endless).filter(|request| request.status == Some(429) && request.retry_after).count();
+    let newcomers = each(view.requests(Role::Newcomer), "nobody else asked", |request| request.served());
+    let asked = view.requests(Role::Endless).count();
+    if asked <= streams.max(limit) as usize {
+        return Finding::inconclusive(format!("{asked} streams were asked for, with limits of {limit} and {streams}"));
+    }
+    if newcomers.outcome != Outcome::Holds {
+        return Finding { actual: format!("with {begun} streams: {}", newcomers.actual), ..newcomers };
+    }
+    match view.requests(Role::Endless).last() {
+        Some(last) if begun != streams as usize || begun + shed != asked => Finding::violated(
+            format!("{begun} streams begun, {shed} shed of {asked}, with a limit of {streams}"),
+            [last.sent],
+        ),
+        _ => Finding::holds(format!("{begun} streams begun, {shed} shed; others were served")),
     }
 }

@@ -1,6 +1,6 @@
 //! Scenarios of the group *requests*.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Pace, Run, Scenario, Stop, body};
 use crate::catalog::Feature::{Admin, KeepAlive, LameDuck, Limits, Slow, Streams, Upload};
@@ -150,6 +150,26 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         params: &[("clients", 15.0), ("max_in_flight", 5.0)],
         pace: Pace::Short,
         body: body!(overload_sheds),
+    },
+    Scenario {
+        slug: "non-readers-bounded",
+        group: "requests",
+        summary: "As many clients as MAX_IN_FLIGHT ask for a large response and read nothing of it; somebody else keeps asking.",
+        needs: &[Limits, Streams],
+        rules: &["slow-reader-bounded"],
+        params: &[("max_in_flight", 10.0), ("write_timeout", 1.0)],
+        pace: Pace::Long,
+        body: body!(non_readers_bounded),
+    },
+    Scenario {
+        slug: "streams-keep-nobody-out",
+        group: "requests",
+        summary: "More clients than MAX_STREAMS and MAX_IN_FLIGHT ask for an endless stream; somebody else asks.",
+        needs: &[Limits, Streams],
+        rules: &["streams-limited-apart", "endless-stream-ends", "term-ends-process"],
+        params: &[("max_in_flight", 5.0), ("max_streams", 8.0)],
+        pace: Pace::Short,
+        body: body!(streams_keep_nobody_out),
     },
 ];
 
@@ -387,6 +407,57 @@ async fn overload_sheds(run: &mut Run<'_>) -> Result<(), Stop> {
     target.signal(run.stop_signal());
     for request in pending {
         request.finish().await;
+    }
+    target.exited().await;
+    Ok(())
+}
+
+async fn non_readers_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
+    /// More than all the buffers between two programs hold.
+    const SIZE: u64 = 64 << 20;
+    /// Between two looks of those who read next to nothing: far beyond WRITE_TIMEOUT.
+    const PAUSE: Duration = Duration::from_secs(6);
+    let mut target = run.start().await?;
+    let mut deaf = Vec::new();
+    for _ in 0..run.param("max_in_flight") as usize {
+        let connection = target.connect_narrow(Role::NonReader, 16 << 10).await?;
+        let ask = Ask::get(format!("/bytes?size={SIZE}"), Role::NonReader);
+        let pending = connection.begin(ask.expect_bytes(SIZE).read_slowly(PAUSE).patience(3 * PAUSE)).await;
+        run.begun(&pending).await?;
+        deaf.push(pending);
+    }
+    run.confirmed("as many responses as may be in flight are not read");
+    let give_up = Instant::now() + run.duration("write_timeout") + PAUSE;
+    while Instant::now() < give_up {
+        let Ok(mut newcomer) = target.try_connect(Role::Newcomer).await else { break };
+        if newcomer.ask(run.subject.ask(Role::Newcomer)).await.status == Some(200) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for pending in deaf {
+        pending.finish().await;
+    }
+    target.signal(run.stop_signal());
+    target.exited().await;
+    Ok(())
+}
+
+async fn streams_keep_nobody_out(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let mut streams = Vec::new();
+    for _ in 0..run.param("max_streams").max(run.param("max_in_flight")) as usize + 3 {
+        let connection = target.connect(Role::Endless).await?;
+        let pending = connection.begin(Ask::get("/events", Role::Endless)).await;
+        run.begun(&pending).await?;
+        streams.push(pending);
+    }
+    let mut newcomer = target.connect(Role::Newcomer).await?;
+    newcomer.ask(run.subject.ask(Role::Newcomer)).await;
+    drop(newcomer);
+    target.signal(run.stop_signal());
+    for stream in streams {
+        stream.finish().await;
     }
     target.exited().await;
     Ok(())

@@ -23,13 +23,15 @@ const LOOK: Duration = Duration::from_millis(10);
 /// So many looks in a row show that a connection is gone, and not merely on its way.
 const GONE: u32 = 100;
 /// Parameters that are variables of the contract.
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 9] = [
     "shutdown_delay",
     "drain_timeout",
     "idle_linger",
     "max_in_flight",
+    "max_streams",
     "header_timeout",
     "body_timeout",
+    "write_timeout",
     "keep_alive_timeout",
 ];
 

@@ -6,7 +6,8 @@ use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL};
 use tokio::time::Instant;
 
 use super::{Pace, Run, Scenario, Stop, Target, body};
-use crate::catalog::Feature::{LameDuck, Reload, Slow};
+use crate::catalog::Feature::{Admin, LameDuck, Limits, Reload, Slow};
+use crate::client::Ask;
 use crate::timeline::Role;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -69,6 +70,26 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         params: &[],
         pace: Pace::Short,
         body: body!(sigkill_loses_requests),
+    },
+    Scenario {
+        slug: "output-nobody-reads",
+        group: "signals",
+        summary: "Standard output and standard error are full pipes that nobody reads: requests and probes come, then SIGTERM while a request is in flight; and SIGTERM twice.",
+        needs: &[Slow],
+        rules: &["log-holds-nothing", "in-flight-answered", "term-ends-process"],
+        params: &[],
+        pace: Pace::Long,
+        body: body!(output_nobody_reads),
+    },
+    Scenario {
+        slug: "listener-breaks",
+        group: "signals",
+        summary: "The listener is broken from outside while a request is in flight: accept(2) fails from then on.",
+        needs: &[Slow, Limits],
+        rules: &["broken-listener-ends-process"],
+        params: &[],
+        pace: Pace::Long,
+        body: body!(listener_breaks),
     },
 ];
 
@@ -208,5 +229,49 @@ async fn sigkill_loses_requests(run: &mut Run<'_>) -> Result<(), Stop> {
         connection.ask(run.subject.ask(Role::Successor)).await;
         successor.kill().await;
     }
+    Ok(())
+}
+
+async fn output_nobody_reads(run: &mut Run<'_>) -> Result<(), Stop> {
+    /// Longer than an answer takes that nothing holds.
+    const SOON: Duration = Duration::from_secs(2);
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(5.0, Role::InFlight)).await?;
+    target.mute().await?;
+    run.confirmed("its output is full, and nobody reads it");
+    for _ in 0..3 {
+        let Ok(mut connection) = target.try_connect(Role::Unheard).await else { break };
+        if connection.ask(run.subject.ask(Role::Unheard).patience(SOON)).await.status.is_none() {
+            break; // and so will the next one be
+        }
+    }
+    if run.has(Admin)
+        && let Ok(mut admin) = target.connect_admin(Role::Live).await
+    {
+        admin.ask(Ask::get("/health/live", Role::Live).patience(SOON)).await;
+    }
+    target.signal(run.stop_signal());
+    pending.finish().await;
+    target.exited().await;
+    target.kill().await;
+
+    let mut target = run.start().await?;
+    let _pending = run.in_flight(&target, run.subject.ask_slow(60.0, Role::Gone)).await?;
+    target.mute().await?;
+    target.signal(run.stop_signal());
+    target.listener_closed(SOON).await;
+    target.signal(run.stop_signal());
+    target.exited().await;
+    target.kill().await;
+    Ok(())
+}
+
+async fn listener_breaks(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(1.5, Role::InFlight)).await?;
+    target.break_listener()?;
+    pending.finish().await;
+    target.exited_within(Duration::from_secs(8)).await;
+    target.kill().await;
     Ok(())
 }

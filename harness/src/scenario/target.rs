@@ -70,6 +70,28 @@ impl Target {
             .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))
     }
 
+    /// From now on nobody reads its output, and there is no room left in it.
+    ///
+    /// # Errors
+    /// Where this machine does not allow that.
+    pub async fn mute(&self) -> Result<(), Stop> {
+        let muted = self.process.mute().await;
+        muted.map_err(|error| Stop::Missing(format!("its output cannot be filled here ({error}): it needs Linux")))
+    }
+
+    /// Breaks its listener for good.
+    ///
+    /// # Errors
+    /// Where this machine does not allow that.
+    pub fn break_listener(&mut self) -> Result<(), Stop> {
+        self.watch();
+        let broken = self.process.break_listener(&self.network, self.address.port());
+        broken.map_err(|error| {
+            let way_out = "it needs Linux, and the right to trace the server: run it as root";
+            Stop::Missing(format!("its listener cannot be broken here ({error}); {way_out}"))
+        })
+    }
+
     /// The network that it is in.
     pub fn network(&self) -> &Network {
         &self.network
@@ -120,7 +142,14 @@ impl Target {
     /// Sends a signal to the leader; `false` where it has ended already. The first one that is meant to stop it
     /// starts the watch on its listener.
     pub fn signal(&mut self, signal: Signal) -> bool {
-        if self.watcher.is_none() && signal != Signal::SIGHUP {
+        if signal != Signal::SIGHUP {
+            self.watch();
+        }
+        self.process.signal(signal, &self.recorder)
+    }
+
+    fn watch(&mut self) {
+        if self.watcher.is_none() {
             let (port, id) = (self.address.port(), self.process.id);
             let (recorder, listener) = (self.recorder.clone(), self.listener.clone());
             self.watcher = Some(process::watch_listener(&self.network, port, move |seen_open| {
@@ -129,7 +158,6 @@ impl Target {
                 listener.send_replace(false);
             }));
         }
-        self.process.signal(signal, &self.recorder)
     }
 
     /// Waits until the listener has closed; `false` where it has not in time.

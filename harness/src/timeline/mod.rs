@@ -131,6 +131,12 @@ pub enum Role {
     AfterReload,
     /// Asked after the preStop hook has answered.
     AfterHook,
+    /// Asked while nobody reads the server's output.
+    Unheard,
+    /// Reads nothing of its response.
+    NonReader,
+    /// Asked while others keep the server from nothing but their own answers.
+    Newcomer,
     /// Asked of the successor of the process under test.
     Successor,
     /// A scrape of the server's metrics.
@@ -226,6 +232,10 @@ pub enum Event {
     /// The kernel's table of sockets no longer lists a listener on the process's port. Until `open_until_us` it
     /// was open for certain: `null` where no look since the signal has seen it.
     ListenerClosed { process: ProcessId, open_until_us: Option<Micros> },
+    /// From now on nobody reads the process's output, and there is no room left in it.
+    Muted { process: ProcessId },
+    /// The harness breaks the process's listener: accept(2) fails from now on.
+    ListenerBroken { process: ProcessId },
     /// The harness kills the process, which has not ended by itself. What it does from now on is not its doing.
     Killed { process: ProcessId },
     /// The process ended.

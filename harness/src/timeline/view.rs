@@ -116,6 +116,10 @@ pub struct Process {
     pub instance: Option<String>,
     /// Signals that it was sent.
     pub signals: Vec<(Micros, String)>,
+    /// Since when nobody reads its output.
+    pub muted: Option<Micros>,
+    /// When the harness broke its listener.
+    pub listener_broken: Option<Micros>,
     /// When its listener was gone.
     pub listener_closed: Option<Micros>,
     /// Until when it was there for certain.
@@ -224,6 +228,10 @@ impl<'t> View<'t> {
                 let process = self.processes.entry(*process).or_default();
                 process.listener_closed.get_or_insert(t);
                 process.listener_open_until = process.listener_open_until.or(*open_until_us);
+            }
+            Event::Muted { process } => self.processes.entry(*process).or_default().muted = Some(t),
+            Event::ListenerBroken { process } => {
+                self.processes.entry(*process).or_default().listener_broken = Some(t);
             }
             Event::Killed { process } => self.processes.entry(*process).or_default().killed = true,
             Event::Exited { process, code, signal } => {
