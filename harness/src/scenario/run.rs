@@ -274,16 +274,12 @@ impl<'s> Run<'s> {
 
     async fn greet(&self, address: SocketAddr, instance: Option<&str>) -> Result<(), Stop> {
         let stranger = matches!(self.subject.manner, Manner::Stranger(_));
-        let mut connection = self
-            .client
-            .connect(address, Role::Warmup)
-            .await
-            .map_err(|why| match why {
-                NotOpened::Refused if stranger && self.link.is_some() => Stop::Skipped(
-                    "the server listens where no link leads: have it listen on all addresses (0.0.0.0)".to_owned(),
-                ),
-                why => unconfirmed("the server answers", format!("connecting to {address}: {why:?}")),
-            })?;
+        let mut connection = self.client.connect(address, Role::Warmup).await.map_err(|why| match why {
+            NotOpened::Refused if stranger && self.link.is_some() => Stop::Skipped(
+                "the server listens where no link leads: have it listen on all addresses (0.0.0.0)".to_owned(),
+            ),
+            why => unconfirmed("the server answers", format!("connecting to {address}: {why:?}")),
+        })?;
         let answer = connection.ask(self.subject.ask(Role::Warmup).patience(PATIENCE)).await;
         if answer.outcome != Outcome::Answered || (!stranger && answer.status != Some(200)) {
             return Err(unconfirmed("the server answers", format!("{:?}, status {:?}", answer.outcome, answer.status)));
