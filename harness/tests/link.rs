@@ -89,6 +89,12 @@ fn devices(place: &Place) -> Vec<String> {
 }
 
 #[test]
+fn a_server_can_listen_on_loopback_there() {
+    let Some(link) = link() else { return };
+    link.server.within(|| std::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+}
+
+#[test]
 fn whoever_visits_a_place_comes_back() {
     let Some(link) = link() else { return };
     let own = || std::fs::read_link("/proc/thread-self/ns/net");

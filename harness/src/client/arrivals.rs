@@ -23,6 +23,7 @@ pub struct Arrivals {
 #[derive(Default)]
 struct Shared {
     begun: AtomicUsize,
+    /// How many arrive in all.
     last: AtomicUsize,
     answered: AtomicUsize,
     /// When each connection that was made was begun, and when it was there.
@@ -37,7 +38,8 @@ pub fn arrive(client: &Client, address: SocketAddr, ask: &Ask, count: usize, ove
     let driver = tokio::spawn(async move {
         let mut clients = JoinSet::new();
         let mut next = Instant::now();
-        while theirs.begun.fetch_add(1, Ordering::Relaxed) < theirs.last.load(Ordering::Relaxed) {
+        while theirs.begun.load(Ordering::Relaxed) < theirs.last.load(Ordering::Relaxed) {
+            theirs.begun.fetch_add(1, Ordering::Relaxed);
             clients.spawn(one(theirs.clone(), client.clone(), address, ask.clone()));
             next += pause;
             tokio::time::sleep_until(next).await;

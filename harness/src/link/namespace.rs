@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
@@ -50,6 +52,7 @@ pub fn make(address: Ipv4Addr) -> Result<(Place, SyncDevice), NoLink> {
     let made = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| failed("unshare(2), CLONE_NEWNET")(errno.into()))?;
         let file = File::open("/proc/thread-self/ns/net").map_err(failed("/proc/thread-self/ns/net"))?;
+        loopback_up().map_err(failed("bringing up loopback"))?;
         let device = DeviceBuilder::new().name("link").ipv4(address, PREFIX, None).tx_queue_len(QUEUE).build_sync();
         let device = device.map_err(failed("making a TUN device"))?;
         device.set_nonblocking(true).map_err(failed("making a TUN device"))?;
@@ -58,4 +61,21 @@ pub fn make(address: Ipv4Addr) -> Result<(Place, SyncDevice), NoLink> {
     let (file, device) = made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let namespace = Namespace { number: MADE.fetch_add(1, Ordering::Relaxed) + 1, file };
     Ok((Place::in_namespace(namespace), device))
+}
+
+/// In a new namespace loopback is down, and a server that listens on it, for its admin port or for itself, could not
+/// start. netdevice(7).
+fn loopback_up() -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: a structure of numbers and arrays, for which zeroes are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes_with_nul()) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the descriptor is open, and the kernel reads no more than the structure.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
