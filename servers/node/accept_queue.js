@@ -145,17 +145,15 @@ export class Listener {
 
   #resume() {
     if (this.#descriptor === undefined) return;
-    try {
-      const fd = this.#system.duplicate(this.#descriptor);
-      if (fd < this.#maxDescriptor) {
-        this.#accept({ fd, backlog: BACKLOG }).catch((error) => this.#giveUp(error.message));
-        return;
-      }
+    const fd = this.#system.duplicate(this.#descriptor);
+    const next = this.#system.duplicate(this.#descriptor); // what the next connection would get
+    closeSync(next);
+    if (next < this.#maxDescriptor) {
+      this.#accept({ fd, backlog: BACKLOG }).catch((error) => this.#giveUp(error.message));
+    } else {
       closeSync(fd);
-    } catch (error) {
-      logError(`cannot accept: ${error.message}`);
+      setTimeout(() => this.#resume(), RETRY_DELAY);
     }
-    setTimeout(() => this.#resume(), RETRY_DELAY);
   }
 
   #giveUp(reason) {
