@@ -2,6 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
+import { logError } from './log.js';
 
 export const DrainPolicy = Object.freeze({ SERVE: 'serve', REJECT: 'reject' });
 
@@ -145,7 +146,7 @@ export class Settings {
     const differing = Object.keys(loaded).filter((field) => loaded[field] !== this.#current[field]);
     const changed = differing.filter((field) => RELOADABLE.includes(field));
     const fixed = differing.filter((field) => !RELOADABLE.includes(field));
-    for (const field of fixed) console.error(`${variable(field)}: a change needs a restart`);
+    for (const field of fixed) logError(`${variable(field)}: a change needs a restart`);
     const next = Object.assign(new Config(), this.#current);
     for (const field of changed) next[field] = loaded[field];
     this.#current = Object.freeze(next);

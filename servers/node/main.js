@@ -11,9 +11,12 @@ import { Listener } from './accept_queue.js';
 import { Config, ConfigError, Settings } from './config.js';
 import { follow, Registry } from './connections.js';
 import { Lifecycle, Signals } from './lifecycle.js';
-import { App, logEvent, MAX_HEAD_BYTES } from './routes.js';
+import { flush, logError, logEvent } from './log.js';
+import { App, MAX_HEAD_BYTES } from './routes.js';
 
-process.exit(await run());
+const status = await run();
+await flush();
+process.exit(status);
 
 async function run() {
   // From here on a signal waits in the queue instead of killing us. rule: startup-signal-ends-process
@@ -25,7 +28,7 @@ async function run() {
     config = Config.load(lookup);
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    console.error(error.message);
+    logError(error.message);
     return 2;
   }
   const settings = new Settings(config, lookup);
@@ -34,13 +37,14 @@ async function run() {
   const lifecycle = new Lifecycle(logEvent, () => settings.now().shutdownDelay);
 
   const app = new App({ settings, lifecycle, registry, instance: newInstance() });
-  const listener = new Listener(registry, newServer(app.handler()));
-  const adminListener = new Listener(adminRegistry, newServer(app.adminHandler()));
+  const fail = (reason) => lifecycle.fail(reason);
+  const listener = new Listener(registry, newServer(app.handler()), fail);
+  const adminListener = new Listener(adminRegistry, newServer(app.adminHandler()), fail);
   try {
     await listener.listen(config.host, config.port);
     await adminListener.listen(config.adminHost, config.adminPort);
   } catch (error) {
-    console.error(error.message);
+    logError(error.message);
     return 1;
   }
 
@@ -55,9 +59,11 @@ async function run() {
   return lifecycle.run(signals, {
     drainTimeout: () => settings.now().drainTimeout,
     closeListener: async () => {
-      const fields = await listener.emptyAcceptQueue();
+      const { emptied, minimumTTL, halfOpen, lost, shared } = await listener.emptyAcceptQueue();
+      logEvent('accept_queue', { emptied, minimum_ttl: minimumTTL, half_open: halfOpen, lost });
       registry.beginDrain();
-      return fields;
+      if (lost > 0) throw new Error(`${lost} connections were lost`);
+      if (shared) throw new Error('another process listens on the same socket');
     },
     drained: registry.drained,
     cutInFlight: () => registry.cutInFlight(),
@@ -94,7 +100,7 @@ function reload(settings) {
     logEvent('reloaded', { changed: settings.reload() }); // rule: hup-keeps-serving
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    console.error(error.message);
+    logError(error.message);
     logEvent('reload_failed', { reason: error.message });
   }
 }

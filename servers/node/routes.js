@@ -1,10 +1,10 @@
 // Routes: what the server answers, and the limits on what a client may send.
 
-import { writeSync } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { DrainPolicy, parseInteger, parseSeconds } from './config.js';
 import { ConnectionState, connectionOf } from './connections.js';
 import { Phase, phaseName } from './lifecycle.js';
+import { logError, logEvent } from './log.js';
 
 export const MAX_HEAD_BYTES = 16 << 10;
 const MAX_SLOW = 300; // seconds
@@ -102,7 +102,7 @@ export class App {
       if (error instanceof Refusal) {
         this.#fail(response, error.status, error.message);
       } else {
-        console.error(error);
+        logError(error.stack);
         if (response.headersSent) response.destroy();
         else this.#fail(response, 500, 'internal error');
       }
@@ -376,21 +376,3 @@ function integer(request, name, fallback, low, high) {
 }
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;
-
-const STDOUT = 1;
-
-/**
- * Writes one JSON line to standard output, at once: its reader may be waiting for it. Past process.stdout, which
- * may keep it in memory, where process.exit would leave it.
- */
-export function logEvent(event, fields) {
-  let line = Buffer.from(`${JSON.stringify({ event, ...fields })}\n`);
-  while (line.length > 0) {
-    try {
-      line = line.subarray(writeSync(STDOUT, line));
-    } catch (error) {
-      if (error.code !== 'EAGAIN') return; // nobody reads any more
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1); // a pipe that does not block, and is full
-    }
-  }
-}
