@@ -1,240 +1,295 @@
-// The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may have sent
-// a request already, and closing the listener resets them. Others are half-way through their handshake: off loopback
-// that takes a round trip, and they will be there when the listener is gone. Under load accepting "until there are no
-// more" never ends. So: keep out new SYNs, wait for the handshakes that have begun, empty the queue, close.
+// The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may
+// have sent a request already. Closing the listener resets them, and whoever is half-way through the handshake.
+// Under load accepting "until there are no more" never ends. So: keep out new SYNs, wait for the handshakes that
+// are half done, empty the queue, close.
 //
-// A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused: either way
-// nothing of its request was lost. Not kept out are clients that send with a TTL of 255, and handshakes by SYN cookie:
-// these can still be reset. Where a lame-duck is longer than the withdrawal nobody comes any more, and none of this is
-// needed. Not for a socket that another process listens on, too: that one stays open, and so does its queue.
+// A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused:
+// either way nothing of its request was lost. This holds on Linux. A client that sends with a TTL of 255 is not
+// kept out: under a load of those somebody is always half-way. With SYN cookies there is no handshake to wait
+// for. On other systems the queue is emptied and the listener closed, no more.
 //
-// Node has neither setsockopt nor getsockopt. koffi, a foreign function interface, calls them in the C library.
+// What Node does not have (setsockopt, dup) koffi calls in the C library, a foreign function interface. libuv
+// accepts one connection in each turn of the event loop, tells nobody when accept fails, and where no descriptor
+// is left it accepts and closes everything that waits. So this file stops accepting before that happens.
 
 import { once } from 'node:events';
-import { existsSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import util from 'node:util';
 import { logError } from './log.js';
 
-const BACKLOG = 65535; // the kernel cuts it down to the longest queue that it allows
+const BACKLOG = 65_535; // the kernel caps it at net.core.somaxconn
+const MAX_EMPTIED = 2 * BACKLOG; // where new ones get in, the queue is never empty
 const MAX_TTL = 255;
-const HANDSHAKE_TIMEOUT = 1000; // milliseconds, for those that are half done when the listener is to close
-const MOST_EMPTIED = 2 * BACKLOG; // clients with a TTL of 255 might go on for ever
-const WATCH = 1000; // milliseconds between two looks at whether the listener still works
+const HANDSHAKE_TIMEOUT = 1000; // milliseconds, from the minimum TTL on
+const RETRY_DELAY = 50; // milliseconds, after an accept that failed
+const CHECK_INTERVAL = 1000; // milliseconds between two looks at whether the listener listens still
+const RESERVED = 16; // descriptors for everything that is no connection
+const BROKEN = ['EBADF', 'EINVAL', 'ENOTSOCK', 'EOPNOTSUPP']; // of an accept: it will not get better
 
 /**
  * What became of the accept queue.
  * @typedef {object} Emptied
- * @property {number} emptied connections taken
+ * @property {number} emptied connections taken from it
  * @property {boolean} minimumTTL whether the socket was given one
  * @property {number} halfOpen handshakes that were given up on
  * @property {number} lost connections that could not be taken
- * @property {Error} [error]
+ * @property {boolean} shared whether another process listens on the same socket
  */
 
 /** Hands connections to an HTTP server until its accept queue is to be emptied. */
 export class Listener {
   #registry;
-  #tcp;
-  #port;
-  #table;
+  #server;
+  #fail;
   #system;
-  #watch;
-  #accepted = 0;
-  /** While the queue is emptied. @type {Emptied | undefined} */
-  #emptied;
+  #tcp;
+  #address;
+  #descriptor; // of our own, for the same socket: what waits is safe while #tcp is closed
+  #inode;
+  #maxDescriptor;
+  #check;
+  #emptying = false;
+  #minimumTTL = false;
+  #emptied = 0;
 
-  constructor(registry, server) {
+  /** @param {(reason: string) => void} fail is called when the listener works no more */
+  constructor(registry, server, fail) {
     this.#registry = registry;
-    // As http would open it: half-open, or a client's FIN would end our response; and without Nagle's delay.
-    this.#tcp = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#accept(socket, server));
+    this.#server = server;
+    this.#fail = fail;
   }
 
-  /** @param {(reason: string) => void} fail hears that the listener works no more */
-  async listen(host, port, fail) {
+  async listen(host, port) {
     this.#system = await loadSystem(); // now, because it takes 10 ms that a shutdown does not have
-    this.#tcp.listen({ host, port, backlog: BACKLOG });
-    await once(this.#tcp, 'listening');
-    this.#port = this.#tcp.address().port;
-    this.#table = new SocketTable(this.#port, this.#tcp._handle.fd); // not documented, but there is no other way to it
-    this.#tcp.on('error', (error) => logError(`cannot accept: ${error.message}`)); // what waits in the queue is safe
-    // Of an accept(2) that fails for good Node tells nobody: it tries again and again.
-    this.#watch = setInterval(() => {
-      if (!this.#tcp.listening || this.#system.listens(this.#tcp)) return;
-      this.close();
-      fail('cannot accept: the listener does not listen any more');
-    }, WATCH).unref();
+    this.#maxDescriptor = maxDescriptors() - RESERVED;
+    await this.#accept({ host, port, backlog: BACKLOG });
+    this.#address = this.#tcp.address();
+    this.#descriptor = this.#system.duplicate(descriptor(this.#tcp));
+    this.#inode = fstatSync(descriptor(this.#tcp)).ino;
+    this.#check = setInterval(() => {
+      if (!this.#system.isListening(this.#descriptor)) this.#giveUp('the socket listens no more');
+    }, CHECK_INTERVAL).unref(); // libuv would try again for ever, and say nothing
   }
 
   port() {
-    return this.#port;
-  }
-
-  #accept(socket, server) {
-    this.#accepted++;
-    // Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
-    if (this.#emptied?.minimumTTL) this.#system.setMinimumTTL(socket, 0);
-    if (this.#registry.open(socket)) server.emit('connection', socket);
+    return this.#address.port;
   }
 
   /**
-   * Keeps out new connections, lets the event loop accept those that wait and those that are half-way through their
-   * handshake, and closes.
+   * Keeps out new connections, takes those that wait and those that are on their way, and closes.
    * rule: nothing-lost-in-accept-queue, new-connections-refused, port-free-after-exit
+   * @returns {Promise<Emptied>}
    */
   async emptyAcceptQueue() {
     const deadline = performance.now() + HANDSHAKE_TIMEOUT;
-    const before = this.#accepted;
-    const emptied = { emptied: 0, minimumTTL: false, halfOpen: 0, lost: 0 };
-    this.#emptied = emptied; // first: whoever inherits the minimum TTL is then seen to
-    try {
-      this.#system.setMinimumTTL(this.#tcp, MAX_TTL);
-      emptied.minimumTTL = true;
-    } catch (error) {
-      logError(`new connections get in, a connect storm may lose requests: ${error.message}`);
+    this.#minimumTTL = this.#keepOutNewConnections();
+    this.#emptying = true;
+    await this.#acceptAll();
+    let halfOpen = this.#halfOpen();
+    while (halfOpen > 0 && performance.now() < deadline) {
+      await this.#connection(deadline);
+      await this.#acceptAll();
+      halfOpen = this.#halfOpen();
     }
-    // Where new ones get in, not beyond the deadline.
-    const goesOn = () => this.#accepted - before < MOST_EMPTIED && (emptied.minimumTTL || performance.now() < deadline);
-    await this.#acceptAll(goesOn);
-    while (this.#look().halfOpen > 0 && performance.now() < deadline && goesOn()) {
-      await this.#anotherAccepted(deadline - performance.now());
-      await this.#acceptAll(goesOn);
+    await this.#acceptAll(); // only after that look: a handshake may have ended since the last time
+    let lost = this.#waiting();
+    while (lost > 0 && performance.now() < deadline) {
+      const before = this.#emptied;
+      await this.#acceptAll();
+      if (this.#emptied === before) await sleep(RETRY_DELAY); // accept fails; those that wait are safe till we close
+      lost = this.#waiting();
     }
-    // Once more, after the look: a handshake that ended in between is in the queue by now.
-    await this.#acceptAll(goesOn);
-    emptied.halfOpen = this.#look().halfOpen;
-    emptied.emptied = this.#accepted - before;
-    this.#closeEmptied(emptied);
-    return emptied;
+    this.close();
+    if (lost > 0) logError(`${lost} connections could not be accepted and are lost`);
+    return { emptied: this.#emptied, minimumTTL: this.#minimumTTL, halfOpen, lost, shared: this.#isShared() };
   }
 
   /** Closes at once. Connections that were accepted stay open. */
   close() {
-    clearInterval(this.#watch);
+    clearInterval(this.#check);
     this.#tcp.close();
+    if (this.#descriptor !== undefined) closeSync(this.#descriptor);
+    this.#descriptor = undefined;
   }
 
-  /**
-   * Lets the event loop accept, one in each turn, until the kernel says that the queue is empty. Out of descriptors Node
-   * accepts and closes without a word: who was in the queue and did not come to us is lost.
-   */
-  async #acceptAll(goesOn) {
-    for (let waiting = this.#look().waiting; waiting > 0; waiting = this.#look().waiting) {
-      if (!goesOn()) {
-        this.#emptied.lost = waiting;
-        return;
+  /** Begins to accept. */
+  async #accept(options) {
+    // As http would open it: half-open, or a client's FIN would end our response; and without Nagle's delay.
+    this.#tcp = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#open(socket));
+    this.#tcp.listen(options);
+    await once(this.#tcp, 'listening');
+    this.#tcp.on('error', (error) => {
+      if (BROKEN.includes(error.code)) this.#giveUp(error.message);
+      else this.#pause(error.message);
+    });
+  }
+
+  #open(socket) {
+    const number = descriptor(socket);
+    if (this.#emptying) this.#emptied++;
+    // Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
+    if (this.#minimumTTL) this.#setMinimumTTL(number, 0);
+    if (this.#registry.open(socket)) this.#server.emit('connection', socket);
+    if (number >= this.#maxDescriptor) this.#pause('no descriptor is left');
+  }
+
+  /** Lets connections wait in the queue for a moment. */
+  #pause(reason) {
+    if (this.#descriptor === undefined) return;
+    logError(`cannot accept: ${reason}`);
+    this.#tcp.close();
+    setTimeout(() => this.#resume(), RETRY_DELAY);
+  }
+
+  #resume() {
+    if (this.#descriptor === undefined) return;
+    const fd = this.#system.duplicate(this.#descriptor);
+    const next = this.#system.duplicate(this.#descriptor); // what the next connection would get
+    closeSync(next);
+    if (next < this.#maxDescriptor) {
+      this.#accept({ fd, backlog: BACKLOG }).catch((error) => this.#giveUp(error.message));
+    } else {
+      closeSync(fd);
+      setTimeout(() => this.#resume(), RETRY_DELAY);
+    }
+  }
+
+  #giveUp(reason) {
+    clearInterval(this.#check);
+    this.#tcp.close();
+    this.#fail(`port ${this.#address.port}: ${reason}`);
+  }
+
+  #keepOutNewConnections() {
+    return this.#setMinimumTTL(this.#descriptor, MAX_TTL);
+  }
+
+  #setMinimumTTL(number, ttl) {
+    try {
+      this.#system.setMinimumTTL(number, this.#address.family === 'IPv6', ttl);
+      return true;
+    } catch (error) {
+      logError(`the minimum TTL cannot be set to ${ttl}: ${error.message}`);
+      return false;
+    }
+  }
+
+  /** Lets the event loop accept until a whole turn of it has found the queue empty. */
+  async #acceptAll() {
+    await eventLoopTurn(); // the one that runs already may have looked for connections before we came
+    for (let before = -1; before !== this.#emptied && this.#emptied < MAX_EMPTIED;) {
+      before = this.#emptied;
+      await eventLoopTurn();
+    }
+  }
+
+  /** Waits for a connection, but not beyond the deadline. */
+  async #connection(deadline) {
+    const signal = AbortSignal.timeout(Math.max(0, deadline - performance.now()));
+    await once(this.#tcp, 'connection', { signal }).catch(() => {});
+  }
+
+  /** Counts the handshakes that are half done. An IPv6 listener takes IPv4, too. */
+  #halfOpen() {
+    const port = this.#address.port.toString(16).toUpperCase().padStart(4, '0');
+    const row = new RegExp(`^ *\\d+: \\w+:${port} \\w+:\\w+ ${SYN_RECV} `, 'gm');
+    const tables = this.#address.family === 'IPv6' ? [TABLE, TABLE6] : [TABLE];
+    try {
+      return tables.reduce((sum, table) => sum + (readFileSync(table, 'latin1').match(row)?.length ?? 0), 0);
+    } catch (error) {
+      logError(`handshakes that are half done are not waited for: ${error.message}`);
+      return 0;
+    }
+  }
+
+  /** Counts the connections that wait in the queue. */
+  #waiting() {
+    return this.#listenRow()?.waiting ?? 0;
+  }
+
+  #isShared() {
+    if (!this.#minimumTTL || this.#listenRow() === undefined) return false;
+    logError(
+      'another process listens on this socket: the minimum TTL keeps out its clients; set IP_MINTTL to 0 there, ' +
+        'or open a socket of its own',
+    );
+    return true;
+  }
+
+  /** Finds the socket among those that listen, which come first: most of the table is not read. */
+  #listenRow() {
+    const row = new RegExp(`^ *\\d+: \\w+:\\w+ \\w+:\\w+ ${LISTEN} \\w+:(\\w+) .* ${this.#inode} `, 'm');
+    let table;
+    try {
+      table = openSync(this.#address.family === 'IPv6' ? TABLE6 : TABLE);
+      const buffer = Buffer.alloc(512);
+      for (let text = ''; ;) {
+        const length = readSync(table, buffer);
+        text += buffer.latin1Slice(0, length);
+        const found = row.exec(text);
+        if (found) return { waiting: Number.parseInt(found[1], 16) };
+        if (length === 0 || NOT_LISTENING.test(text)) return undefined;
       }
-      const expected = this.#accepted + waiting;
-      for (let turn = 0; turn < waiting && this.#accepted < expected; turn++) await eventLoopTurn();
-      const left = this.#look().waiting;
-      if (left === 0) this.#emptied.lost += Math.max(0, expected - this.#accepted);
+    } catch {
+      return undefined; // #halfOpen has said so
+    } finally {
+      if (table !== undefined) closeSync(table);
     }
-  }
-
-  /** The kernel tells when a handshake has ended. */
-  async #anotherAccepted(timeout) {
-    const cancelled = new AbortController();
-    const { signal } = cancelled;
-    const either = [once(this.#tcp, 'connection', { signal }), sleep(timeout, undefined, { signal })];
-    await Promise.race(either.map((promise) => promise.catch(() => {})));
-    cancelled.abort();
-  }
-
-  #closeEmptied(emptied) {
-    this.close();
-    if (emptied.lost > 0) {
-      emptied.error = new Error(
-        `${emptied.lost} connections in the accept queue are lost: no descriptors are left, or others kept coming`,
-      );
-    } else if (this.#look().listening) {
-      emptied.error = new Error(
-        `another process listens on the same socket, and its minimum TTL of ${MAX_TTL} now keeps out its clients: ` +
-          'leave a shared socket alone, it needs none of this',
-      );
-    }
-    if (emptied.error) logError(emptied.error.message);
-  }
-
-  #look() {
-    return this.#table.look();
   }
 }
+
+const TABLE = '/proc/net/tcp';
+const TABLE6 = '/proc/net/tcp6';
+const SYN_RECV = '03';
+const LISTEN = '0A';
+const NOT_LISTENING = new RegExp(`^ *\\d+: \\w+:\\w+ \\w+:\\w+ (?!${LISTEN})\\w\\w `, 'm');
 
 function eventLoopTurn() {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-const LISTEN = '0A';
-const HALF_OPEN = '03';
-
-/**
- * What the kernel lists for the port of a listener, from /proc/net/tcp and tcp6: a socket for IPv6 may take IPv4, too
- * (proc_pid_net(5)). The files stay open, because there may be no descriptor left when they are needed.
- */
-class SocketTable {
-  #suffix;
-  #inode;
-  #files = [];
-
-  constructor(port, listener) {
-    this.#suffix = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
-    this.#inode = fstatSync(listener).ino;
-    for (const path of ['/proc/net/tcp', '/proc/net/tcp6']) {
-      if (existsSync(path)) this.#files.push(openSync(path)); // the latter is missing where IPv6 is off
-    }
-  }
-
-  /**
-   * Handshakes that have begun and not ended, connections in the accept queue, and whether the socket is there, in
-   * whatever process. Where there is no table, nothing is known to wait.
-   */
-  look() {
-    const table = { halfOpen: 0, waiting: 0, listening: false };
-    for (const line of this.#files.flatMap((file) => readAgain(file).split('\n'))) {
-      const column = line.trim().split(/ +/); // 1 local address, 3 state, 4 queues to send and to receive, 9 inode
-      if (!column[1]?.endsWith(this.#suffix)) continue;
-      if (column[3] === HALF_OPEN) {
-        table.halfOpen++;
-      } else if (column[3] === LISTEN && Number(column[9]) === this.#inode) {
-        table.listening = true;
-        table.waiting = Number.parseInt(column[4].split(':')[1], 16);
-      }
-    }
-    return table;
+/** How many descriptors this process may have: Node has raised its soft limit to the hard one. */
+function maxDescriptors() {
+  try {
+    return Number(/^Max open files +(\d+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))[1]);
+  } catch {
+    return Infinity; // other systems: nobody can tell
   }
 }
 
-function readAgain(file) {
-  const block = Buffer.alloc(64 << 10);
-  let text = '';
-  for (let size = -1; size !== 0; text += block.latin1Slice(0, size)) {
-    size = readSync(file, block, 0, block.length, text.length);
-  }
-  return text;
+/** Not documented, but there is no other way to a socket's file descriptor. */
+function descriptor(socket) {
+  return socket._handle.fd;
 }
 
 /** Binds the system calls, or stands in for them where they are not to be had. */
 async function loadSystem() {
   try {
+    if (process.platform !== 'linux') throw new Error('this is known to work on Linux only');
     return bindSystem((await import('koffi')).default);
   } catch (error) {
-    const setMinimumTTL = () => {
+    const unavailable = () => {
       throw error;
     };
-    return { setMinimumTTL, listens: () => true }; // nobody can tell
+    return { setMinimumTTL: unavailable, duplicate: () => undefined, isListening: () => true }; // nobody can tell
   }
 }
 
 function bindSystem(koffi) {
   const library = koffi.load(null); // the C library is part of this process
   const setsockopt = library.func('int setsockopt(int, int, int, int *, uint32_t)');
-  const getsockopt = library.func('int getsockopt(int, int, int, _Out_ int *, _Inout_ uint32_t *)');
+  const getsockopt = library.func('int getsockopt(int, int, int, _Inout_ int *, _Inout_ uint32_t *)');
+  const dup = library.func('int dup(int)');
 
-  function setOption(socket, level, option, value) {
-    if (setsockopt(socket._handle.fd, level, option, [value], koffi.sizeof('int')) !== 0) {
-      throw new Error(`setsockopt: ${util.getSystemErrorName(-koffi.errno())}`);
-    }
+  function check(result, call) {
+    if (result < 0) throw new Error(`${call}: ${util.getSystemErrorName(-koffi.errno())}`);
+    return result;
+  }
+
+  function setOption(number, level, option, value) {
+    check(setsockopt(number, level, option, [value], koffi.sizeof('int')), 'setsockopt');
   }
 
   return {
@@ -242,26 +297,24 @@ function bindSystem(koffi) {
      * Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
      * whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255.
      */
-    setMinimumTTL(socket, ttl) {
-      if (process.platform !== 'linux') throw new Error('IP_MINTTL is known to do this on Linux only');
-      if (!socket._handle) return; // it has left
-      setOption(socket, IPPROTO_IP, IP_MINTTL, ttl);
-      const isIPv6 = socket.address().family === 'IPv6'; // which may take IPv4, too
-      if (isIPv6) setOption(socket, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl);
+    setMinimumTTL(number, isIPv6, ttl) {
+      setOption(number, IPPROTO_IP, IP_MINTTL, ttl);
+      if (isIPv6) setOption(number, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl);
     },
 
-    listens(socket) {
-      if (process.platform !== 'linux') return true; // nobody can tell
+    duplicate: (number) => check(dup(number), 'dup'),
+
+    isListening(number) {
       const value = [1];
-      getsockopt(socket._handle.fd, SOL_SOCKET, SO_ACCEPTCONN, value, [koffi.sizeof('int')]);
+      check(getsockopt(number, SOL_SOCKET, SO_ACCEPTCONN, value, [koffi.sizeof('int')]), 'getsockopt');
       return value[0] !== 0;
     },
   };
 }
 
-const SOL_SOCKET = 1;
-const SO_ACCEPTCONN = 30;
 const IPPROTO_IP = 0;
 const IP_MINTTL = 21;
 const IPPROTO_IPV6 = 41;
 const IPV6_MINHOPCOUNT = 73;
+const SOL_SOCKET = 1;
+const SO_ACCEPTCONN = 30;

@@ -1,75 +1,87 @@
-// The log: events on standard output, errors on standard error. It never makes anybody wait: Node writes to a pipe
-// without blocking and keeps what does not fit in memory, where we let no more than so many lines wait. What comes on
-// top is dropped and counted.
+// Log: what this server writes, on both streams. Nobody who waits for us waits for whoever reads it.
+//
+// Node writes to a pipe or a socket without blocking (and undoes O_NONBLOCK at the end, because the other end of
+// our descriptor belongs to others, too), and to a file at once. What a full pipe does not take waits in memory.
 
-import { setTimeout as sleep } from 'node:timers/promises';
+/** So many lines wait for each stream; what comes on top is dropped. */
+const LOG_QUEUE = 10_000;
 
-const LOG_QUEUE = 10_000; // lines that wait, for each stream
-const FLUSH_TIMEOUT = 500; // milliseconds, for both streams together
+/** In milliseconds, for both streams together. */
+const FLUSH_TIMEOUT = 500;
 
-class Stream {
-  dropped = 0;
-  #file;
-  #sayDropped;
-  #said = 0;
+/** One stream and the lines that wait for it. */
+class Output {
+  dropped = 0; // since the start
+  #unreported = 0; // of those, since the last line that got through
   #waiting = 0;
+  #written; // called when nothing waits any more
+  #stream;
+  #report;
 
-  /**
-   * @param {string} name
-   * @param {import('node:stream').Writable} file
-   * @param {(lines: number) => string} sayDropped
-   */
-  constructor(name, file, sayDropped) {
-    this.name = name;
-    this.#file = file;
-    this.#sayDropped = sayDropped;
-    file.on('error', () => {}); // a reader that left is no reason to lose a request
+  /** @param {(lines: number) => string} report the line that says how many were dropped before it */
+  constructor(stream, report) {
+    this.#stream = stream;
+    this.#report = report;
+    stream.on('error', () => {}); // a reader that has gone is no reason to lose a request
   }
 
-  /** Never waits. rule: log-holds-nothing */
-  enqueue(line) {
+  write(line) {
     if (this.#waiting >= LOG_QUEUE) {
-      this.dropped++;
+      this.#drop(1);
       return;
     }
-    if (this.dropped > this.#said) {
-      this.#write(this.#sayDropped(this.dropped - this.#said));
-      this.#said = this.dropped;
+    if (this.#unreported > 0) {
+      line = `${this.#report(this.#unreported)}\n${line}`;
+      this.#unreported = 0;
     }
-    this.#write(line);
-  }
-
-  /** Fulfilled when all that was logged is written. */
-  flush() {
-    return new Promise((resolve) => this.#file.write('', resolve));
-  }
-
-  #write(line) {
     this.#waiting++;
-    this.#file.write(line, () => this.#waiting--);
+    this.#stream.write(`${line}\n`, (error) => this.#settle(error));
+  }
+
+  /** Is fulfilled when every line is written. */
+  flushed() {
+    return new Promise((resolve) => {
+      this.#written = resolve;
+      if (this.#waiting === 0) resolve();
+    });
+  }
+
+  #settle(error) {
+    this.#waiting--;
+    if (error) this.#drop(1);
+    if (this.#waiting === 0) this.#written?.();
+  }
+
+  #drop(lines) {
+    this.dropped += lines;
+    this.#unreported += lines;
   }
 }
 
-/** Logs one JSON object: the event, then its fields. */
+const stdout = new Output(process.stdout, (lines) => JSON.stringify({ event: 'dropped', lines }));
+const stderr = new Output(process.stderr, (lines) => `${lines} lines were dropped`);
+
+/** Writes one JSON line to standard output. */
 export function logEvent(event, fields) {
-  stdout.enqueue(encode({ event, ...fields }));
+  stdout.write(JSON.stringify({ event, ...fields }));
 }
 
-/** Logs a line for people. */
+/** Writes a line for the operator to standard error. */
 export function logError(text) {
-  stderr.enqueue(`${text}\n`);
+  stderr.write(text);
 }
 
-/** Waits until all that was logged is written, but not long. */
+/** @returns {{ stdout: number, stderr: number }} how many lines were dropped, for /metrics */
+export function linesDropped() {
+  return { stdout: stdout.dropped, stderr: stderr.dropped };
+}
+
+/** Waits until everything is written, but not for a reader that does not come. */
 export async function flush() {
-  await Promise.race([Promise.all(streams.map((stream) => stream.flush())), sleep(FLUSH_TIMEOUT)]);
+  let deadline;
+  const late = new Promise((resolve) => {
+    deadline = setTimeout(resolve, FLUSH_TIMEOUT);
+  });
+  await Promise.race([Promise.all([stdout.flushed(), stderr.flushed()]), late]);
+  clearTimeout(deadline);
 }
-
-/** Writes names and values, in their order, as one line of JSON. */
-export function encode(members) {
-  return `${JSON.stringify(members)}\n`;
-}
-
-const stdout = new Stream('stdout', process.stdout, (lines) => encode({ event: 'dropped', lines }));
-const stderr = new Stream('stderr', process.stderr, (lines) => `${lines} lines were dropped\n`);
-export const streams = [stdout, stderr];

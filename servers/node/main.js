@@ -19,7 +19,7 @@ await flush();
 process.exit(status);
 
 async function run() {
-  // From here on a signal waits to be received instead of killing us. rule: startup-signal-ends-process
+  // From here on a signal waits in the queue instead of killing us. rule: startup-signal-ends-process
   const signals = new Signals('SIGTERM', 'SIGINT', 'SIGHUP');
 
   const lookup = (name) => process.env[name];
@@ -36,14 +36,13 @@ async function run() {
   const adminRegistry = new Registry(settings);
   const lifecycle = new Lifecycle(logEvent, () => settings.now().shutdownDelay);
 
-  // The soft limit of descriptors is raised by Node itself, before it runs us.
   const app = new App({ settings, lifecycle, registry, instance: newInstance() });
-  const listener = new Listener(registry, newServer(app.handler()));
-  const adminListener = new Listener(adminRegistry, newServer(app.adminHandler()));
   const fail = (reason) => lifecycle.fail(reason);
+  const listener = new Listener(registry, newServer(app.handler()), fail);
+  const adminListener = new Listener(adminRegistry, newServer(app.adminHandler()), fail);
   try {
-    await listener.listen(config.host, config.port, fail);
-    await adminListener.listen(config.adminHost, config.adminPort, fail);
+    await listener.listen(config.host, config.port);
+    await adminListener.listen(config.adminHost, config.adminPort);
   } catch (error) {
     logError(error.message);
     return 1;
@@ -60,10 +59,11 @@ async function run() {
   return lifecycle.run(signals, {
     drainTimeout: () => settings.now().drainTimeout,
     closeListener: async () => {
-      const { emptied, minimumTTL, halfOpen, lost, error } = await listener.emptyAcceptQueue();
-      registry.beginDrain();
+      const { emptied, minimumTTL, halfOpen, lost, shared } = await listener.emptyAcceptQueue();
       logEvent('accept_queue', { emptied, minimum_ttl: minimumTTL, half_open: halfOpen, lost });
-      if (error) throw error;
+      registry.beginDrain();
+      if (lost > 0) throw new Error(`${lost} connections were lost`);
+      if (shared) throw new Error('another process listens on the same socket');
     },
     drained: registry.drained,
     cutInFlight: () => registry.cutInFlight(),
@@ -74,7 +74,7 @@ async function run() {
         timeout: 1000,
         run: async () => {
           adminListener.close();
-          await adminRegistry.answered(); // a /prestop waited for the same delay as we did: its answer comes first
+          await Promise.all(app.prestops); // they waited for the same delay as we did: their answers come first
           adminRegistry.cutInFlight();
         },
       },
@@ -88,10 +88,7 @@ async function run() {
  * handed connections instead. Its own time-outs work only where it listens, so every deadline is ours.
  */
 function newServer(handler) {
-  const options = { maxHeaderSize: MAX_HEAD_BYTES, keepAliveTimeout: 0, requireHostHeader: false };
-  const server = http.createServer(options, handler);
-  server.maxHeadersCount = 0; // fields above 1,000 would be dropped without a word, the length of the body with them
-  server.httpAllowHalfOpen = true; // a client may close its side and still read
+  const server = http.createServer({ maxHeaderSize: MAX_HEAD_BYTES, keepAliveTimeout: 0 }, handler);
   server.on('checkContinue', handler); // otherwise http would invite a body before anybody wants it
   server.on('checkExpectation', handler);
   follow(server);

@@ -2,24 +2,15 @@
 
 import { pipeline } from 'node:stream/promises';
 import { DrainPolicy, parseInteger, parseSeconds } from './config.js';
-import { ConnectionState, connectionOf, Limit } from './connections.js';
+import { ConnectionState, connectionOf } from './connections.js';
 import { Phase, phaseName } from './lifecycle.js';
-import { encode, logError, logEvent, streams } from './log.js';
+import { logError, logEvent } from './log.js';
 
 export const MAX_HEAD_BYTES = 16 << 10;
 const MAX_SLOW = 300; // seconds
 const MAX_BYTES = 256 << 20;
 const MAX_CHUNKS = 10_000;
 const MAX_INTERVAL = 60; // seconds
-
-/** Ends a handler with an answer. */
-class RequestError extends Error {
-  constructor(status, reason, fields) {
-    super(reason);
-    this.status = status;
-    this.fields = fields;
-  }
-}
 
 /**
  * @typedef {import('node:http').IncomingMessage} Request
@@ -28,16 +19,18 @@ class RequestError extends Error {
  * @property {string} method
  * @property {string} path
  * @property {(request: Request, response: Response, body: Buffer) => void | Promise<void>} handle
- * @property {string} [limit] what its requests count against, if not MAX_IN_FLIGHT
+ * @property {boolean} [exempt] from MAX_IN_FLIGHT: a probe must get through under load
  */
 
-/** What the handlers share, and the handlers. */
+/** What the handlers share. */
 export class App {
   constructor({ settings, lifecycle, registry, instance }) {
     this.settings = settings;
     this.lifecycle = lifecycle;
     this.registry = registry;
     this.instance = instance;
+    /** One for each /prestop that is not answered yet. @type {Set<Promise<void>>} */
+    this.prestops = new Set();
   }
 
   /** @returns {Route[]} */
@@ -48,7 +41,7 @@ export class App {
       { method: 'POST', path: '/echo', handle: this.echo },
       { method: 'GET', path: '/bytes', handle: this.bytes },
       { method: 'GET', path: '/stream', handle: this.stream },
-      { method: 'GET', path: '/events', handle: this.events, limit: Limit.STREAMS },
+      { method: 'GET', path: '/events', handle: this.events },
       ...this.#healthRoutes(),
     ];
   }
@@ -56,64 +49,62 @@ export class App {
   /** @returns {Route[]} */
   adminRoutes() {
     return [
-      { method: 'GET', path: '/metrics', handle: this.metrics, limit: Limit.NONE },
-      { method: 'GET', path: '/prestop', handle: this.prestop, limit: Limit.NONE },
-      { method: 'POST', path: '/prestop', handle: this.prestop, limit: Limit.NONE },
+      { method: 'GET', path: '/metrics', handle: this.metrics, exempt: true },
+      { method: 'GET', path: '/prestop', handle: this.prestop, exempt: true },
+      { method: 'POST', path: '/prestop', handle: this.prestop, exempt: true },
       ...this.#healthRoutes(),
     ];
   }
 
   #healthRoutes() {
     return [
-      { method: 'GET', path: '/health', handle: this.ready, limit: Limit.NONE },
-      { method: 'GET', path: '/health/live', handle: this.live, limit: Limit.NONE },
-      { method: 'GET', path: '/health/ready', handle: this.ready, limit: Limit.NONE },
+      { method: 'GET', path: '/health', handle: this.ready, exempt: true },
+      { method: 'GET', path: '/health/live', handle: this.live, exempt: true },
+      { method: 'GET', path: '/health/ready', handle: this.ready, exempt: true },
     ];
   }
 
   /** Serves the traffic listener: every request is counted, limited and in flight until it is answered. */
   handler() {
     const routes = table(this.routes());
-    return inOrder((request, response, connection) => this.#handle(routes, request, response, connection));
+    return inOrder((request, response, connection) => {
+      const route = find(routes, request);
+      const admitted = connection.registry.beginRequest(connection, route.exempt);
+      const { drainPolicy } = this.settings.now();
+      if (this.lifecycle.phase() >= Phase.DRAINING && drainPolicy === DrainPolicy.REJECT) {
+        this.#dispatch(request, response, connection, SHUTTING_DOWN);
+      } else {
+        this.#dispatch(request, response, connection, admitted ? route : OVERLOADED);
+      }
+    });
   }
 
   /** Serves the admin listener, whose requests are nobody's traffic. */
   adminHandler() {
     const routes = table(this.adminRoutes());
-    return inOrder((request, response, connection) => this.#handleAdmin(routes, request, response, connection));
-  }
-
-  #handle(routes, request, response, connection) {
-    const route = find(routes, request);
-    const admitted = connection.registry.beginRequest(connection, route.limit ?? Limit.IN_FLIGHT);
-    const reject = this.settings.now().drainPolicy === DrainPolicy.REJECT;
-    if (reject && this.lifecycle.phase() >= Phase.DRAINING) {
-      this.#dispatch(request, response, connection, SHUTTING_DOWN);
-    } else {
-      this.#dispatch(request, response, connection, admitted ? route : OVERLOADED);
-    }
-  }
-
-  #handleAdmin(routes, request, response, connection) {
-    connection.registry.beginRequest(connection, Limit.NONE);
-    this.#dispatch(request, response, connection, find(routes, request));
+    return inOrder((request, response, connection) => {
+      connection.registry.beginRequest(connection, true);
+      this.#dispatch(request, response, connection, find(routes, request));
+    });
   }
 
   async #dispatch(request, response, connection, route) {
     try {
       const body = hasBody(request) && !route.bodyUnread ? await this.#readBody(request, response) : NO_BODY;
-      if (route.error) throw route.error;
-      const handled = route.handle.call(this, request, response, body);
-      if (handled) await handled; // most are done: waiting for nothing would still cost a turn
+      if (route.handle) {
+        const handled = route.handle.call(this, request, response, body);
+        if (handled) await handled; // most are done: waiting for nothing would still cost a turn
+      } else {
+        this.#fail(response, route.status, route.reason, route.headers);
+      }
     } catch (error) {
-      if (response.destroyed || error === CLIENT_LEFT) {
-        response.destroy(); // nobody is there to answer
-      } else if (error instanceof RequestError) {
-        this.#fail(response, error);
+      if (response.destroyed) return; // the client has left, and its handler with it
+      if (error instanceof Refusal) {
+        this.#fail(response, error.status, error.message);
       } else {
         logError(error.stack);
         if (response.headersSent) response.destroy();
-        else this.#fail(response, new RequestError(500, 'internal error'));
+        else this.#fail(response, 500, 'internal error');
       }
     } finally {
       connection.registry.handlerReturned();
@@ -128,13 +119,13 @@ export class App {
     const { maxBodyBytes, bodyTimeout } = this.settings.now();
     const connection = connectionOf(request.socket);
     const tooLarge = `a body is at most ${maxBodyBytes} bytes`;
-    if (Number(request.headers['content-length']) > maxBodyBytes) throw new RequestError(413, tooLarge);
+    if (Number(request.headers['content-length']) > maxBodyBytes) throw new Refusal(413, tooLarge);
     return new Promise((resolve, reject) => {
       const chunks = [];
       let size = 0;
       const fail = (status, reason) => {
         settle();
-        reject(new RequestError(status, reason));
+        reject(new Refusal(status, reason));
       };
       const bodyDeadline = setTimeout(() => fail(408, 'the body took too long'), bodyTimeout);
       const settle = () => {
@@ -155,8 +146,7 @@ export class App {
         connection.received();
         resolve(Buffer.concat(chunks, size));
       });
-      const invited = request.headers.expect?.toLowerCase() === '100-continue' && request.httpVersionMinor > 0;
-      if (invited) response.writeContinue();
+      if (request.headers.expect?.toLowerCase() === '100-continue') response.writeContinue();
     });
   }
 
@@ -172,23 +162,26 @@ export class App {
   }
 
   echo(request, response, body) {
-    this.#send(response, 200, request.headers['content-type'] ?? 'application/octet-stream', body);
+    const contentType = request.headers['content-type'];
+    const headers = { 'Content-Length': body.length };
+    if (contentType !== undefined) headers['Content-Type'] = contentType;
+    this.#begin(response, 200, headers);
+    response.end(body);
   }
 
   async bytes(request, response) {
     const size = integer(request, 'size', 1024, 0, MAX_BYTES);
-    this.#sendHead(response, 200, { 'Content-Type': 'application/octet-stream', 'Content-Length': size });
-    // Waits for a slow reader rather than filling our memory.
-    await pipeline(zeros(request.method === 'HEAD' ? 0 : size), response);
+    this.#begin(response, 200, { 'Content-Type': 'application/octet-stream', 'Content-Length': size });
+    await pipeline(zeros(size), response); // waits for a slow reader rather than filling our memory
   }
 
   /** Is finite: it ends by itself, and a shutdown waits for that. rule: response-untruncated */
   async stream(request, response) {
     const chunks = integer(request, 'chunks', 10, 1, MAX_CHUNKS);
     const interval = seconds(request, 'interval', '0.1', MAX_INTERVAL);
-    this.#sendHead(response, 200, { 'Content-Type': 'text/plain' });
+    this.#begin(response, 200, { 'Content-Type': 'text/plain' });
     await pipeline(async function* () {
-      for (let number = 0; number < (request.method === 'HEAD' ? 0 : chunks); number++) {
+      for (let number = 0; number < chunks; number++) {
         if (number > 0) await wait(response, interval);
         yield `chunk ${number}\n`;
       }
@@ -201,7 +194,7 @@ export class App {
    */
   async events(_request, response) {
     const listenerClosed = this.lifecycle.listenerClosed();
-    this.#sendHead(response, 200, { 'Content-Type': 'text/event-stream' });
+    this.#begin(response, 200, { 'Content-Type': 'text/event-stream' });
     await pipeline(async function* () {
       for (let number = 0; !listenerClosed.aborted; number++) {
         yield `data: ${number}\n\n`;
@@ -227,10 +220,8 @@ export class App {
     for (const state of [ConnectionState.UNUSED, ConnectionState.ACTIVE, ConnectionState.IDLE]) {
       lines.push(`http_connections{state="${state}"} ${states[state]}`);
     }
-    lines.push('# TYPE lifecycle_phase gauge', `lifecycle_phase{phase="${phaseName(this.lifecycle.phase())}"} 1`);
-    lines.push('# TYPE log_lines_dropped_total counter');
-    for (const { name, dropped } of streams) lines.push(`log_lines_dropped_total{stream="${name}"} ${dropped}`);
-    this.#send(response, 200, 'text/plain; version=0.0.4', `${lines.join('\n')}\n`);
+    lines.push('# TYPE lifecycle_phase gauge', `lifecycle_phase{phase="${phaseName(this.lifecycle.phase())}"} 1`, '');
+    this.#send(response, 200, 'text/plain; version=0.0.4', lines.join('\n'));
   }
 
   /**
@@ -238,39 +229,42 @@ export class App {
    * the signal comes from whoever called. rule: prestop-waits, prestop-keeps-process
    */
   async prestop(_request, response) {
-    await leftOr(response, this.lifecycle.beginLameDuck('prestop')); // rule: lame-duck-serves
+    const answered = new Promise((resolve) => response.on('close', resolve));
+    this.prestops.add(answered);
+    await this.lifecycle.beginLameDuck('prestop'); // rule: lame-duck-serves
     this.#sendJSON(response, 200, { phase: phaseName(this.lifecycle.phase()) });
+    await answered;
+    this.prestops.delete(answered);
   }
 
   /**
-   * Writes a head, with what belongs to every one, at the last moment: the phase may have changed since the request
-   * came.
+   * Writes a head, with what belongs to every one, at the last moment: the phase may have changed since the
+   * request came. rule: in-flight-answered
    */
-  #sendHead(response, status, fields) {
-    fields['X-Instance-Id'] = this.instance;
+  #begin(response, status, headers) {
+    headers['X-Instance-Id'] = this.instance;
     // After it http closes, and what was pipelined behind it is not answered. rule: pipelined-in-order
-    if (this.lifecycle.stopping()) fields.Connection = 'close';
-    const id = response.req.headers['x-request-id']; // of two http makes a list, which is none
+    if (this.lifecycle.stopping()) headers.Connection = 'close';
+    const id = response.req.headers['x-request-id'];
     if (id !== undefined && status < 400 && REQUEST_ID.test(id)) logEvent('executed', { request_id: id });
-    response.writeHead(status, fields);
+    response.writeHead(status, headers);
   }
 
-  #fail(response, { status, message, fields }) {
-    const { req } = response;
-    // What is left of a body is no request, nor is what follows a head that may be read in two ways.
-    const close = (hasBody(req) && !req.complete) || [400, 501, 505].includes(status);
-    this.#sendJSON(response, status, { error: message }, { ...fields, ...(close && { Connection: 'close' }) });
+  #fail(response, status, reason, headers) {
+    const unread = hasBody(response.req) && !response.req.complete;
+    const close = unread ? { Connection: 'close' } : undefined; // what is left of the body is no request
+    this.#sendJSON(response, status, { error: reason }, { ...headers, ...close });
   }
 
-  #sendJSON(response, status, members, fields) {
-    this.#send(response, status, 'application/json', encode(members), fields);
+  #sendJSON(response, status, value, headers) {
+    this.#send(response, status, 'application/json', `${JSON.stringify(value)}\n`, headers);
   }
 
-  #send(response, status, contentType, body, fields = {}) {
-    fields['Content-Type'] = contentType;
-    fields['Content-Length'] = Buffer.byteLength(body);
-    this.#sendHead(response, status, fields);
-    response.end(body);
+  #send(response, status, contentType, text, headers = {}) {
+    headers['Content-Type'] = contentType;
+    headers['Content-Length'] = Buffer.byteLength(text);
+    this.#begin(response, status, headers);
+    response.end(text);
   }
 }
 
@@ -302,58 +296,27 @@ function table(routes) {
   return paths;
 }
 
-/**
- * Returns the route of a request, or one that rejects it. HEAD is answered wherever GET is, but where a client would
- * wait for ever.
- */
+/** Returns the route of a request, or how to reject it. */
 function find(routes, request) {
-  const error = ambiguity(request);
-  if (error) return { error, bodyUnread: true };
-  const path = pathOf(request);
-  if (path === undefined) return { error: new RequestError(400, 'the request target is malformed'), bodyUnread: true };
-  const methods = routes.get(path);
-  if (methods === undefined) return { error: new RequestError(404, 'no such path') };
-  const get = methods.get('GET');
-  const hasHead = get !== undefined && get.limit !== Limit.STREAMS;
-  const route = methods.get(request.method) ?? (hasHead && request.method === 'HEAD' ? get : undefined);
+  const methods = routes.get(pathOf(request));
+  if (methods === undefined) return { status: 404, reason: 'no such path' };
+  const route = methods.get(request.method);
   if (route !== undefined) return route;
-  const allowed = [...methods.keys()].flatMap((method) => (method === 'GET' && hasHead ? ['GET', 'HEAD'] : method));
-  return { error: new RequestError(405, 'method not allowed', { Allow: allowed.join(', ') }) };
+  return { status: 405, reason: 'method not allowed', headers: { Allow: [...methods.keys()].join(', ') } };
 }
 
-/** What http takes, and a proxy may read otherwise. */
-function ambiguity(request) {
-  const { headers, httpVersionMajor, httpVersionMinor } = request;
-  if (httpVersionMajor !== 1) return new RequestError(505, 'this is an HTTP/1.1 server');
-  const hosts = request.headersDistinct.host ?? [];
-  const hasHost = hosts.length === 1 && !/[\s,]/.test(hosts[0]);
-  if (!hasHost && (hosts.length > 0 || httpVersionMinor > 0))
-    return new RequestError(400, 'a request has one Host field');
-  const coding = headers['transfer-encoding'];
-  if (coding === undefined) return undefined;
-  if (coding.toLowerCase() !== 'chunked') return new RequestError(501, 'a body is chunked, or has a length');
-  if (httpVersionMinor === 0) return new RequestError(400, 'the length of the body is not clear'); // RFC 9112, 6.1
-  return undefined;
-}
-
-const SHUTTING_DOWN = {
-  error: new RequestError(503, 'shutting down', { 'Retry-After': '1' }),
-  bodyUnread: true,
-};
+const SHUTTING_DOWN = { status: 503, reason: 'shutting down', headers: { 'Retry-After': '1' }, bodyUnread: true };
 const OVERLOADED = {
-  error: new RequestError(429, 'too many requests in flight', { 'Retry-After': '1' }),
+  status: 429,
+  reason: 'too many requests in flight',
+  headers: { 'Retry-After': '1' },
   bodyUnread: true,
 };
 
-/** The decoded path; undefined where it is malformed. */
 function pathOf({ url }) {
   const path = url.startsWith('/') ? url : url.replace(/^https?:\/\/[^/?]*/i, ''); // absolute: RFC 9112, 3.2.2
   const query = path.indexOf('?');
-  try {
-    return decodeURIComponent(query < 0 ? path : path.slice(0, query)) || '/';
-  } catch {
-    return undefined;
-  }
+  return (query < 0 ? path : path.slice(0, query)) || '/';
 }
 
 function queryOf({ url }) {
@@ -367,36 +330,29 @@ function hasBody({ headers }) {
 
 const NO_BODY = Buffer.alloc(0);
 
-const CLIENT_LEFT = new Error('the client has left');
+/** Ends a handler with an error for the client. */
+class Refusal extends Error {
+  constructor(status, reason) {
+    super(reason);
+    this.status = status;
+  }
+}
 
 /** Waits, but not beyond the end where one is given; throws where the client has left. */
 function wait(response, milliseconds, ended) {
-  let timer;
-  let over;
-  const passed = new Promise((resolve) => {
-    timer = setTimeout(resolve, milliseconds);
-    over = resolve;
-    ended?.addEventListener('abort', over);
-  });
-  return leftOr(response, passed).finally(() => {
-    clearTimeout(timer);
-    ended?.removeEventListener('abort', over);
-  });
-}
-
-/** Waits for a promise; throws where the client has left, or has closed its side, which looks the same. */
-function leftOr(response, promise) {
-  const { socket } = response.req;
   return new Promise((resolve, reject) => {
-    const left = () => reject(CLIENT_LEFT);
-    const settle = () => {
-      response.off('close', left);
-      socket.off('end', left);
+    if (response.destroyed) throw new Error('the client has left'); // 'close' comes only once
+    const timer = setTimeout(() => settle(resolve), milliseconds);
+    const over = () => settle(resolve);
+    const gone = () => settle(reject, new Error('the client has left'));
+    const settle = (outcome, error) => {
+      clearTimeout(timer);
+      ended?.removeEventListener('abort', over);
+      response.off('close', gone);
+      outcome(error);
     };
-    if (response.destroyed || socket.readableEnded) left(); // neither comes twice
-    response.on('close', left);
-    socket.on('end', left);
-    promise.then(resolve, reject).finally(settle);
+    ended?.addEventListener('abort', over);
+    response.on('close', gone);
   });
 }
 
@@ -409,14 +365,14 @@ function seconds(request, name, fallback, limit) {
   const text = queryOf(request).get(name) || fallback;
   const value = parseSeconds(text, limit);
   if (value !== undefined) return value;
-  throw new RequestError(422, `${name}: ${JSON.stringify(text)} is not decimal seconds from 0 to ${limit}`);
+  throw new Refusal(422, `${name}: ${JSON.stringify(text)} is not decimal seconds from 0 to ${limit}`);
 }
 
 function integer(request, name, fallback, low, high) {
   const text = queryOf(request).get(name) || String(fallback);
   const value = parseInteger(text, low, high);
   if (value !== undefined) return value;
-  throw new RequestError(422, `${name}: ${JSON.stringify(text)} is not an integer from ${low} to ${high}`);
+  throw new Refusal(422, `${name}: ${JSON.stringify(text)} is not an integer from ${low} to ${high}`);
 }
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;

@@ -74,35 +74,6 @@ fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, one_ea
     load
 }
 
-/// Starts clients one after the other, so many over that time and on at the same pace until they are stopped, whatever
-/// becomes of those before them: each connects and asks once.
-pub fn arrivals(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, over: Duration) -> Load {
-    let mut load = Load { clients: JoinSet::new(), stop: CancellationToken::new(), answered: Arc::default() };
-    let (client, ask) = (client.clone(), ask.clone());
-    let (stop, answered) = (load.stop.clone(), load.answered.clone());
-    load.clients.spawn(async move {
-        let mut asking = JoinSet::new();
-        let began = Instant::now();
-        for number in 0.. {
-            let due = began + over * number / clients as u32;
-            tokio::select! {
-                () = tokio::time::sleep_until(due) => {}
-                () = stop.cancelled() => break,
-            }
-            let (client, ask, answered) = (client.clone(), ask.clone(), answered.clone());
-            asking.spawn(async move {
-                if let Ok(mut connection) = client.connect(address, ask.role()).await
-                    && connection.ask(ask).await.outcome == Outcome::Answered
-                {
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        while asking.join_next().await.is_some() {}
-    });
-    load
-}
-
 impl Load {
     /// Waits until so many requests have been answered.
     ///

@@ -8,7 +8,6 @@ use tokio::sync::watch;
 
 use super::run::{Stop, unconfirmed};
 use crate::client::{Client, Connection, Raw};
-use crate::link::Network;
 use crate::process::{self, Exit, Spawned, Watch};
 use crate::recorder::Recorder;
 use crate::timeline::{Event, NotOpened, ProcessId, Role};
@@ -25,7 +24,6 @@ pub struct Target {
     listener: watch::Sender<bool>,
     watcher: Option<Watch>,
     longest: Duration,
-    network: Network,
 }
 
 impl Target {
@@ -36,7 +34,6 @@ impl Target {
         recorder: &Recorder,
         client: &Client,
         longest: Duration,
-        network: Network,
     ) -> Self {
         Self {
             address,
@@ -47,7 +44,6 @@ impl Target {
             listener: watch::Sender::new(true),
             watcher: None,
             longest,
-            network,
         }
     }
 
@@ -61,22 +57,13 @@ impl Target {
         &self.process
     }
 
-    /// How many handshakes with the traffic port are half done, by the kernel's word.
-    ///
-    /// # Errors
-    /// Where the kernel's table cannot be read.
-    pub fn half_open(&self) -> Result<usize, Stop> {
-        process::half_open(&self.network, self.address.port())
-            .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))
-    }
-
     /// From now on nobody reads its output, and there is no room left in it.
     ///
     /// # Errors
     /// Where this machine does not allow that.
     pub async fn mute(&self) -> Result<(), Stop> {
         let muted = self.process.mute().await;
-        muted.map_err(|error| Stop::Missing(format!("its output cannot be filled here ({error}): it needs Linux")))
+        muted.map_err(|error| Stop::Skipped(format!("its output cannot be filled here ({error}): it needs Linux")))
     }
 
     /// Breaks its listener for good.
@@ -85,16 +72,11 @@ impl Target {
     /// Where this machine does not allow that.
     pub fn break_listener(&mut self) -> Result<(), Stop> {
         self.watch();
-        let broken = self.process.break_listener(&self.network, self.address.port());
+        let broken = self.process.break_listener(self.address.port());
         broken.map_err(|error| {
             let way_out = "it needs Linux, and the right to trace the server: run it as root";
-            Stop::Missing(format!("its listener cannot be broken here ({error}); {way_out}"))
+            Stop::Skipped(format!("its listener cannot be broken here ({error}); {way_out}"))
         })
-    }
-
-    /// The network that it is in.
-    pub fn network(&self) -> &Network {
-        &self.network
     }
 
     /// Opens a connection to the traffic port.
@@ -152,7 +134,7 @@ impl Target {
         if self.watcher.is_none() {
             let (port, id) = (self.address.port(), self.process.id);
             let (recorder, listener) = (self.recorder.clone(), self.listener.clone());
-            self.watcher = Some(process::watch_listener(&self.network, port, move |seen_open| {
+            self.watcher = Some(process::watch_listener(self.process.place(), port, move |seen_open| {
                 let open_until_us = seen_open.map(|at| recorder.micros(at));
                 recorder.record(Event::ListenerClosed { process: id, open_until_us });
                 listener.send_replace(false);

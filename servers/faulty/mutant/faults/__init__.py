@@ -71,6 +71,7 @@ FAULTS: dict[str, Callable[[], None]] = {
         connections.half_open_handshakes_reset,
         connections.new_connections_get_in,
         connections.accepted_connections_dropped,
+        connections.half_open_handshakes_reset,
         connections.load_holds_exit,
         connections.address_not_reusable,
         connections.address_waited_for,
