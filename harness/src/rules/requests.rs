@@ -341,7 +341,8 @@ fn streams_limited_apart(view: &View) -> Finding {
         return Finding::inconclusive("no limit is known");
     };
     let begun = view.requests(Role::Endless).filter(|request| request.status == Some(200)).count();
-    let shed = view.requests(Role::Endless).filter(|request| request.status == Some(429) && request.retry_after).count();
+    let shed =
+        view.requests(Role::Endless).filter(|request| request.status == Some(429) && request.retry_after).count();
     let newcomers = each(view.requests(Role::Newcomer), "nobody else asked", |request| request.served());
     let asked = view.requests(Role::Endless).count();
     if asked <= streams.max(limit) as usize {

@@ -16,6 +16,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(pipelined_in_order());
     cases.extend(continue_answered());
     cases.extend(overload_sheds());
+    cases.extend(slow_reader_bounded());
+    cases.extend(streams_limited_apart());
     cases
 }
 
@@ -297,5 +299,59 @@ fn overload_sheds() -> Vec<Case> {
         }),
         unclear(rule, "nobody asked", probed(limited(), 200)),
         unclear(rule, "no limit is known", served(probed(run().sent("one", Role::Overload), 200))),
+    ]
+}
+
+fn slow_reader_bounded() -> Vec<Case> {
+    let rule = "slow-reader-bounded";
+    // A second, and three of slack, from the last of two that read nothing.
+    let deaf = || {
+        let run = run().param("max_in_flight", 2.0).param("write_timeout", 1.0);
+        let run = run.at(1_000).sent("a", Role::NonReader).head("a", 200);
+        run.at(2_000).sent("b", Role::NonReader).head("b", 200)
+    };
+    let reset = |run: Run| run.broken("a", Break::Reset).broken("b", Break::Reset);
+    let newcomer = |run: Run| run.sent("new", Role::Newcomer).answered("new", 200);
+    vec![
+        holds(rule, "reset, and somebody else served", reset(newcomer(deaf().at(3_000)))),
+        holds(rule, "turned away before", {
+            let early = deaf().sent("early", Role::Newcomer).turned_away("early", 429, false);
+            reset(newcomer(early.at(3_500)))
+        }),
+        violated(rule, "served too late", reset(newcomer(deaf().at(6_500)))),
+        violated(rule, "turned away for ever", {
+            reset(deaf().at(4_000).sent("new", Role::Newcomer).turned_away("new", 429, false))
+        }),
+        violated(rule, "as if whole", newcomer(deaf().complete("a", 10)).broken("b", Break::Reset)),
+        unclear(rule, "one reads", {
+            let run = run().param("max_in_flight", 2.0).param("write_timeout", 1.0);
+            newcomer(run.sent("a", Role::NonReader).head("a", 200))
+        }),
+        unclear(rule, "without a limit", newcomer(run().sent("a", Role::NonReader).head("a", 200))),
+        unclear(rule, "late, where the harness stalled", {
+            reset(newcomer(deaf().at(5_900).stalled(2_000).at(6_500)))
+        }),
+    ]
+}
+
+fn streams_limited_apart() -> Vec<Case> {
+    let rule = "streams-limited-apart";
+    let limits = || run().param("max_in_flight", 1.0).param("max_streams", 2.0);
+    let two = || limits().sent("a", Role::Endless).head("a", 200).sent("b", Role::Endless).head("b", 200);
+    let third = || two().sent("c", Role::Endless).turned_away("c", 429, false);
+    let newcomer = |run: Run, status| run.sent("new", Role::Newcomer).answered("new", status);
+    vec![
+        holds(rule, "the third is shed, others are served", newcomer(third(), 200)),
+        violated(rule, "others are shed", newcomer(third(), 429)),
+        violated(rule, "no limit", newcomer(two().sent("c", Role::Endless).head("c", 200), 200)),
+        violated(rule, "shed without a word", newcomer(two().sent("c", Role::Endless).answered("c", 429), 200)),
+        violated(rule, "they count among the others", {
+            let one = limits().sent("a", Role::Endless).head("a", 200);
+            let shed = one.sent("b", Role::Endless).turned_away("b", 429, false);
+            newcomer(shed.sent("c", Role::Endless).turned_away("c", 429, false), 200)
+        }),
+        unclear(rule, "no more than may be", newcomer(two(), 200)),
+        unclear(rule, "nobody else asked", third()),
+        unclear(rule, "without a limit", newcomer(run().sent("a", Role::Endless).head("a", 200), 200)),
     ]
 }

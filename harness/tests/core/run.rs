@@ -120,6 +120,18 @@ impl Run {
         self.record(Event::Exited { process, code: None, signal: Some(signal) })
     }
 
+    /// Nobody reads its output from now on.
+    pub fn muted(self) -> Self {
+        let process = self.process;
+        self.record(Event::Muted { process })
+    }
+
+    /// The harness breaks its listener.
+    pub fn listener_broken(self) -> Self {
+        let process = self.process;
+        self.record(Event::ListenerBroken { process })
+    }
+
     /// The harness kills it, which ends it.
     pub fn killed_by_harness(self) -> Self {
         let process = self.process;

@@ -13,7 +13,64 @@ pub fn cases() -> Vec<Case> {
     cases.extend(hup_keeps_serving());
     cases.extend(startup_signal_ends_process());
     cases.extend(kill_recovers());
+    cases.extend(log_holds_nothing());
+    cases.extend(broken_listener_ends_process());
     cases
+}
+
+fn log_holds_nothing() -> Vec<Case> {
+    let rule = "log-holds-nothing";
+    // A second of linger, half of one to flush, three of slack.
+    let muted = || run().at(500).sent("slow", Role::InFlight).muted().sent("one", Role::Unheard).answered("one", 200);
+    let stopped = || muted().at(1_000).signal("SIGTERM").at(2_000).answered("slow", 200);
+    vec![
+        holds(rule, "as if somebody read it", stopped().exited(0)),
+        holds(rule, "at the very end of the slack", stopped().at_us(6_501_000).exited(0)),
+        violated(rule, "a microsecond after it", stopped().at_us(6_501_001).exited(0)),
+        violated(rule, "the exit waits for a reader", stopped()),
+        violated(rule, "not before the harness kills it", stopped().killed_by_harness()),
+        violated(rule, "a request waits for a reader", {
+            let run = run().sent("slow", Role::InFlight).muted().sent("one", Role::Unheard);
+            let run = run.at(2_000).broken("one", Break::TimedOut).signal("SIGTERM");
+            run.answered("slow", 200).exited(0)
+        }),
+        violated(rule, "a request in flight is lost", {
+            muted().at(1_000).signal("SIGTERM").broken("slow", Break::Fin).exited(0)
+        }),
+        violated(rule, "a probe waits for a reader", {
+            let run = muted().sent("probe", Role::Live).at(2_000).broken("probe", Break::TimedOut);
+            run.signal("SIGTERM").answered("slow", 200).exited(0)
+        }),
+        holds(rule, "a second signal ends it at once", {
+            let second = stopped().exited(0).process(2).started().muted().at(3_000).signal("SIGTERM");
+            second.at(4_000).signal("SIGTERM").at(8_000).exited(143)
+        }),
+        violated(rule, "a second signal waits for a reader", {
+            let second = stopped().exited(0).process(2).started().muted().at(3_000).signal("SIGTERM");
+            second.at(4_000).signal("SIGTERM")
+        }),
+        unclear(rule, "somebody read it", run().at(1_000).signal("SIGTERM").exited(0)),
+        unclear(rule, "nobody was told to stop", muted().answered("slow", 200)),
+        unclear(rule, "late, where the harness stalled", { stopped().at(6_000).stalled(2_000).at(6_600).exited(0) }),
+    ]
+}
+
+fn broken_listener_ends_process() -> Vec<Case> {
+    let rule = "broken-listener-ends-process";
+    // A second of linger, one until it is noticed, three of slack.
+    let broken = || run().at(500).sent("slow", Role::InFlight).at(1_000).listener_broken();
+    let answered = || broken().at(2_000).answered("slow", 200);
+    vec![
+        holds(rule, "with a status of its own", answered().at(3_000).exited(1)),
+        holds(rule, "at the very end of the slack", answered().at_us(7_001_000).exited(1)),
+        violated(rule, "a microsecond after it", answered().at_us(7_001_001).exited(1)),
+        violated(rule, "as if all were well", answered().at(3_000).exited(0)),
+        violated(rule, "never", answered()),
+        violated(rule, "not before the harness kills it", answered().at(9_000).killed_by_harness()),
+        violated(rule, "with a request in flight lost", broken().broken("slow", Break::Fin).exited(1)),
+        unclear(rule, "nothing was in flight", run().at(1_000).listener_broken().exited(1)),
+        unclear(rule, "the listener was in order", run().sent("slow", Role::InFlight).answered("slow", 200)),
+    ]
 }
 
 /// A request that is in flight when this signal arrives at 1 s.

@@ -23,6 +23,10 @@ FAULTS: dict[str, Callable[[], None]] = {
         signals.sighup_drops_requests,
         signals.sighup_ignores_file,
         signals.sighup_takes_bad_file,
+        signals.log_waits_for_reader,
+        signals.exit_waits_for_reader,
+        signals.broken_listener_ignored,
+        signals.broken_listener_exits_with_zero,
         # requests
         requests.requests_in_flight_cut,
         requests.requests_in_flight_turned_away,
@@ -49,6 +53,8 @@ FAULTS: dict[str, Callable[[], None]] = {
         requests.overload_not_shed,
         requests.overload_sheds_probes,
         requests.overload_without_retry_after,
+        requests.non_readers_hold_their_place,
+        requests.streams_count_as_in_flight,
         # connections
         connections.idle_closed_by_rst,
         connections.idle_closed_at_once,

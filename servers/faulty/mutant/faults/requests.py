@@ -328,3 +328,21 @@ def overload_without_retry_after() -> None:
         fail(self, error)
 
     Exchange.fail = fail_silently
+
+
+def non_readers_hold_their_place() -> None:
+    """A client that takes nothing of its response is waited for, however long."""
+    wait = Connection._wait
+
+    def wait_for_ever(self, events, deadline, latch):
+        return wait(self, events, None if events == select.POLLOUT else deadline, latch)
+
+    Connection._wait = wait_for_ever
+
+
+def streams_count_as_in_flight() -> None:
+    """Endless streams count against MAX_IN_FLIGHT, like everything else."""
+    routes = App.routes
+    App.routes = lambda self: [
+        route._replace(limit=Limit.IN_FLIGHT) if route.path == "/events" else route for route in routes(self)
+    ]

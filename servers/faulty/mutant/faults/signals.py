@@ -5,6 +5,7 @@ import signal
 import threading
 
 import lifecycle
+import log
 from config import Config, ConfigError, Settings
 from connections import Connection, Cut, Registry
 from lifecycle import Latch, Lifecycle, Phase, Signals
@@ -155,3 +156,43 @@ def sighup_takes_bad_file() -> None:
             raise
 
     Settings.reload = reload_anything
+
+
+def log_waits_for_reader() -> None:
+    """A line is written at once, by whoever logs it, and where nobody reads that waits."""
+
+    def write_through(self, line):
+        with LOCKS[self.name]:
+            self._write(line)
+
+    log.Stream.enqueue = write_through
+
+
+LOCKS = {"stdout": threading.Lock(), "stderr": threading.Lock()}
+
+
+def exit_waits_for_reader() -> None:
+    """The end of the process waits until the last line is written."""
+    flush = log.Stream.flush
+    log.Stream.flush = lambda self, deadline: flush(self, deadline + 24 * 3600)
+
+
+def broken_listener_ignored() -> None:
+    """A listener that works no more is logged, and that is all."""
+    Lifecycle.fail = lambda self, reason: log.log_error(reason)
+
+
+def broken_listener_exits_with_zero() -> None:
+    """A listener that works no more begins a shutdown like any other."""
+    fail = Lifecycle.fail
+
+    def fail_quietly(self, reason):
+        fail(self, reason)
+        self._failed = False
+
+    def close_quietly(self, steps):
+        close_listener(self, steps)
+        return 0
+
+    close_listener = Lifecycle._close_listener
+    Lifecycle.fail, Lifecycle._close_listener = fail_quietly, close_quietly
