@@ -21,10 +21,12 @@ export class Config {
     config.idleLinger = values.duration('IDLE_LINGER', '1');
     config.drainPolicy = values.policy('DRAIN_POLICY', DrainPolicy.SERVE);
     config.maxInFlight = values.count('MAX_IN_FLIGHT', 100, 1, 1_000_000);
+    config.maxStreams = values.count('MAX_STREAMS', 100, 1, 1_000_000);
     config.maxConnections = values.count('MAX_CONNECTIONS', 10_000, 1, 1_000_000);
     config.maxBodyBytes = values.count('MAX_BODY_BYTES', 1 << 20, 0, 1 << 30);
     config.headerTimeout = values.positive('HEADER_TIMEOUT', '10');
     config.bodyTimeout = values.positive('BODY_TIMEOUT', '30');
+    config.writeTimeout = values.positive('WRITE_TIMEOUT', '30');
     config.keepAliveTimeout = values.positive('KEEP_ALIVE_TIMEOUT', '75');
     config.closeTimeout = values.positive('CLOSE_TIMEOUT', '0.5');
     if (config.idleLinger > config.drainTimeout) {
@@ -121,7 +123,7 @@ function readConfigFile(lookup) {
   return overrides;
 }
 
-const RELOADABLE = ['shutdownDelay', 'drainTimeout', 'idleLinger', 'drainPolicy', 'maxInFlight'];
+const RELOADABLE = ['shutdownDelay', 'drainTimeout', 'idleLinger', 'drainPolicy', 'maxInFlight', 'maxStreams'];
 
 /** The configuration in force. SIGHUP replaces it. */
 export class Settings {
