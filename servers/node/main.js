@@ -9,7 +9,7 @@ import { randomBytes } from 'node:crypto';
 import http from 'node:http';
 import { Listener } from './accept_queue.js';
 import { Config, ConfigError, Settings } from './config.js';
-import { follow, Registry } from './connections.js';
+import { Registry, serve } from './connections.js';
 import { Lifecycle, Signals } from './lifecycle.js';
 import { flush, logError, logEvent } from './log.js';
 import { App, MAX_HEAD_BYTES } from './routes.js';
@@ -38,8 +38,16 @@ async function run() {
 
   const app = new App({ settings, lifecycle, registry, instance: newInstance() });
   const fail = (reason) => lifecycle.fail(reason);
-  const listener = new Listener(registry, newServer(app.handler()), fail);
-  const adminListener = new Listener(adminRegistry, newServer(app.adminHandler()), fail);
+  const listener = new Listener(
+    registry,
+    newServer((...request) => app.handle(...request)),
+    fail,
+  );
+  const adminListener = new Listener(
+    adminRegistry,
+    newServer((...request) => app.handleAdmin(...request)),
+    fail,
+  );
   try {
     await listener.listen(config.host, config.port);
     await adminListener.listen(config.adminHost, config.adminPort);
@@ -74,7 +82,7 @@ async function run() {
         timeout: 1000,
         run: async () => {
           adminListener.close();
-          await Promise.all(app.prestops); // they waited for the same delay as we did: their answers come first
+          await adminRegistry.answered(); // a /prestop, or a probe, that is being answered
           adminRegistry.cutInFlight();
         },
       },
@@ -87,11 +95,16 @@ async function run() {
  * An HTTP server that never listens: since Node 19 closing one also closes its idle connections, at once. It is
  * handed connections instead. Its own time-outs work only where it listens, so every deadline is ours.
  */
-function newServer(handler) {
-  const server = http.createServer({ maxHeaderSize: MAX_HEAD_BYTES, keepAliveTimeout: 0 }, handler);
-  server.on('checkContinue', handler); // otherwise http would invite a body before anybody wants it
-  server.on('checkExpectation', handler);
-  follow(server);
+function newServer(handle) {
+  const server = http.createServer({
+    maxHeaderSize: MAX_HEAD_BYTES,
+    keepAliveTimeout: 0,
+    requireHostHeader: false, // App looks at Host
+    joinDuplicateHeaders: true, // otherwise the second Host would not be seen
+  });
+  server.maxHeadersCount = 0; // the size of the head bounds them: http would silently drop those above
+  server.httpAllowHalfOpen = true; // a client may close its side and still read
+  serve(server, handle);
   return server;
 }
 

@@ -14,13 +14,8 @@ mod namespace;
 
 pub use place::Place;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
-
-/// Addresses of the two ends. RFC 2544 sets this network aside for tests of networks; it exists in the two
-/// namespaces only.
-const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 
 /// What would help whoever cannot have a link.
 pub const WAY_OUT: &str =
@@ -53,11 +48,11 @@ impl Link {
     /// Says what this process may not do, or what this machine lacks.
     #[cfg(target_os = "linux")]
     pub fn new(round_trip: Duration) -> Result<Self, NoLink> {
-        let (client, client_end) = namespace::make(CLIENT)?;
-        let (server, server_end) = namespace::make(SERVER)?;
+        let (client, client_end) = namespace::make(namespace::CLIENT)?;
+        let (server, server_end) = namespace::make(namespace::SERVER)?;
         let forwarder = forwarder::Forwarder::start([client_end, server_end], round_trip / 2)
             .map_err(|source| NoLink { step: "starting the forwarder", source })?;
-        Ok(Self { client, server, server_address: SERVER.into(), forwarder })
+        Ok(Self { client, server, server_address: namespace::SERVER.into(), forwarder })
     }
 
     /// Elsewhere there is none.

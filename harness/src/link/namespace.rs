@@ -13,6 +13,11 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::{NoLink, Place};
 
+/// Addresses of the two ends. RFC 2544 sets this network aside for tests of networks; it exists in the two
+/// namespaces only.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+
 /// Where TUN devices come from. Looked for first: whoever opens it through tun-rs makes it where it is missing, and
 /// it would stay.
 const TUN: &str = "/dev/net/tun";

@@ -2,8 +2,8 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import net from 'node:net';
 import { readFileSync } from 'node:fs';
+import net from 'node:net';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -28,11 +28,17 @@ export async function start(test, environment = {}) {
         if (line.event === name) return line;
       }
     },
-    ended: () => server.ended,
-    residentMegabytes() {
-      const [, kilobytes] = readFileSync(`/proc/${server.child.pid}/status`, 'latin1').match(/VmRSS:\s*(\d+) kB/);
-      return kilobytes / 1024;
+    /** Waits until /metrics matches. */
+    async metric(pattern) {
+      for (;;) {
+        const metrics = await ask(test, adminPort, 'GET /metrics HTTP/1.1');
+        if (pattern.test(metrics)) return;
+        await sleep(20);
+      }
     },
+    /** Returns the resident set in MB. */
+    memory: () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server.child.pid}/status`, 'latin1'))[1]) >> 10,
+    ended: () => server.ended,
   };
 }
 
@@ -56,10 +62,9 @@ export async function connect(test, port) {
   let received = '';
   return {
     send: (data) => socket.write(data),
+    sendEnd: () => socket.end(),
     close: () => socket.destroy(),
-    unsent: () => socket.writableLength,
-    /** Waits until what was sent is on its way, but no longer than a server needs that reads it. */
-    drained: () => Promise.race([once(socket, 'drain'), sleep(1000)]),
+    readable: () => once(socket, 'readable'),
     async until(pattern) {
       while (!pattern.test(received)) {
         const chunk = socket.read();
@@ -72,8 +77,9 @@ export async function connect(test, port) {
       return before;
     },
     async end() {
-      for await (const chunk of socket) received += chunk;
-      return received;
+      const chunks = [received];
+      for await (const chunk of socket) chunks.push(chunk);
+      return chunks.join('');
     },
   };
 }

@@ -1,6 +1,6 @@
 //! What the kernel lets this process do, and what it would let one without privileges do.
 
-use crate::link::{Link, Place};
+use crate::link::Link;
 
 /// Whether a minimum TTL keeps new connections out of a listener: what a server does while it empties its accept
 /// queue.
@@ -56,7 +56,8 @@ fn try_table() -> Result<(), String> {
         Ok::<_, std::io::Error>((listener.local_addr()?.port(), client.local_addr()?.port(), (listener, client)))
     };
     let (port, client_port, _open) = connect().map_err(|error| format!("no connection over loopback: {error}"))?;
-    let sides = crate::process::server_sides(&Place::HERE, port).map_err(|error| format!("sock_diag(7): {error}"))?;
+    let sides = crate::process::server_sides(&crate::link::Place::HERE, port)
+        .map_err(|error| format!("sock_diag(7): {error}"))?;
     match sides.iter().find(|side| side.client_port == client_port) {
         Some(_) => Ok(()),
         None => Err("sock_diag(7): the table does not show a connection that is open".to_owned()),
