@@ -134,6 +134,7 @@ fn leave_unread(server: &Server) -> Result<(), String> {
     for _ in 0..12 {
         let mut wire = connect(server)?;
         wire.send(b"GET /bytes?size=268435456 HTTP/1.1\r\nHost: a\r\n\r\n");
+        wire.begun().map_err(|end| format!("a client that is about to read nothing: {end}"))?;
         wires.push(wire);
     }
     let began = Instant::now();

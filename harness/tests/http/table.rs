@@ -28,11 +28,11 @@ struct Group {
 /// Where a server's library cannot do what the row would like.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Except {
-    pub server: String,
-    pub rows: Vec<String>,
+struct Except {
+    server: String,
+    rows: Vec<String>,
     expect: Vec<Expect>,
-    pub why: String,
+    why: String,
 }
 
 /// One thing to try on a connection of its own.
@@ -67,6 +67,9 @@ pub struct Row {
     /// The client reads slowly.
     #[serde(default)]
     pub slow: bool,
+    /// What the row expects of everybody, where this server is an exception.
+    #[serde(skip)]
+    pub ideal: Vec<Expect>,
 }
 
 /// One part, or several.
@@ -236,7 +239,7 @@ impl Table {
                     row.source.clone_from(&group.source);
                 }
                 if let Some(except) = self.except(server, &row.name) {
-                    row.expect.clone_from(&except.expect);
+                    row.ideal = std::mem::replace(&mut row.expect, except.expect.clone());
                 }
                 rows.push(row);
             }
@@ -244,8 +247,7 @@ impl Table {
         rows
     }
 
-    /// Why a row is another one for this server, where it is.
-    pub fn except(&self, server: &str, row: &str) -> Option<&Except> {
+    fn except(&self, server: &str, row: &str) -> Option<&Except> {
         self.except.iter().find(|except| except.server == server && except.rows.iter().any(|name| name == row))
     }
 

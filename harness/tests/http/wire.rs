@@ -110,6 +110,11 @@ impl Wire {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
+    /// Waits for the first bytes of an answer.
+    pub fn begun(&mut self) -> Result<(), End> {
+        self.fill()
+    }
+
     /// The next answer; `to_head` where it answers a HEAD and so has no body.
     pub fn answer(&mut self, to_head: bool) -> Result<Answer, End> {
         let (mut answer, length) = self.head()?;
