@@ -10,7 +10,7 @@ use crate::report::excerpt;
 use crate::results::Outcome;
 use crate::scenario::{DEFAULTS, Run, Scenario, Stop, Subject};
 use crate::timeline::{self, Event, Header, Timeline, View};
-use crate::verdict::{Verdict, judge};
+use crate::verdict::{NoVerdict, Verdict, judge};
 
 /// The machine that this runs on.
 pub fn machine() -> BTreeMap<String, String> {
@@ -53,6 +53,7 @@ async fn record(subject: &Subject, scenario: &Scenario, recorder: Recorder) -> O
     drop(heartbeat);
     match played {
         Ok(()) => {}
+        Err(Stop::Skipped(why)) => recorder.record(Event::Skipped { why }),
         Err(Stop::Unconfirmed { what, why }) => recorder.record(Event::Unconfirmed { what, why }),
         Err(stop) => recorder.record(Event::Aborted { why: stop.to_string() }),
     }
@@ -66,6 +67,7 @@ async fn record(subject: &Subject, scenario: &Scenario, recorder: Recorder) -> O
 pub fn verdict(timeline: &Timeline) -> Outcome {
     let rules = match judge(timeline) {
         Ok(rules) => rules,
+        Err(NoVerdict::Skipped(why)) => return Outcome::without_run(Verdict::Skipped, why),
         Err(error) => return Outcome::without_run(Verdict::Error, error.to_string()),
     };
     let verdict = Verdict::worst(rules.iter().map(|rule| rule.verdict)).unwrap_or(Verdict::Error);

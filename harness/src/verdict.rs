@@ -77,11 +77,14 @@ pub struct RuleVerdict {
 /// Judges a run by the rules that its header names. Pure: the same timeline, the same verdicts.
 ///
 /// # Errors
-/// Says why there is no verdict: the run was aborted, or names a rule that this version does not know.
+/// Says why there is no verdict: the run was skipped or aborted, or names a rule that this version does not know.
 pub fn judge(timeline: &Timeline) -> Result<Vec<RuleVerdict>, NoVerdict> {
     let view = View::new(timeline);
     if let Some(why) = view.aborted {
         return Err(NoVerdict::Aborted(why.to_owned()));
+    }
+    if let Some(why) = view.skipped {
+        return Err(NoVerdict::Skipped(why.to_owned()));
     }
     let known = |slug: &String| rules::find(slug).ok_or_else(|| NoVerdict::UnknownRule(slug.clone()));
     let rules: Vec<&Rule> = timeline.header.rules.iter().map(known).collect::<Result<_, _>>()?;
@@ -94,6 +97,9 @@ pub enum NoVerdict {
     /// The run went no further.
     #[error("{0}")]
     Aborted(String),
+    /// This machine lacks what the scenario needs.
+    #[error("{0}")]
+    Skipped(String),
     /// The timeline names a rule that does not exist.
     #[error("rule `{0}` is not known to this version; `drainspec list rules` shows the ones that are")]
     UnknownRule(String),

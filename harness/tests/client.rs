@@ -3,11 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use drainspec::client::{Ask, Client, Outcome};
+use drainspec::client::{Ask, Client, Outcome, arrive};
 use drainspec::recorder::Recorder;
 use drainspec::timeline::{FORMAT, Header, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::Instant;
 
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -69,4 +70,36 @@ async fn a_request_on_a_connection_that_has_ended_is_unsent_at_once() {
     connection.ended(BOUND).await.expect("the server closes it");
     let pending = tokio::time::timeout(BOUND, connection.begin(Ask::get("/", Role::InFlight))).await.expect("no hang");
     assert_eq!(pending.finish().await.outcome, Outcome::Unsent);
+}
+
+#[tokio::test]
+async fn clients_arrive_at_their_own_pace_until_they_are_stopped() {
+    const PACE: Duration = Duration::from_millis(100);
+    let (client, address) = (client(), server(1).await);
+    let began = Instant::now();
+    let mut arrivals = arrive(&client, address, &Ask::get("/", Role::Storm), 20, PACE);
+    while arrivals.begun() < 20 {
+        assert!(began.elapsed() < BOUND, "only {} have come", arrivals.begun());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(began.elapsed() >= PACE * 19 / 20, "after {:?}", began.elapsed());
+    arrivals.only(5);
+    let last = arrivals.begun() + 5;
+    tokio::time::timeout(BOUND, arrivals.done()).await.expect("they come to an end");
+    // One may have come between the two looks.
+    assert!((last - 1..=last).contains(&arrivals.begun()), "{} have come, not {last}", arrivals.begun());
+    assert_eq!(arrivals.answered(), arrivals.begun(), "each has its answer");
+    assert_eq!(arrivals.half_way_at(began), 0, "nobody connects before the first has come");
+}
+
+#[tokio::test]
+async fn whoever_is_refused_was_not_half_way() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let client = client();
+    let mut arrivals = arrive(&client, address, &Ask::get("/", Role::Storm), 3, Duration::from_millis(3));
+    arrivals.only(0);
+    tokio::time::timeout(BOUND, arrivals.done()).await.expect("nobody listens: they are refused");
+    assert_eq!((arrivals.answered(), arrivals.half_way_at(Instant::now())), (0, 0), "who is refused is not half-way");
 }

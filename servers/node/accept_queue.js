@@ -1,132 +1,262 @@
 // The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may
-// have sent a request already. Closing the listener resets them, and under load accepting "until there are no
-// more" never ends. So: keep out new SYNs, empty the queue, then close.
+// have sent a request already. Closing the listener resets them, and whoever is half-way through the handshake.
+// Under load accepting "until there are no more" never ends. So: keep out new SYNs, wait for the handshakes that
+// are half done, empty the queue, close.
 //
 // A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused:
-// either way nothing of its request was lost. Beyond loopback, a handshake that is half done at this very
-// moment can still meet a closed listener.
+// either way nothing of its request was lost. This holds on Linux. A client that sends with a TTL of 255 is not
+// kept out: under a load of those somebody is always half-way. With SYN cookies there is no handshake to wait
+// for. On other systems the queue is emptied and the listener closed, no more.
 //
-// Node has neither setsockopt nor poll. koffi, a foreign function interface, calls them in the C library.
+// What Node does not have (setsockopt, dup) koffi calls in the C library, a foreign function interface. libuv
+// accepts one connection in each turn of the event loop, tells nobody when accept fails, and where no descriptor
+// is left it accepts and closes everything that waits. So this file stops accepting before that happens.
 
 import { once } from 'node:events';
+import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import net from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import util from 'node:util';
+import { logError } from './log.js';
 
-const BACKLOG = 4096;
+const BACKLOG = 65_535; // the kernel caps it at net.core.somaxconn
+const MAX_EMPTIED = 2 * BACKLOG; // where new ones get in, the queue is never empty
 const MAX_TTL = 255;
+const HANDSHAKE_TIMEOUT = 1000; // milliseconds, from the minimum TTL on
+const RETRY_DELAY = 50; // milliseconds, after an accept that failed
+const CHECK_INTERVAL = 1000; // milliseconds between two looks at whether the listener listens still
+const RESERVED = 16; // descriptors for everything that is no connection
+const BROKEN = ['EBADF', 'EINVAL', 'ENOTSOCK', 'EOPNOTSUPP']; // of an accept: it will not get better
+
+/**
+ * What became of the accept queue.
+ * @typedef {object} Emptied
+ * @property {number} emptied connections taken from it
+ * @property {boolean} minimumTTL whether the socket was given one
+ * @property {number} halfOpen handshakes that were given up on
+ * @property {number} lost connections that could not be taken
+ * @property {boolean} shared whether another process listens on the same socket
+ */
 
 /** Hands connections to an HTTP server until its accept queue is to be emptied. */
 export class Listener {
   #registry;
-  #tcp;
+  #server;
+  #fail;
   #system;
-  #closing = false;
-  #filtered = false;
+  #tcp;
+  #address;
+  #descriptor; // of our own, for the same socket: what waits is safe while #tcp is closed
+  #inode;
+  #maxDescriptor;
+  #check;
+  #emptying = false;
+  #minimumTTL = false;
   #emptied = 0;
 
-  constructor(registry, server) {
+  /** @param {(reason: string) => void} fail is called when the listener works no more */
+  constructor(registry, server, fail) {
     this.#registry = registry;
-    // As http would open it: half-open, or a client's FIN would end our response; and without Nagle's delay.
-    this.#tcp = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#accept(socket, server));
+    this.#server = server;
+    this.#fail = fail;
   }
 
   async listen(host, port) {
     this.#system = await loadSystem(); // now, because it takes 10 ms that a shutdown does not have
-    this.#tcp.listen({ host, port, backlog: BACKLOG });
-    await once(this.#tcp, 'listening');
+    this.#maxDescriptor = maxDescriptors() - RESERVED;
+    await this.#accept({ host, port, backlog: BACKLOG });
+    this.#address = this.#tcp.address();
+    this.#descriptor = this.#system.duplicate(descriptor(this.#tcp));
+    this.#inode = fstatSync(descriptor(this.#tcp)).ino;
+    this.#check = setInterval(() => {
+      if (!this.#system.isListening(this.#descriptor)) this.#giveUp('the socket listens no more');
+    }, CHECK_INTERVAL).unref(); // libuv would try again for ever, and say nothing
   }
 
   port() {
-    return this.#tcp.address().port;
-  }
-
-  #accept(socket, server) {
-    if (this.#closing) this.#emptied++;
-    // Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
-    if (this.#filtered) this.#system.setMinimumTTL(socket, 0);
-    if (this.#registry.open(socket)) server.emit('connection', socket);
+    return this.#address.port;
   }
 
   /**
-   * Keeps out new connections, lets the event loop accept those that wait, and closes: how many were taken, and
-   * whether new ones were really kept out.
+   * Keeps out new connections, takes those that wait and those that are on their way, and closes.
    * rule: nothing-lost-in-accept-queue, new-connections-refused, port-free-after-exit
+   * @returns {Promise<Emptied>}
    */
   async emptyAcceptQueue() {
-    this.#filtered = this.#keepOutNewConnections();
-    this.#closing = true;
-    // Each turn of the event loop accepts one: of those that waited, and as many again that were half-way through
-    // their handshake. Where new ones get in this might go on for ever.
-    for (let turn = 0; turn < 2 * BACKLOG && this.#waiting(); turn++) await eventLoopTurn();
+    const deadline = performance.now() + HANDSHAKE_TIMEOUT;
+    this.#minimumTTL = this.#keepOutNewConnections();
+    this.#emptying = true;
+    await this.#acceptAll();
+    let halfOpen = this.#halfOpen();
+    while (halfOpen > 0 && performance.now() < deadline) {
+      await this.#connection(deadline);
+      await this.#acceptAll();
+      halfOpen = this.#halfOpen();
+    }
+    await this.#acceptAll(); // only after that look: a handshake may have ended since the last time
+    let lost = this.#waiting();
+    while (lost > 0 && performance.now() < deadline) {
+      const before = this.#emptied;
+      await this.#acceptAll();
+      if (this.#emptied === before) await sleep(RETRY_DELAY); // accept fails; those that wait are safe till we close
+      lost = this.#waiting();
+    }
     this.close();
-    return { emptied: this.#emptied, filtered: this.#filtered };
+    if (lost > 0) logError(`${lost} connections could not be accepted and are lost`);
+    return { emptied: this.#emptied, minimumTTL: this.#minimumTTL, halfOpen, lost, shared: this.#isShared() };
   }
 
   /** Closes at once. Connections that were accepted stay open. */
   close() {
+    clearInterval(this.#check);
     this.#tcp.close();
+    if (this.#descriptor !== undefined) closeSync(this.#descriptor);
+    this.#descriptor = undefined;
   }
 
-  /** Asks the kernel whether a connection waits in the queue. */
-  #waiting() {
-    return this.#system.readable(this.#tcp);
+  /** Begins to accept. */
+  async #accept(options) {
+    // As http would open it: half-open, or a client's FIN would end our response; and without Nagle's delay.
+    this.#tcp = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#open(socket));
+    this.#tcp.listen(options);
+    await once(this.#tcp, 'listening');
+    this.#tcp.on('error', (error) => {
+      if (BROKEN.includes(error.code)) this.#giveUp(error.message);
+      else this.#pause(error.message);
+    });
+  }
+
+  #open(socket) {
+    const number = descriptor(socket);
+    if (this.#emptying) this.#emptied++;
+    // Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
+    if (this.#minimumTTL) this.#setMinimumTTL(number, 0);
+    if (this.#registry.open(socket)) this.#server.emit('connection', socket);
+    if (number >= this.#maxDescriptor) this.#pause('no descriptor is left');
+  }
+
+  /** Lets connections wait in the queue for a moment. */
+  #pause(reason) {
+    if (this.#descriptor === undefined) return;
+    logError(`cannot accept: ${reason}`);
+    this.#tcp.close();
+    setTimeout(() => this.#resume(), RETRY_DELAY);
+  }
+
+  #resume() {
+    if (this.#descriptor === undefined) return;
+    const fd = this.#system.duplicate(this.#descriptor);
+    const next = this.#system.duplicate(this.#descriptor); // what the next connection would get
+    closeSync(next);
+    if (next < this.#maxDescriptor) {
+      this.#accept({ fd, backlog: BACKLOG }).catch((error) => this.#giveUp(error.message));
+    } else {
+      closeSync(fd);
+      setTimeout(() => this.#resume(), RETRY_DELAY);
+    }
+  }
+
+  #giveUp(reason) {
+    clearInterval(this.#check);
+    this.#tcp.close();
+    this.#fail(`port ${this.#address.port}: ${reason}`);
   }
 
   #keepOutNewConnections() {
+    return this.#setMinimumTTL(this.#descriptor, MAX_TTL);
+  }
+
+  #setMinimumTTL(number, ttl) {
     try {
-      this.#system.setMinimumTTL(this.#tcp, MAX_TTL);
+      this.#system.setMinimumTTL(number, this.#address.family === 'IPv6', ttl);
       return true;
     } catch (error) {
-      console.error(`new connections get in, a connect storm may lose requests: ${error.message}`);
+      logError(`the minimum TTL cannot be set to ${ttl}: ${error.message}`);
       return false;
     }
   }
+
+  /** Lets the event loop accept until a whole turn of it has found the queue empty. */
+  async #acceptAll() {
+    await eventLoopTurn(); // the one that runs already may have looked for connections before we came
+    for (let before = -1; before !== this.#emptied && this.#emptied < MAX_EMPTIED;) {
+      before = this.#emptied;
+      await eventLoopTurn();
+    }
+  }
+
+  /** Waits for a connection, but not beyond the deadline. */
+  async #connection(deadline) {
+    const signal = AbortSignal.timeout(Math.max(0, deadline - performance.now()));
+    await once(this.#tcp, 'connection', { signal }).catch(() => {});
+  }
+
+  /** Counts the handshakes that are half done. An IPv6 listener takes IPv4, too. */
+  #halfOpen() {
+    const port = this.#address.port.toString(16).toUpperCase().padStart(4, '0');
+    const row = new RegExp(`^ *\\d+: \\w+:${port} \\w+:\\w+ ${SYN_RECV} `, 'gm');
+    const tables = this.#address.family === 'IPv6' ? [TABLE, TABLE6] : [TABLE];
+    try {
+      return tables.reduce((sum, table) => sum + (readFileSync(table, 'latin1').match(row)?.length ?? 0), 0);
+    } catch (error) {
+      logError(`handshakes that are half done are not waited for: ${error.message}`);
+      return 0;
+    }
+  }
+
+  /** Counts the connections that wait in the queue. */
+  #waiting() {
+    return this.#listenRow()?.waiting ?? 0;
+  }
+
+  #isShared() {
+    if (!this.#minimumTTL || this.#listenRow() === undefined) return false;
+    logError(
+      'another process listens on this socket: the minimum TTL keeps out its clients; set IP_MINTTL to 0 there, ' +
+        'or open a socket of its own',
+    );
+    return true;
+  }
+
+  /** Finds the socket among those that listen, which come first: most of the table is not read. */
+  #listenRow() {
+    const row = new RegExp(`^ *\\d+: \\w+:\\w+ \\w+:\\w+ ${LISTEN} \\w+:(\\w+) .* ${this.#inode} `, 'm');
+    let table;
+    try {
+      table = openSync(this.#address.family === 'IPv6' ? TABLE6 : TABLE);
+      const buffer = Buffer.alloc(512);
+      for (let text = ''; ;) {
+        const length = readSync(table, buffer);
+        text += buffer.latin1Slice(0, length);
+        const found = row.exec(text);
+        if (found) return { waiting: Number.parseInt(found[1], 16) };
+        if (length === 0 || NOT_LISTENING.test(text)) return undefined;
+      }
+    } catch {
+      return undefined; // #halfOpen has said so
+    } finally {
+      if (table !== undefined) closeSync(table);
+    }
+  }
 }
+
+const TABLE = '/proc/net/tcp';
+const TABLE6 = '/proc/net/tcp6';
+const SYN_RECV = '03';
+const LISTEN = '0A';
+const NOT_LISTENING = new RegExp(`^ *\\d+: \\w+:\\w+ \\w+:\\w+ (?!${LISTEN})\\w\\w `, 'm');
 
 function eventLoopTurn() {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Binds the system calls, or stands in for them where they are not to be had. */
-async function loadSystem() {
+/** How many descriptors this process may have: Node has raised its soft limit to the hard one. */
+function maxDescriptors() {
   try {
-    return bindSystem((await import('koffi')).default);
-  } catch (error) {
-    const setMinimumTTL = () => {
-      throw error;
-    };
-    return { setMinimumTTL, readable: () => true }; // nobody can tell
+    return Number(/^Max open files +(\d+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))[1]);
+  } catch {
+    return Infinity; // other systems: nobody can tell
   }
-}
-
-function bindSystem(koffi) {
-  const library = koffi.load(null); // the C library is part of this process
-  koffi.struct('pollfd', { fd: 'int', events: 'short', revents: 'short' });
-  const setsockopt = library.func('int setsockopt(int, int, int, int *, uint32_t)');
-  const poll = library.func('int poll(pollfd *, unsigned long, int)');
-
-  function setOption(socket, level, option, value) {
-    if (setsockopt(descriptor(socket), level, option, [value], koffi.sizeof('int')) !== 0) {
-      throw new Error(`setsockopt: ${util.getSystemErrorName(-koffi.errno())}`);
-    }
-  }
-
-  return {
-    /**
-     * Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
-     * whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255.
-     */
-    setMinimumTTL(socket, ttl) {
-      if (process.platform !== 'linux') throw new Error('IP_MINTTL is known to do this on Linux only');
-      setOption(socket, IPPROTO_IP, IP_MINTTL, ttl);
-      const isIPv6 = socket.address().family === 'IPv6'; // which may take IPv4, too
-      if (isIPv6) setOption(socket, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl);
-    },
-
-    readable(socket) {
-      return poll([{ fd: descriptor(socket), events: POLLIN, revents: 0 }], 1, 0) > 0;
-    },
-  };
 }
 
 /** Not documented, but there is no other way to a socket's file descriptor. */
@@ -134,8 +264,57 @@ function descriptor(socket) {
   return socket._handle.fd;
 }
 
+/** Binds the system calls, or stands in for them where they are not to be had. */
+async function loadSystem() {
+  try {
+    if (process.platform !== 'linux') throw new Error('this is known to work on Linux only');
+    return bindSystem((await import('koffi')).default);
+  } catch (error) {
+    const unavailable = () => {
+      throw error;
+    };
+    return { setMinimumTTL: unavailable, duplicate: () => undefined, isListening: () => true }; // nobody can tell
+  }
+}
+
+function bindSystem(koffi) {
+  const library = koffi.load(null); // the C library is part of this process
+  const setsockopt = library.func('int setsockopt(int, int, int, int *, uint32_t)');
+  const getsockopt = library.func('int getsockopt(int, int, int, _Inout_ int *, _Inout_ uint32_t *)');
+  const dup = library.func('int dup(int)');
+
+  function check(result, call) {
+    if (result < 0) throw new Error(`${call}: ${util.getSystemErrorName(-koffi.errno())}`);
+    return result;
+  }
+
+  function setOption(number, level, option, value) {
+    check(setsockopt(number, level, option, [value], koffi.sizeof('int')), 'setsockopt');
+  }
+
+  return {
+    /**
+     * Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out
+     * whoever sends with 64 or 128, as systems do, but not a client on the same link that sends with 255.
+     */
+    setMinimumTTL(number, isIPv6, ttl) {
+      setOption(number, IPPROTO_IP, IP_MINTTL, ttl);
+      if (isIPv6) setOption(number, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl);
+    },
+
+    duplicate: (number) => check(dup(number), 'dup'),
+
+    isListening(number) {
+      const value = [1];
+      check(getsockopt(number, SOL_SOCKET, SO_ACCEPTCONN, value, [koffi.sizeof('int')]), 'getsockopt');
+      return value[0] !== 0;
+    },
+  };
+}
+
 const IPPROTO_IP = 0;
 const IP_MINTTL = 21;
 const IPPROTO_IPV6 = 41;
 const IPV6_MINHOPCOUNT = 73;
-const POLLIN = 1;
+const SOL_SOCKET = 1;
+const SO_ACCEPTCONN = 30;

@@ -2,6 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
+import { logError } from './log.js';
 
 export const DrainPolicy = Object.freeze({ SERVE: 'serve', REJECT: 'reject' });
 
@@ -20,10 +21,12 @@ export class Config {
     config.idleLinger = values.duration('IDLE_LINGER', '1');
     config.drainPolicy = values.policy('DRAIN_POLICY', DrainPolicy.SERVE);
     config.maxInFlight = values.count('MAX_IN_FLIGHT', 100, 1, 1_000_000);
+    config.maxStreams = values.count('MAX_STREAMS', 100, 1, 1_000_000);
     config.maxConnections = values.count('MAX_CONNECTIONS', 10_000, 1, 1_000_000);
     config.maxBodyBytes = values.count('MAX_BODY_BYTES', 1 << 20, 0, 1 << 30);
     config.headerTimeout = values.positive('HEADER_TIMEOUT', '10');
     config.bodyTimeout = values.positive('BODY_TIMEOUT', '30');
+    config.writeTimeout = values.positive('WRITE_TIMEOUT', '30');
     config.keepAliveTimeout = values.positive('KEEP_ALIVE_TIMEOUT', '75');
     config.closeTimeout = values.positive('CLOSE_TIMEOUT', '0.5');
     if (config.idleLinger > config.drainTimeout) {
@@ -120,7 +123,7 @@ function readConfigFile(lookup) {
   return overrides;
 }
 
-const RELOADABLE = ['shutdownDelay', 'drainTimeout', 'idleLinger', 'drainPolicy', 'maxInFlight'];
+const RELOADABLE = ['shutdownDelay', 'drainTimeout', 'idleLinger', 'drainPolicy', 'maxInFlight', 'maxStreams'];
 
 /** The configuration in force. SIGHUP replaces it. */
 export class Settings {
@@ -145,7 +148,7 @@ export class Settings {
     const differing = Object.keys(loaded).filter((field) => loaded[field] !== this.#current[field]);
     const changed = differing.filter((field) => RELOADABLE.includes(field));
     const fixed = differing.filter((field) => !RELOADABLE.includes(field));
-    for (const field of fixed) console.error(`${variable(field)}: a change needs a restart`);
+    for (const field of fixed) logError(`${variable(field)}: a change needs a restart`);
     const next = Object.assign(new Config(), this.#current);
     for (const field of changed) next[field] = loaded[field];
     this.#current = Object.freeze(next);

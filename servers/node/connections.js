@@ -21,11 +21,13 @@ export function connectionOf(socket) {
   return socket[CONNECTION];
 }
 
+const MAX_PIPELINED = 64; // requests that may wait for the one in flight before we stop reading
+
 /** Sits beside http on a socket: it knows whether a request has begun to arrive, and it closes by FIN. */
 export class Connection {
   state = ConnectionState.UNUSED;
   refused = false; // above MAX_CONNECTIONS
-  inFlight = false; // a whole head has come, its response is not complete
+  limit; // what the request in flight counts against; undefined where none is: no whole head, or all is answered
   refuseBody; // set while a handler waits for a body: fails that wait
   headDeadline;
   quietDeadline;
@@ -34,8 +36,10 @@ export class Connection {
   lastLook;
   #bytesReceived = 0; // by the end of the latest whole request
   #watched = false;
+  #writeDeadline;
   #closeDeadline;
   #waiting = []; // requests that came before the one in flight was answered
+  #held = false; // nothing is read, because too many of those wait
   #malformed; // the status for what came after those
 
   constructor(socket, registry) {
@@ -47,6 +51,11 @@ export class Connection {
     // http calls this after the last response. Its own version closes, and closing a socket with unread input
     // would send RST and could destroy the response on its way (RFC 9112, 9.6).
     socket.destroySoon = () => this.halfClose();
+  }
+
+  /** Whether a whole head has come whose response is not complete. */
+  inFlight() {
+    return this.limit !== undefined;
   }
 
   /** Notes that a request has come whole: bytes that come from here on belong to another. */
@@ -73,16 +82,55 @@ export class Connection {
   /** Puts a pipelined request off: http reports it as soon as it has come, in order means one after the other. */
   putOff(request) {
     this.#waiting.push(request);
-    this.socket.pause(); // or a client that only sends fills our memory
+    if (this.#waiting.length === MAX_PIPELINED) this.#hold();
   }
 
   /** Begins the next of the requests put off; false where there is none. */
   beginNext() {
     const request = this.#waiting.shift();
     if (request === undefined) return false;
-    if (this.#waiting.length === 0) this.socket.resume();
+    if (this.#waiting.length === 0 && this.#held) {
+      this.#held = false;
+      this.socket.resume();
+    }
     request();
     return true;
+  }
+
+  /** Reads no more, or a client that only sends fills our memory. */
+  #hold() {
+    this.#held = true;
+    this.socket.pause();
+    // After each whole request http resumes, to read the next. This listener comes after http's own.
+    const pauseAgain = () => (this.#held ? this.socket.pause() : this.socket.off('resume', pauseAgain));
+    this.socket.on('resume', pauseAgain);
+  }
+
+  /**
+   * Sends RST when the client takes nothing for WRITE_TIMEOUT although something waits for it. "Takes" means that
+   * the kernel accepts more, and of that nobody tells: so it looks eight times in that while.
+   */
+  boundWrites() {
+    const { socket } = this;
+    if (this.#writeDeadline !== undefined || socket.writableLength === 0) return;
+    const { writeTimeout } = this.registry.settings.now();
+    let taken;
+    let since;
+    const look = () => {
+      const now = performance.now();
+      const nowTaken = socket.bytesWritten - (socket._handle?.writeQueueSize ?? 0); // nothing documented tells
+      if (nowTaken !== taken) since = now;
+      taken = nowTaken;
+      if (socket.writableLength === 0) this.#stopBoundingWrites();
+      else if (now - since >= writeTimeout) socket.resetAndDestroy();
+    };
+    look();
+    this.#writeDeadline = setInterval(look, writeTimeout / 8);
+  }
+
+  #stopBoundingWrites() {
+    clearInterval(this.#writeDeadline);
+    this.#writeDeadline = undefined;
   }
 
   /** Sends FIN after everything that was written, discards what still comes, closes. rule: idle-closed-by-fin */
@@ -90,6 +138,7 @@ export class Connection {
     if (this.state === ConnectionState.CLOSING) return;
     this.state = ConnectionState.CLOSING;
     this.socket.removeAllListeners('data'); // it cannot be answered any more: http shall not see it
+    this.#held = false;
     this.socket.on('data', () => {}).resume();
     this.socket.end();
     this.#closeDeadline = setTimeout(() => this.socket.destroy(), this.registry.settings.now().closeTimeout);
@@ -99,7 +148,7 @@ export class Connection {
   rejectInput(status) {
     this.#malformed ??= status;
     if (this.refuseBody) this.refuseBody();
-    else if (!this.inFlight) this.refuseMalformed();
+    else if (!this.inFlight()) this.refuseMalformed();
   }
 
   refuseMalformed() {
@@ -122,6 +171,7 @@ export class Connection {
     clearTimeout(this.keepAliveDeadline);
     clearTimeout(this.lingerDeadline);
     clearImmediate(this.lastLook);
+    this.#stopBoundingWrites();
     clearTimeout(this.#closeDeadline);
   }
 }
@@ -133,11 +183,13 @@ export class Registry {
   /** Fulfilled when, after beginDrain, no connection is left. rule: load-does-not-hold-exit */
   drained;
   #reportDrained;
+  #reportAnswered;
   #connections = new Set();
   #refused = 0; // of the connections, those above MAX_CONNECTIONS
-  #inFlight = 0;
+  #inFlight = new Map(); // requests by limit
   #handling = 0; // handlers that have not returned
   #draining = false;
+  #idleLinger; // since draining
 
   constructor(settings) {
     this.settings = settings;
@@ -148,9 +200,14 @@ export class Registry {
 
   /** Registers a connection. False where there are too many: http shall not see it. */
   open(socket) {
+    const { maxConnections } = this.settings.now();
+    if (this.#connections.size >= 2 * maxConnections) {
+      socket.on('error', () => {}).destroy();
+      return false;
+    }
     const connection = new Connection(socket, this);
     this.#connections.add(connection);
-    if (this.#connections.size - this.#refused > this.settings.now().maxConnections) {
+    if (this.#connections.size - this.#refused > maxConnections) {
       this.#refused++;
       connection.refused = true;
       connection.refuse(503, 'too many connections', 'Retry-After: 1\r\n');
@@ -162,27 +219,32 @@ export class Registry {
 
   /** Notes that bytes have come, and that http has seen them: had they completed a head, it would be in flight. */
   activate(connection) {
-    if (connection.inFlight || connection.state === ConnectionState.ACTIVE) return;
+    if (connection.inFlight() || connection.state === ConnectionState.ACTIVE) return;
     this.#becomeActive(connection);
     this.#expectHead(connection);
   }
 
-  /** Counts a request whose head is complete. False above MAX_IN_FLIGHT. rule: overload-sheds */
-  beginRequest(connection, exempt) {
+  /**
+   * Counts a request whose head is complete. False where there are too many of its limit, a function that finds
+   * the number in the settings. rule: overload-sheds
+   */
+  beginRequest(connection, limit) {
     this.#becomeActive(connection);
     clearTimeout(connection.headDeadline);
     connection.headDeadline = undefined;
     connection.received();
-    connection.inFlight = true;
-    this.#inFlight++;
+    connection.limit = limit;
+    const inFlight = (this.#inFlight.get(limit) ?? 0) + 1;
+    this.#inFlight.set(limit, inFlight);
     this.#handling++;
-    return exempt || this.#inFlight <= this.settings.now().maxInFlight;
+    return inFlight <= limit(this.settings.now());
   }
 
   /** Is called when a response has closed: its last byte was written, or its connection is gone. */
   finishRequest(connection) {
-    connection.inFlight = false;
-    this.#inFlight--;
+    this.#inFlight.set(connection.limit, this.#inFlight.get(connection.limit) - 1);
+    connection.limit = undefined;
+    if (this.#reportAnswered && this.#requests() === 0) this.#reportAnswered();
     if (connection.state === ConnectionState.CLOSING) return;
     if (connection.beginNext() || connection.refuseMalformed()) return;
     connection.state = ConnectionState.IDLE;
@@ -201,9 +263,18 @@ export class Registry {
     this.#checkDrained();
   }
 
+  /** Is fulfilled when no request is in flight any more. */
+  answered() {
+    if (this.#requests() === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#reportAnswered = resolve;
+    });
+  }
+
   /** Is called once, when the listener has closed: whoever is idle, or becomes idle, may ask once more. */
   beginDrain() {
     this.#draining = true;
+    this.#idleLinger = this.settings.now().idleLinger;
     for (const connection of this.#connections) {
       if (isIdle(connection)) this.#linger(connection); // rule: unused-holds-nothing
     }
@@ -217,7 +288,7 @@ export class Registry {
   cutInFlight() {
     let cut = 0;
     for (const connection of this.#connections) {
-      if (connection.inFlight && connection.state === ConnectionState.ACTIVE) {
+      if (connection.inFlight() && connection.state === ConnectionState.ACTIVE) {
         cut++;
         connection.socket.resetAndDestroy();
       } else {
@@ -242,7 +313,13 @@ export class Registry {
     for (const connection of this.#connections) {
       states[isIdle(connection) && connection.hasBegun() ? ConnectionState.ACTIVE : connection.state]++;
     }
-    return { inFlight: this.#inFlight, states };
+    return { inFlight: this.#requests(), states };
+  }
+
+  #requests() {
+    let requests = 0;
+    for (const inFlight of this.#inFlight.values()) requests += inFlight;
+    return requests;
   }
 
   #becomeActive(connection) {
@@ -275,7 +352,7 @@ export class Registry {
     clearTimeout(connection.keepAliveDeadline); // which may be nearer
     connection.watch();
     const closeIdle = () => this.#closeIdle(connection); // rule: idle-holds-nothing
-    connection.lingerDeadline = setTimeout(closeIdle, this.settings.now().idleLinger);
+    connection.lingerDeadline = setTimeout(closeIdle, this.#idleLinger);
     if (connection.hasBegun()) this.activate(connection);
   }
 
@@ -303,14 +380,37 @@ function isIdle({ state }) {
   return state === ConnectionState.IDLE || state === ConnectionState.UNUSED;
 }
 
-/** Takes http's reports of what it cannot make a request of; by itself it would close without lingering. */
-export function follow(server) {
+/**
+ * Hands the requests of an HTTP server to handle(request, response, connection), for each connection one after the
+ * other, and answers what http cannot make a request of; by itself it would close without lingering.
+ */
+export function serve(server, handle) {
+  server.on('request', (request, response) => inOrder(request, response, handle));
+  // Otherwise http would invite a body before anybody wants it.
+  server.on('checkContinue', (request, response) => inOrder(request, response, handle));
+  server.on('checkExpectation', (request, response) => inOrder(request, response, handle));
   server.on('clientError', (error, socket) => {
-    const rejected = error.code?.startsWith('HPE_') && !socket.readableEnded;
-    if (rejected) connectionOf(socket).rejectInput(REJECTIONS[error.code] ?? 400);
+    if (error.code?.startsWith('HPE_')) connectionOf(socket).rejectInput(REJECTIONS[error.code] ?? 400);
     else socket.destroy(); // the client has left
   });
-  server.on('connect', (_request, socket) => connectionOf(socket).refuse(405, 'method not allowed'));
+  server.on('connect', (_request, socket) => connectionOf(socket).rejectInput(405));
+}
+
+function inOrder(request, response, handle) {
+  const connection = connectionOf(request.socket);
+  if (connection.inFlight()) connection.putOff(() => begin(request, response, connection, handle));
+  else begin(request, response, connection, handle);
+}
+
+function begin(request, response, connection, handle) {
+  response.on('close', responseClosed); // and not 'finish', which a response that is cut never reaches
+  handle(request, response, connection);
+}
+
+/** @this {import('node:http').ServerResponse} */
+function responseClosed() {
+  const connection = connectionOf(this.req.socket);
+  connection.registry.finishRequest(connection);
 }
 
 const REJECTIONS = { HPE_HEADER_OVERFLOW: 431, HPE_CHUNK_EXTENSIONS_OVERFLOW: 413 };
@@ -318,7 +418,7 @@ const REJECTIONS = { HPE_HEADER_OVERFLOW: 431, HPE_CHUNK_EXTENSIONS_OVERFLOW: 41
 function lastAnswer(status, reason, headers) {
   const body = `${JSON.stringify({ error: reason })}\n`;
   return (
-    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nContent-Type: application/json\r\n` +
-    `Content-Length: ${body.length}\r\n${headers}Connection: close\r\n\r\n${body}`
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nDate: ${new Date().toUTCString()}\r\n` +
+    `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n${headers}Connection: close\r\n\r\n${body}`
   );
 }

@@ -9,11 +9,14 @@ import { randomBytes } from 'node:crypto';
 import http from 'node:http';
 import { Listener } from './accept_queue.js';
 import { Config, ConfigError, Settings } from './config.js';
-import { follow, Registry } from './connections.js';
+import { Registry, serve } from './connections.js';
 import { Lifecycle, Signals } from './lifecycle.js';
-import { App, logEvent, MAX_HEAD_BYTES } from './routes.js';
+import { flush, logError, logEvent } from './log.js';
+import { App, MAX_HEAD_BYTES } from './routes.js';
 
-process.exit(await run());
+const status = await run();
+await flush();
+process.exit(status);
 
 async function run() {
   // From here on a signal waits in the queue instead of killing us. rule: startup-signal-ends-process
@@ -25,7 +28,7 @@ async function run() {
     config = Config.load(lookup);
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    console.error(error.message);
+    logError(error.message);
     return 2;
   }
   const settings = new Settings(config, lookup);
@@ -34,13 +37,22 @@ async function run() {
   const lifecycle = new Lifecycle(logEvent, () => settings.now().shutdownDelay);
 
   const app = new App({ settings, lifecycle, registry, instance: newInstance() });
-  const listener = new Listener(registry, newServer(app.handler()));
-  const adminListener = new Listener(adminRegistry, newServer(app.adminHandler()));
+  const fail = (reason) => lifecycle.fail(reason);
+  const listener = new Listener(
+    registry,
+    newServer((...request) => app.handle(...request)),
+    fail,
+  );
+  const adminListener = new Listener(
+    adminRegistry,
+    newServer((...request) => app.handleAdmin(...request)),
+    fail,
+  );
   try {
     await listener.listen(config.host, config.port);
     await adminListener.listen(config.adminHost, config.adminPort);
   } catch (error) {
-    console.error(error.message);
+    logError(error.message);
     return 1;
   }
 
@@ -55,9 +67,11 @@ async function run() {
   return lifecycle.run(signals, {
     drainTimeout: () => settings.now().drainTimeout,
     closeListener: async () => {
-      const fields = await listener.emptyAcceptQueue();
+      const { emptied, minimumTTL, halfOpen, lost, shared } = await listener.emptyAcceptQueue();
+      logEvent('accept_queue', { emptied, minimum_ttl: minimumTTL, half_open: halfOpen, lost });
       registry.beginDrain();
-      return fields;
+      if (lost > 0) throw new Error(`${lost} connections were lost`);
+      if (shared) throw new Error('another process listens on the same socket');
     },
     drained: registry.drained,
     cutInFlight: () => registry.cutInFlight(),
@@ -68,7 +82,7 @@ async function run() {
         timeout: 1000,
         run: async () => {
           adminListener.close();
-          await Promise.all(app.prestops); // they waited for the same delay as we did: their answers come first
+          await adminRegistry.answered(); // a /prestop, or a probe, that is being answered
           adminRegistry.cutInFlight();
         },
       },
@@ -81,11 +95,16 @@ async function run() {
  * An HTTP server that never listens: since Node 19 closing one also closes its idle connections, at once. It is
  * handed connections instead. Its own time-outs work only where it listens, so every deadline is ours.
  */
-function newServer(handler) {
-  const server = http.createServer({ maxHeaderSize: MAX_HEAD_BYTES, keepAliveTimeout: 0 }, handler);
-  server.on('checkContinue', handler); // otherwise http would invite a body before anybody wants it
-  server.on('checkExpectation', handler);
-  follow(server);
+function newServer(handle) {
+  const server = http.createServer({
+    maxHeaderSize: MAX_HEAD_BYTES,
+    keepAliveTimeout: 0,
+    requireHostHeader: false, // App looks at Host
+    joinDuplicateHeaders: true, // otherwise the second Host would not be seen
+  });
+  server.maxHeadersCount = 0; // the size of the head bounds them: http would silently drop those above
+  server.httpAllowHalfOpen = true; // a client may close its side and still read
+  serve(server, handle);
   return server;
 }
 
@@ -94,7 +113,7 @@ function reload(settings) {
     logEvent('reloaded', { changed: settings.reload() }); // rule: hup-keeps-serving
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    console.error(error.message);
+    logError(error.message);
     logEvent('reload_failed', { reason: error.message });
   }
 }

@@ -1,10 +1,9 @@
 // Routes: what the server answers, and the limits on what a client may send.
 
-import { writeSync } from 'node:fs';
-import { pipeline } from 'node:stream/promises';
 import { DrainPolicy, parseInteger, parseSeconds } from './config.js';
 import { ConnectionState, connectionOf } from './connections.js';
 import { Phase, phaseName } from './lifecycle.js';
+import { linesDropped, logError, logEvent } from './log.js';
 
 export const MAX_HEAD_BYTES = 16 << 10;
 const MAX_SLOW = 300; // seconds
@@ -12,36 +11,55 @@ const MAX_BYTES = 256 << 20;
 const MAX_CHUNKS = 10_000;
 const MAX_INTERVAL = 60; // seconds
 
+/** What a request in flight counts against: how many there may be, by the configuration. */
+export const Limit = Object.freeze({
+  IN_FLIGHT: (config) => config.maxInFlight,
+  /** Endless streams: they would use up MAX_IN_FLIGHT for ever. */
+  STREAMS: (config) => config.maxStreams,
+  /** A probe must get through under load. */
+  NONE: () => Infinity,
+});
+
 /**
  * @typedef {import('node:http').IncomingMessage} Request
  * @typedef {import('node:http').ServerResponse} Response
- * @typedef {object} Route
- * @property {string} method
- * @property {string} path
- * @property {(request: Request, response: Response, body: Buffer) => void | Promise<void>} handle
- * @property {boolean} [exempt] from MAX_IN_FLIGHT: a probe must get through under load
+ * @typedef {import('./connections.js').Connection} Connection
  */
+
+/** What is done with requests of one method for one path. */
+class Route {
+  /** @param {(request: Request, response: Response, body: Buffer) => void | Promise<void>} handle */
+  constructor(method, path, handle, limit = Limit.IN_FLIGHT) {
+    this.method = method;
+    this.path = path;
+    this.handle = handle;
+    this.limit = limit;
+  }
+}
 
 /** What the handlers share. */
 export class App {
+  #table;
+  #adminTable;
+
   constructor({ settings, lifecycle, registry, instance }) {
     this.settings = settings;
     this.lifecycle = lifecycle;
     this.registry = registry;
     this.instance = instance;
-    /** One for each /prestop that is not answered yet. @type {Set<Promise<void>>} */
-    this.prestops = new Set();
+    this.#table = table(this.routes());
+    this.#adminTable = table(this.adminRoutes());
   }
 
   /** @returns {Route[]} */
   routes() {
     return [
-      { method: 'GET', path: '/', handle: this.root },
-      { method: 'GET', path: '/slow', handle: this.slow },
-      { method: 'POST', path: '/echo', handle: this.echo },
-      { method: 'GET', path: '/bytes', handle: this.bytes },
-      { method: 'GET', path: '/stream', handle: this.stream },
-      { method: 'GET', path: '/events', handle: this.events },
+      new Route('GET', '/', this.root),
+      new Route('GET', '/slow', this.slow),
+      new Route('POST', '/echo', this.echo),
+      new Route('GET', '/bytes', this.bytes),
+      new Route('GET', '/stream', this.stream),
+      new Route('GET', '/events', this.events, Limit.STREAMS),
       ...this.#healthRoutes(),
     ];
   }
@@ -49,64 +67,57 @@ export class App {
   /** @returns {Route[]} */
   adminRoutes() {
     return [
-      { method: 'GET', path: '/metrics', handle: this.metrics, exempt: true },
-      { method: 'GET', path: '/prestop', handle: this.prestop, exempt: true },
-      { method: 'POST', path: '/prestop', handle: this.prestop, exempt: true },
+      new Route('GET', '/metrics', this.metrics, Limit.NONE),
+      new Route('GET', '/prestop', this.prestop, Limit.NONE),
+      new Route('POST', '/prestop', this.prestop, Limit.NONE),
       ...this.#healthRoutes(),
     ];
   }
 
   #healthRoutes() {
     return [
-      { method: 'GET', path: '/health', handle: this.ready, exempt: true },
-      { method: 'GET', path: '/health/live', handle: this.live, exempt: true },
-      { method: 'GET', path: '/health/ready', handle: this.ready, exempt: true },
+      new Route('GET', '/health', this.ready, Limit.NONE),
+      new Route('GET', '/health/live', this.live, Limit.NONE),
+      new Route('GET', '/health/ready', this.ready, Limit.NONE),
     ];
   }
 
-  /** Serves the traffic listener: every request is counted, limited and in flight until it is answered. */
-  handler() {
-    const routes = table(this.routes());
-    return inOrder((request, response, connection) => {
-      const route = find(routes, request);
-      const admitted = connection.registry.beginRequest(connection, route.exempt);
-      const { drainPolicy } = this.settings.now();
-      if (this.lifecycle.phase() >= Phase.DRAINING && drainPolicy === DrainPolicy.REJECT) {
-        this.#dispatch(request, response, connection, SHUTTING_DOWN);
-      } else {
-        this.#dispatch(request, response, connection, admitted ? route : OVERLOADED);
-      }
-    });
+  /** Answers a request on the traffic listener. */
+  handle(request, response, connection) {
+    const route = find(this.#table, request);
+    const admitted = connection.registry.beginRequest(connection, route.limit);
+    if (this.lifecycle.phase() >= Phase.DRAINING && this.settings.now().drainPolicy === DrainPolicy.REJECT) {
+      this.#dispatch(request, response, connection, SHUTTING_DOWN);
+    } else {
+      this.#dispatch(request, response, connection, admitted ? route : OVERLOADED);
+    }
   }
 
-  /** Serves the admin listener, whose requests are nobody's traffic. */
-  adminHandler() {
-    const routes = table(this.adminRoutes());
-    return inOrder((request, response, connection) => {
-      connection.registry.beginRequest(connection, true);
-      this.#dispatch(request, response, connection, find(routes, request));
-    });
+  /** Answers a request on the admin listener. */
+  handleAdmin(request, response, connection) {
+    const route = find(this.#adminTable, request);
+    connection.registry.beginRequest(connection, Limit.NONE);
+    this.#dispatch(request, response, connection, route);
   }
 
   async #dispatch(request, response, connection, route) {
     try {
-      const body = hasBody(request) && !route.bodyUnread ? await this.#readBody(request, response) : NO_BODY;
-      if (route.handle) {
-        const handled = route.handle.call(this, request, response, body);
-        if (handled) await handled; // most are done: waiting for nothing would still cost a turn
-      } else {
-        this.#fail(response, route.status, route.reason, route.headers);
-      }
+      if (route.error) throw route.error; // before its body is invited
+      const body = hasBody(request) ? await this.#readBody(request, response, connection) : NO_BODY;
+      const handled = route.handle.call(this, request, response, body);
+      if (handled) await handled; // most are done: waiting for nothing would still cost a turn
     } catch (error) {
-      if (response.destroyed) return; // the client has left, and its handler with it
-      if (error instanceof Refusal) {
-        this.#fail(response, error.status, error.message);
+      if (error instanceof RequestError && !response.destroyed) {
+        this.#fail(response, error);
+      } else if (error instanceof ClientLeft || response.destroyed) {
+        abandon(response, connection);
       } else {
-        console.error(error);
-        if (response.headersSent) response.destroy();
-        else this.#fail(response, 500, 'internal error');
+        logError(error.stack);
+        if (response.headersSent) abandon(response, connection);
+        else this.#fail(response, new RequestError(500, 'internal error'));
       }
     } finally {
+      connection.boundWrites();
       connection.registry.handlerReturned();
     }
   }
@@ -115,17 +126,16 @@ export class App {
    * Receives the whole body, within BODY_TIMEOUT in all rather than for each read. It invites the body of a
    * request with "Expect: 100-continue". rule: stalled-body-bounded, continue-answered
    */
-  #readBody(request, response) {
+  #readBody(request, response, connection) {
     const { maxBodyBytes, bodyTimeout } = this.settings.now();
-    const connection = connectionOf(request.socket);
     const tooLarge = `a body is at most ${maxBodyBytes} bytes`;
-    if (Number(request.headers['content-length']) > maxBodyBytes) throw new Refusal(413, tooLarge);
+    if (Number(request.headers['content-length']) > maxBodyBytes) throw new RequestError(413, tooLarge);
     return new Promise((resolve, reject) => {
       const chunks = [];
       let size = 0;
       const fail = (status, reason) => {
         settle();
-        reject(new Refusal(status, reason));
+        reject(new RequestError(status, reason));
       };
       const bodyDeadline = setTimeout(() => fail(408, 'the body took too long'), bodyTimeout);
       const settle = () => {
@@ -146,7 +156,7 @@ export class App {
         connection.received();
         resolve(Buffer.concat(chunks, size));
       });
-      if (request.headers.expect?.toLowerCase() === '100-continue') response.writeContinue();
+      if (expectsContinue(request)) response.writeContinue();
     });
   }
 
@@ -165,27 +175,28 @@ export class App {
     const contentType = request.headers['content-type'];
     const headers = { 'Content-Length': body.length };
     if (contentType !== undefined) headers['Content-Type'] = contentType;
-    this.#begin(response, 200, headers);
+    this.#sendHead(response, 200, headers);
     response.end(body);
   }
 
   async bytes(request, response) {
     const size = integer(request, 'size', 1024, 0, MAX_BYTES);
-    this.#begin(response, 200, { 'Content-Type': 'application/octet-stream', 'Content-Length': size });
-    await pipeline(zeros(size), response); // waits for a slow reader rather than filling our memory
+    this.#sendHead(response, 200, { 'Content-Type': 'application/octet-stream', 'Content-Length': size });
+    await this.#sendChunks(response, zeros(size));
   }
 
   /** Is finite: it ends by itself, and a shutdown waits for that. rule: response-untruncated */
   async stream(request, response) {
     const chunks = integer(request, 'chunks', 10, 1, MAX_CHUNKS);
     const interval = seconds(request, 'interval', '0.1', MAX_INTERVAL);
-    this.#begin(response, 200, { 'Content-Type': 'text/plain' });
-    await pipeline(async function* () {
+    this.#sendHead(response, 200, { 'Content-Type': 'text/plain' });
+    const numbered = async function* () {
       for (let number = 0; number < chunks; number++) {
         if (number > 0) await wait(response, interval);
         yield `chunk ${number}\n`;
       }
-    }, response);
+    };
+    await this.#sendChunks(response, numbered());
   }
 
   /**
@@ -194,13 +205,14 @@ export class App {
    */
   async events(_request, response) {
     const listenerClosed = this.lifecycle.listenerClosed();
-    this.#begin(response, 200, { 'Content-Type': 'text/event-stream' });
-    await pipeline(async function* () {
+    this.#sendHead(response, 200, { 'Content-Type': 'text/event-stream' });
+    const numbered = async function* () {
       for (let number = 0; !listenerClosed.aborted; number++) {
         yield `data: ${number}\n\n`;
         await wait(response, 1000, listenerClosed);
       }
-    }, response);
+    };
+    await this.#sendChunks(response, numbered());
   }
 
   /** Says that a restart would not help; a shutdown is no reason for one. rule: liveness-stays */
@@ -220,8 +232,12 @@ export class App {
     for (const state of [ConnectionState.UNUSED, ConnectionState.ACTIVE, ConnectionState.IDLE]) {
       lines.push(`http_connections{state="${state}"} ${states[state]}`);
     }
-    lines.push('# TYPE lifecycle_phase gauge', `lifecycle_phase{phase="${phaseName(this.lifecycle.phase())}"} 1`, '');
-    this.#send(response, 200, 'text/plain; version=0.0.4', lines.join('\n'));
+    lines.push('# TYPE lifecycle_phase gauge', `lifecycle_phase{phase="${phaseName(this.lifecycle.phase())}"} 1`);
+    lines.push('# TYPE log_lines_dropped_total counter');
+    for (const [stream, dropped] of Object.entries(linesDropped())) {
+      lines.push(`log_lines_dropped_total{stream="${stream}"} ${dropped}`);
+    }
+    this.#send(response, 200, 'text/plain; version=0.0.4', `${lines.join('\n')}\n`);
   }
 
   /**
@@ -229,94 +245,119 @@ export class App {
    * the signal comes from whoever called. rule: prestop-waits, prestop-keeps-process
    */
   async prestop(_request, response) {
-    const answered = new Promise((resolve) => response.on('close', resolve));
-    this.prestops.add(answered);
     await this.lifecycle.beginLameDuck('prestop'); // rule: lame-duck-serves
     this.#sendJSON(response, 200, { phase: phaseName(this.lifecycle.phase()) });
-    await answered;
-    this.prestops.delete(answered);
   }
 
   /**
    * Writes a head, with what belongs to every one, at the last moment: the phase may have changed since the
-   * request came. rule: in-flight-answered
+   * request came.
    */
-  #begin(response, status, headers) {
+  #sendHead(response, status, headers) {
     headers['X-Instance-Id'] = this.instance;
     // After it http closes, and what was pipelined behind it is not answered. rule: pipelined-in-order
     if (this.lifecycle.stopping()) headers.Connection = 'close';
-    const id = response.req.headers['x-request-id'];
+    const id = response.req.headers['x-request-id']; // two of them are joined by a comma
     if (id !== undefined && status < 400 && REQUEST_ID.test(id)) logEvent('executed', { request_id: id });
     response.writeHead(status, headers);
   }
 
-  #fail(response, status, reason, headers) {
-    const unread = hasBody(response.req) && !response.req.complete;
-    const close = unread ? { Connection: 'close' } : undefined; // what is left of the body is no request
-    this.#sendJSON(response, status, { error: reason }, { ...headers, ...close });
+  /** Sends a body no faster than the client takes it: a slow reader shall not fill our memory. */
+  async #sendChunks(response, chunks) {
+    if (response.req.method !== 'HEAD') {
+      for await (const chunk of chunks) {
+        if (response.destroyed) throw new ClientLeft();
+        if (!response.write(chunk)) await taken(response);
+      }
+    }
+    response.end();
+  }
+
+  #send(response, status, contentType, text, headers = {}) {
+    headers['Content-Type'] = contentType;
+    headers['Content-Length'] = Buffer.byteLength(text);
+    this.#sendHead(response, status, headers);
+    response.end(text);
   }
 
   #sendJSON(response, status, value, headers) {
     this.#send(response, status, 'application/json', `${JSON.stringify(value)}\n`, headers);
   }
 
-  #send(response, status, contentType, text, headers = {}) {
-    headers['Content-Type'] = contentType;
-    headers['Content-Length'] = Buffer.byteLength(text);
-    this.#begin(response, status, headers);
-    response.end(text);
+  #fail(response, { status, reason, fields }) {
+    const unread = hasBody(response.req) && !response.req.complete;
+    const close = unread ? { Connection: 'close' } : undefined; // what is left of the body is no request
+    this.#sendJSON(response, status, { error: reason }, { ...fields, ...close });
   }
-}
-
-/** Handles the requests of a connection one after the other: http reports pipelined ones as they come. */
-function inOrder(handle) {
-  const begin = (request, response, connection) => {
-    response.on('close', responseClosed); // and not 'finish', which a response that is cut never reaches
-    handle(request, response, connection);
-  };
-  return (request, response) => {
-    const connection = connectionOf(request.socket);
-    if (connection.inFlight) connection.putOff(() => begin(request, response, connection));
-    else begin(request, response, connection);
-  };
-}
-
-/** @this {Response} */
-function responseClosed() {
-  const connection = connectionOf(this.req.socket);
-  connection.registry.finishRequest(connection);
 }
 
 /** Turns a list of routes into a table by path and method. */
 function table(routes) {
   const paths = new Map();
   for (const route of routes) {
-    paths.set(route.path, (paths.get(route.path) ?? new Map()).set(route.method, route));
+    const methods = paths.get(route.path) ?? new Map();
+    paths.set(route.path, methods.set(route.method, route));
+    // Node sends no body then. An endless stream has no end to wait for.
+    if (route.method === 'GET' && route.limit !== Limit.STREAMS) methods.set('HEAD', route);
   }
   return paths;
 }
 
-/** Returns the route of a request, or how to reject it. */
+/** Returns the route of a request, or what stands for it: a limit and an error. */
 function find(routes, request) {
-  const methods = routes.get(pathOf(request));
-  if (methods === undefined) return { status: 404, reason: 'no such path' };
-  const route = methods.get(request.method);
-  if (route !== undefined) return route;
-  return { status: 405, reason: 'method not allowed', headers: { Allow: [...methods.keys()].join(', ') } };
+  try {
+    checkHead(request);
+    const methods = routes.get(pathOf(request));
+    if (methods === undefined) throw new RequestError(404, 'no such path');
+    const route = methods.get(request.method);
+    if (route !== undefined) return route;
+    throw new RequestError(405, 'method not allowed', { Allow: [...methods.keys()].join(', ') });
+  } catch (error) {
+    return { limit: Limit.IN_FLIGHT, error };
+  }
 }
 
-const SHUTTING_DOWN = { status: 503, reason: 'shutting down', headers: { 'Retry-After': '1' }, bodyUnread: true };
-const OVERLOADED = {
-  status: 429,
-  reason: 'too many requests in flight',
-  headers: { 'Retry-After': '1' },
-  bodyUnread: true,
-};
+/** Ends a handler with an answer for the client. */
+class RequestError extends Error {
+  constructor(status, reason, fields) {
+    super(reason);
+    this.status = status;
+    this.reason = reason;
+    this.fields = fields;
+  }
+}
+
+/** Ends a handler whose client does not wait for the answer any more. */
+class ClientLeft extends Error {}
+
+const SHUTTING_DOWN = { error: new RequestError(503, 'shutting down', { 'Retry-After': '1' }) };
+const OVERLOADED = { error: new RequestError(429, 'too many requests in flight', { 'Retry-After': '1' }) };
+
+/** Refuses what http lets pass although its length, or who it is for, could be read in two ways. */
+function checkHead({ httpVersion, headers }) {
+  const refuse = (status, reason) => {
+    throw new RequestError(status, reason, { Connection: 'close' });
+  };
+  if (httpVersion !== '1.1' && httpVersion !== '1.0') refuse(505, 'HTTP/1.1 and HTTP/1.0 are spoken');
+  const { host, 'transfer-encoding': coding } = headers;
+  if (host === undefined ? httpVersion === '1.1' : BAD_HOST.test(host)) refuse(400, 'one Host is needed');
+  if (coding === undefined) return;
+  if (httpVersion === '1.0') refuse(400, 'HTTP/1.0 has no Transfer-Encoding');
+  if (coding.toLowerCase() !== 'chunked') refuse(501, 'the only Transfer-Encoding is chunked');
+}
+
+const BAD_HOST = /[\s,]/; // two of them are joined by a comma
 
 function pathOf({ url }) {
   const path = url.startsWith('/') ? url : url.replace(/^https?:\/\/[^/?]*/i, ''); // absolute: RFC 9112, 3.2.2
   const query = path.indexOf('?');
-  return (query < 0 ? path : path.slice(0, query)) || '/';
+  const encoded = (query < 0 ? path : path.slice(0, query)) || '/';
+  if (!encoded.includes('%')) return encoded;
+  try {
+    return decodeURIComponent(encoded);
+  } catch {
+    throw new RequestError(400, 'the path is not percent-encoded UTF-8');
+  }
 }
 
 function queryOf({ url }) {
@@ -328,32 +369,56 @@ function hasBody({ headers }) {
   return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
 }
 
-const NO_BODY = Buffer.alloc(0);
-
-/** Ends a handler with an error for the client. */
-class Refusal extends Error {
-  constructor(status, reason) {
-    super(reason);
-    this.status = status;
-  }
+/** HTTP/1.0 knows no 100. */
+function expectsContinue({ httpVersion, headers }) {
+  return httpVersion === '1.1' && headers.expect?.toLowerCase() === '100-continue';
 }
 
-/** Waits, but not beyond the end where one is given; throws where the client has left. */
-function wait(response, milliseconds, ended) {
-  return new Promise((resolve, reject) => {
-    if (response.destroyed) throw new Error('the client has left'); // 'close' comes only once
+const NO_BODY = Buffer.alloc(0);
+
+/**
+ * Waits for milliseconds, but not beyond the end where one is given. A client that closes its side meanwhile is
+ * taken for one that has left.
+ */
+async function wait(response, milliseconds, ended) {
+  if (milliseconds === 0) return;
+  const { socket } = response.req;
+  if (response.destroyed || socket.readableEnded) throw new ClientLeft(); // 'close' and 'end' come only once
+  await new Promise((resolve, reject) => {
     const timer = setTimeout(() => settle(resolve), milliseconds);
     const over = () => settle(resolve);
-    const gone = () => settle(reject, new Error('the client has left'));
+    const gone = () => settle(reject, new ClientLeft());
     const settle = (outcome, error) => {
       clearTimeout(timer);
       ended?.removeEventListener('abort', over);
       response.off('close', gone);
+      socket.off('end', gone);
       outcome(error);
     };
     ended?.addEventListener('abort', over);
     response.on('close', gone);
+    socket.on('end', gone);
   });
+}
+
+/** Waits until the client has taken what was written: here its FIN means nothing, for we do not wait for it. */
+function taken(response) {
+  connectionOf(response.req.socket).boundWrites();
+  return new Promise((resolve, reject) => {
+    const drained = () => settle(resolve);
+    const gone = () => settle(reject, new ClientLeft());
+    const settle = (outcome, error) => {
+      response.off('drain', drained).off('close', gone);
+      outcome(error);
+    };
+    response.on('drain', drained).on('close', gone);
+  });
+}
+
+/** Ends a response without its end. By RST where it has begun, because a FIN could look like the end. */
+function abandon(response, { socket }) {
+  if (response.headersSent && !response.writableFinished) socket.resetAndDestroy();
+  else socket.destroy();
 }
 
 function* zeros(size) {
@@ -365,32 +430,14 @@ function seconds(request, name, fallback, limit) {
   const text = queryOf(request).get(name) || fallback;
   const value = parseSeconds(text, limit);
   if (value !== undefined) return value;
-  throw new Refusal(422, `${name}: ${JSON.stringify(text)} is not decimal seconds from 0 to ${limit}`);
+  throw new RequestError(422, `${name}: ${JSON.stringify(text)} is not decimal seconds from 0 to ${limit}`);
 }
 
 function integer(request, name, fallback, low, high) {
   const text = queryOf(request).get(name) || String(fallback);
   const value = parseInteger(text, low, high);
   if (value !== undefined) return value;
-  throw new Refusal(422, `${name}: ${JSON.stringify(text)} is not an integer from ${low} to ${high}`);
+  throw new RequestError(422, `${name}: ${JSON.stringify(text)} is not an integer from ${low} to ${high}`);
 }
 
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;
-
-const STDOUT = 1;
-
-/**
- * Writes one JSON line to standard output, at once: its reader may be waiting for it. Past process.stdout, which
- * may keep it in memory, where process.exit would leave it.
- */
-export function logEvent(event, fields) {
-  let line = Buffer.from(`${JSON.stringify({ event, ...fields })}\n`);
-  while (line.length > 0) {
-    try {
-      line = line.subarray(writeSync(STDOUT, line));
-    } catch (error) {
-      if (error.code !== 'EAGAIN') return; // nobody reads any more
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1); // a pipe that does not block, and is full
-    }
-  }
-}

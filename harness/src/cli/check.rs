@@ -12,6 +12,7 @@ use serde_json::json;
 use super::{CliError, Status};
 use crate::catalog::{Feature, KnownFailures};
 use crate::check::{self, Learned, Profile, RuleSummary};
+use crate::link::Place;
 use crate::process::{Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
@@ -140,15 +141,19 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     .await;
     progress.finish();
     let summaries = check::summarise(&played, args.profile, known);
-    let errors: Vec<String> = played
-        .iter()
-        .filter(|played| played.outcome.verdict == Verdict::Error)
-        .map(|played| format!("{}: {}", played.scenario.slug, played.outcome.reason.clone().unwrap_or_default()))
-        .collect();
+    let reasons = |verdict: Verdict| -> Vec<String> {
+        let of = played.iter().filter(|played| played.outcome.verdict == verdict);
+        of.map(|played| format!("{}: {}", played.scenario.slug, played.outcome.reason.clone().unwrap_or_default()))
+            .collect()
+    };
+    let (skipped, errors) = (reasons(Verdict::Skipped), reasons(Verdict::Error));
     let status = args.status(&summaries, &errors);
     match args.format {
-        Format::Text => args.print(&learned, &summaries, &left, &errors, began.elapsed())?,
-        Format::Json => print_json(&learned, &summaries, &left, &errors)?,
+        Format::Text => {
+            args.print(&learned, &summaries, &left, &skipped, &errors)?;
+            say!("\n{}", total(&summaries, began.elapsed()))?;
+        }
+        Format::Json => print_json(&learned, &summaries, &left, &skipped, &errors)?,
     }
     if args.out.is_some() {
         anstream::eprintln!("timelines: {}", out.join("timelines").display());
@@ -170,7 +175,7 @@ impl Args {
         env.insert("PORT".to_owned(), port.to_string());
         Ok(Subject {
             name: "check".to_owned(),
-            launch: Launch { command, folder: folder.to_owned(), env },
+            launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
             features,
             promises_contract: false,
             params: vec![("idle_linger".to_owned(), IDLE_LINGER), ("drain_timeout".to_owned(), self.grace as f64)],
@@ -207,8 +212,8 @@ impl Args {
         learned: &Learned,
         summaries: &[RuleSummary],
         left: &[check::Left],
+        skipped: &[String],
         errors: &[String],
-        took: Duration,
     ) -> Result<(), CliError> {
         let bold = Style::new().bold();
         say!("{}", report::paint(bold, &self.command.join(" ")))?;
@@ -255,20 +260,26 @@ impl Args {
                 say!("\nnot tested, but with {how}: {}", names.join(", "))?;
             }
         }
-        for error in errors {
-            say!("\n{} {error}", report::paint(report::verdict_style(Verdict::Error), "error"))?;
+        for (verdict, reasons) in [(Verdict::Skipped, skipped), (Verdict::Error, errors)] {
+            for reason in reasons {
+                say!("\n{} {reason}", report::paint(report::verdict_style(verdict), verdict.word()))?;
+            }
         }
-        let count = |verdict: Verdict| summaries.iter().filter(|summary| summary.verdict.verdict == verdict).count();
-        say!(
-            "\n{} rules in {:.0} s: {} fail, {} warn, {} inconclusive, {} pass",
-            summaries.len(),
-            took.as_secs_f64(),
-            count(Verdict::Fail),
-            count(Verdict::Warn),
-            count(Verdict::Inconclusive),
-            count(Verdict::Pass)
-        )
+        Ok(())
     }
+}
+
+fn total(summaries: &[RuleSummary], took: Duration) -> String {
+    let count = |verdict: Verdict| summaries.iter().filter(|summary| summary.verdict.verdict == verdict).count();
+    format!(
+        "{} rules in {:.0} s: {} fail, {} warn, {} inconclusive, {} pass",
+        summaries.len(),
+        took.as_secs_f64(),
+        count(Verdict::Fail),
+        count(Verdict::Warn),
+        count(Verdict::Inconclusive),
+        count(Verdict::Pass)
+    )
 }
 
 fn learned_words(learned: &Learned, path: &str) -> String {
@@ -299,6 +310,7 @@ fn print_json(
     learned: &Learned,
     summaries: &[RuleSummary],
     left: &[check::Left],
+    skipped: &[String],
     errors: &[String],
 ) -> Result<(), CliError> {
     let value = json!({
@@ -317,6 +329,7 @@ fn print_json(
             "actual": summary.verdict.actual,
         })).collect::<Vec<_>>(),
         "not_tested": left.iter().map(|(scenario, lacks)| json!({"scenario": scenario.slug, "lacks": lacks})).collect::<Vec<_>>(),
+        "skipped": skipped,
         "errors": errors,
     });
     say!("{value:#}")

@@ -125,6 +125,9 @@ async fn play(
     };
     // From here on the file is this run's, however early the run ends.
     board.write()?;
+    // A program can be installed. What a single scenario needs of the machine may not be to be had: it is told, and
+    // is no reason to call the run incomplete.
+    let lacks_programs = unbuilt.values().any(|(verdict, _)| *verdict == Verdict::Skipped);
     let (built, left_out): (Vec<Job>, _) = jobs.into_iter().partition(|job| !unbuilt.contains_key(&job.server.name));
     for job in left_out {
         let (verdict, reason) = &unbuilt[&job.server.name];
@@ -144,10 +147,9 @@ async fn play(
         out.join(crate::results::FILE).display(),
         began.elapsed().as_secs_f64()
     );
-    let skipped = results.cells.iter().any(|cell| cell.verdict == Verdict::Skipped);
     Ok(if results.cells.iter().any(|cell| !cell.as_expected) {
         Status::Unexpected
-    } else if skipped && !args.allow_missing {
+    } else if lacks_programs && !args.allow_missing {
         Status::Environment
     } else {
         Status::AsExpected
@@ -232,6 +234,9 @@ fn print(
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     say!("{}", report::table(results, colour))?;
     say!("\n{}", report::summary(results, seconds))?;
+    for line in report::skipped(results) {
+        say!("{line}")?;
+    }
     let none = BTreeMap::new();
     // What nobody expects comes last, where it is seen.
     for expected in [true, false] {

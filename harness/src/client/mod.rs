@@ -1,10 +1,12 @@
 //! The client: one object per connection, which never reconnects, and which knows how its connection ended.
 
+mod arrivals;
 mod http;
 mod load;
 mod raw;
 mod wire;
 
+pub use arrivals::{Arrivals, arrive};
 pub use http::{Answer, Ask, Connection, Outcome, Payload, Pending};
 pub use load::{Load, NotWarm, back_to_back, connect_storm};
 pub use raw::Raw;
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use tokio::net::TcpSocket;
 
+use crate::link::Place;
 use crate::recorder::Recorder;
 use crate::timeline::{ConnectionId, Event, NotOpened, RequestId, Role};
 use wire::Wire;
@@ -31,6 +34,7 @@ pub struct Client {
     connections: Arc<AtomicU32>,
     requests: Arc<AtomicU32>,
     under_way: UnderWay,
+    place: Place,
 }
 
 /// Requests under way, by the client's port.
@@ -39,7 +43,18 @@ type UnderWay = Arc<Mutex<BTreeMap<u16, RequestId>>>;
 impl Client {
     /// A client that writes to this timeline.
     pub fn new(recorder: Recorder) -> Self {
-        Self { recorder, connections: Arc::default(), requests: Arc::default(), under_way: Arc::default() }
+        Self {
+            recorder,
+            connections: Arc::default(),
+            requests: Arc::default(),
+            under_way: Arc::default(),
+            place: Place::HERE,
+        }
+    }
+
+    /// The same client somewhere else.
+    pub fn at(&self, place: &Place) -> Self {
+        Self { place: place.clone(), ..self.clone() }
     }
 
     /// Opens a connection for HTTP.
@@ -74,7 +89,8 @@ impl Client {
     async fn open(&self, address: SocketAddr, role: Role, receive_buffer: Option<u32>) -> Result<Wire, NotOpened> {
         let connection: ConnectionId = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let attempt = async {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            let make = || if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+            let socket = self.place.within(make)?;
             if let Some(size) = receive_buffer {
                 socket.set_recv_buffer_size(size)?; // before connecting, or the window has been offered already
             }

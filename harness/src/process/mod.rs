@@ -9,7 +9,7 @@ mod tree;
 
 pub use build::{BuildError, build};
 pub use groups::kill_all;
-pub use sockets::{Watch, server_sides, watch_listener};
+pub use sockets::{Watch, half_open, server_sides, watch_listener};
 pub use spawn::{Exit, Launch, Listening, Output, Spawned, StartError, start};
 pub use tree::Tree;
 

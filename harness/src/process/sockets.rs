@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// Interval at which the table is read, for all servers at once.
+use crate::link::Place;
+
+/// Interval at which the table is read, for all servers of a place at once.
 const LOOK: Duration = Duration::from_millis(2);
 
-static WAITING: Mutex<Option<BTreeMap<u16, Vec<Waiter>>>> = Mutex::new(None);
+/// Who waits for which port, by the number of the place. Where nobody waits there is no entry, and no thread.
+static WAITING: Mutex<BTreeMap<u64, BTreeMap<u16, Vec<Waiter>>>> = Mutex::new(BTreeMap::new());
 
 /// Somebody who waits for a listener to close.
 struct Waiter {
@@ -27,31 +30,33 @@ pub struct Watch {
 }
 
 /// Calls `closed` when no socket listens on this port any more, with the last moment at which one was seen there. One
-/// thread reads the table for everybody, and only while somebody waits; it makes the call itself, because a task may
-/// have to wait for its turn. Where the table cannot be read, nobody knows, and nobody is told.
-pub fn watch_listener(port: u16, closed: impl FnOnce(Option<Instant>) + Send + 'static) -> Watch {
+/// thread for each place reads the table for everybody, and only while somebody waits; it makes the call itself,
+/// because a task may have to wait for its turn. Where the table cannot be read, nobody knows, and nobody is told.
+pub fn watch_listener(place: &Place, port: u16, closed: impl FnOnce(Option<Instant>) + Send + 'static) -> Watch {
     let wanted = Arc::new(());
     let waiter = Waiter { since: Instant::now(), wanted: Arc::downgrade(&wanted), closed: Box::new(closed) };
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    let idle = waiting.is_none();
-    waiting.get_or_insert_default().entry(port).or_default().push(waiter);
+    let idle = !waiting.contains_key(&place.number());
+    waiting.entry(place.number()).or_default().entry(port).or_default().push(waiter);
     if idle {
-        std::thread::spawn(watch);
+        let place = place.clone();
+        std::thread::spawn(move || watch(&place));
     }
     Watch { _wanted: wanted }
 }
 
-fn watch() {
+fn watch(place: &Place) {
     let mut seen = None;
+    let entered = place.enter();
     loop {
         let look = Instant::now();
-        let Ok(rows) = table::rows(table::LISTEN) else {
-            *WAITING.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let (Ok(()), Ok(rows)) = (&entered, table::rows(table::LISTEN)) else {
+            WAITING.lock().unwrap_or_else(PoisonError::into_inner).remove(&place.number());
             return;
         };
         let open: BTreeSet<u16> = rows.iter().map(|row| row.local_port).collect();
         let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-        let ports = waiting.get_or_insert_default();
+        let ports = waiting.entry(place.number()).or_default();
         // Who has come since the look is told by the next one.
         let told = |port: &u16, waiter: &mut Waiter| !open.contains(port) && waiter.since <= look;
         let gone: Vec<Waiter> =
@@ -62,7 +67,7 @@ fn watch() {
         });
         let nobody = ports.is_empty();
         if nobody {
-            *waiting = None;
+            waiting.remove(&place.number());
         }
         drop(waiting);
         for waiter in gone.into_iter().filter(|waiter| waiter.wanted.strong_count() > 0) {
@@ -91,20 +96,29 @@ pub struct ServerSide {
 ///
 /// # Errors
 /// Where the kernel's table cannot be read.
-pub fn server_sides(port: u16) -> std::io::Result<Vec<ServerSide>> {
-    let rows = table::rows(table::ESTABLISHED)?;
+pub fn server_sides(place: &Place, port: u16) -> std::io::Result<Vec<ServerSide>> {
+    let rows = place.within(|| table::rows(table::ESTABLISHED))?;
     let sides = rows.into_iter().filter(|row| row.local_port == port);
     Ok(sides
         .map(|row| ServerSide { client_port: row.peer_port, accepted: row.inode != 0, unread: row.unread })
         .collect())
 }
 
+/// How many handshakes for this port are half done: answered, and not confirmed by the client yet.
+///
+/// # Errors
+/// Where the kernel's table cannot be read.
+pub fn half_open(place: &Place, port: u16) -> std::io::Result<usize> {
+    let rows = place.within(|| table::rows(table::HALF_OPEN))?;
+    Ok(rows.into_iter().filter(|row| row.local_port == port).count())
+}
+
 /// Ports that sockets with these inodes listen on.
 ///
 /// # Errors
 /// Where the kernel's table cannot be read.
-pub fn listening_ports(inodes: &BTreeSet<u32>) -> std::io::Result<BTreeSet<u16>> {
-    let rows = table::rows(table::LISTEN)?;
+pub fn listening_ports(place: &Place, inodes: &BTreeSet<u32>) -> std::io::Result<BTreeSet<u16>> {
+    let rows = place.within(|| table::rows(table::LISTEN))?;
     Ok(rows.into_iter().filter(|row| inodes.contains(&row.inode)).map(|row| row.local_port).collect())
 }
 
@@ -129,6 +143,7 @@ mod table {
 
     pub const LISTEN: StateFlags = StateFlags::LISTEN;
     pub const ESTABLISHED: StateFlags = StateFlags::ESTABLISHED;
+    pub const HALF_OPEN: StateFlags = StateFlags::SYN_RECV;
 
     pub fn rows(states: StateFlags) -> std::io::Result<Vec<Row>> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
@@ -185,6 +200,7 @@ mod table {
 
     pub const LISTEN: () = ();
     pub const ESTABLISHED: () = ();
+    pub const HALF_OPEN: () = ();
 
     pub fn rows((): ()) -> std::io::Result<Vec<Row>> {
         Err(std::io::ErrorKind::Unsupported.into())
@@ -200,8 +216,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (told, gone) = std::sync::mpsc::channel();
-        let unwanted = watch_listener(port, |_| panic!("nobody waits any more"));
-        let watched = watch_listener(port, move |seen| told.send(seen).unwrap());
+        let unwanted = watch_listener(&Place::HERE, port, |_| panic!("nobody waits any more"));
+        let watched = watch_listener(&Place::HERE, port, move |seen| told.send(seen).unwrap());
         drop(unwanted);
         assert!(table::rows(table::LISTEN).unwrap().iter().any(|row| row.local_port == port));
         assert!(gone.recv_timeout(Duration::from_millis(30)).is_err(), "it is still open");
@@ -219,7 +235,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         client.write_all(b"hello").unwrap();
-        let side = || server_sides(port).unwrap()[0];
+        let side = || server_sides(&Place::HERE, port).unwrap()[0];
         let client_port = client.local_addr().unwrap().port();
         assert_eq!(side(), ServerSide { client_port, accepted: false, unread: 5 });
         let (mut server, _) = listener.accept().unwrap();

@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::groups::Group;
 use super::{Tree, guardian};
+use crate::link::Place;
 use crate::recorder::Recorder;
 use crate::timeline::{Event, ProcessId};
 
@@ -38,6 +39,8 @@ pub struct Launch {
     pub folder: PathBuf,
     /// Environment, on top of the harness's own.
     pub env: BTreeMap<String, String>,
+    /// Where it runs.
+    pub place: Place,
 }
 
 /// How a process ended.
@@ -136,6 +139,7 @@ pub struct Spawned {
     pub id: ProcessId,
     pid: Pid,
     tag: Option<String>,
+    place: Place,
     recorder: Recorder,
     group: Group,
     exit: watch::Receiver<Option<Exit>>,
@@ -160,9 +164,11 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    // SAFETY: between fork and exec only signal(2) is called, which is async-signal-safe.
+    let place = launch.place.clone();
+    // SAFETY: between fork and exec only signal(2) and setns(2) are called, which are async-signal-safe.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
+            place.enter()?;
             for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
                 signal(ignored, SigHandler::SigDfl)?;
             }
@@ -183,7 +189,8 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
     tokio::spawn(wait(child, id, recorder.clone(), exit_sender));
     let tag = tag.map(|(_, value)| value);
     let (pid, group, recorder) = (Pid::from_raw(pid as i32), Group::new(pid), recorder.clone());
-    Ok(Spawned { id, pid, tag, recorder, group, exit, listening, stderr })
+    let place = launch.place.clone();
+    Ok(Spawned { id, pid, tag, place, recorder, group, exit, listening, stderr })
 }
 
 impl Spawned {
@@ -203,7 +210,12 @@ impl Spawned {
 
     /// What this process and its children are at the moment.
     pub fn tree(&self) -> Tree {
-        Tree::of(self.pid.as_raw(), self.tag.as_deref())
+        Tree::of(self.pid.as_raw(), self.tag.as_deref(), &self.place)
+    }
+
+    /// Where it runs.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Waits for the end of the leader; `None` where it does not come in time.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{groups, guardian, sockets};
+use crate::link::Place;
 
 /// The processes that belong to one leader, at one moment.
 #[derive(Debug, Clone)]
@@ -10,12 +11,13 @@ pub struct Tree {
     /// Every process, the leader among them while it lives.
     pub pids: BTreeSet<i32>,
     leader: i32,
+    place: Place,
 }
 
 impl Tree {
     /// Looks at /proc for the group of a leader, for whatever carries its tag, and for orphans that came to this
-    /// process. Elsewhere the tree is empty.
-    pub fn of(leader: i32, tag: Option<&str>) -> Self {
+    /// process. Without /proc the tree is empty.
+    pub fn of(leader: i32, tag: Option<&str>, place: &Place) -> Self {
         let processes = processes();
         let mut pids: BTreeSet<i32> = processes
             .iter()
@@ -31,20 +33,20 @@ impl Tree {
             }
             pids.extend(children);
         }
-        Self { pids, leader }
+        Self { pids, leader, place: place.clone() }
     }
 
     /// Ports that these processes listen on.
     pub fn ports(&self) -> BTreeSet<u16> {
         let inodes = self.pids.iter().flat_map(|pid| socket_inodes(*pid)).collect();
-        sockets::listening_ports(&inodes).unwrap_or_default()
+        sockets::listening_ports(&self.place, &inodes).unwrap_or_default()
     }
 
     /// Whoever of these listens on this port, without the leader.
     pub fn others_on(&self, port: u16) -> Vec<i32> {
         let listens = |pid: &i32| {
             let inodes = socket_inodes(*pid).collect();
-            sockets::listening_ports(&inodes).unwrap_or_default().contains(&port)
+            sockets::listening_ports(&self.place, &inodes).unwrap_or_default().contains(&port)
         };
         self.pids.iter().copied().filter(|pid| *pid != self.leader).filter(listens).collect()
     }

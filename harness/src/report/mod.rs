@@ -12,4 +12,4 @@ pub use failures::failures;
 pub use markdown::markdown;
 pub use progress::Progress;
 pub use style::{paint, verdict_style};
-pub use table::{summary, table};
+pub use table::{skipped, summary, table};

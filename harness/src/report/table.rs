@@ -86,6 +86,15 @@ pub fn summary(results: &Results, seconds: f64) -> String {
     format!("{} cells in {seconds:.0} s: {}; {outcome}", results.cells.len(), counts.join(", "))
 }
 
+/// Why cells were skipped: a line for each reason.
+pub fn skipped(results: &Results) -> Vec<String> {
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for cell in results.cells.iter().filter(|cell| cell.verdict == Verdict::Skipped) {
+        *reasons.entry(cell.reason.as_deref().unwrap_or_default()).or_default() += 1;
+    }
+    reasons.into_iter().map(|(reason, count)| format!("{count} skipped: {reason}")).collect()
+}
+
 /// The servers: by kind, language and name.
 pub(super) fn columns(results: &Results) -> Vec<&str> {
     let mut ordered: Vec<&Cell> = results.cells.iter().collect();

@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::run::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow};
-use crate::client::{Load, back_to_back, connect_storm};
+use crate::client::{Arrivals, Load, arrive, back_to_back, connect_storm};
+use crate::process;
 use crate::timeline::Role;
 
 /// What a drain may take to close the listener, before a scenario goes on without it.
 const CLOSES: Duration = Duration::from_secs(4);
+
+/// What a link may be late. A server waits for half-open handshakes for a second, and each takes two packets more.
+const LINK_SLACK: Duration = Duration::from_millis(250);
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -87,6 +93,22 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
         pace: Pace::Heavy,
         body: body!(accept_queue_storm),
+    },
+    Scenario {
+        slug: "connect-storm-over-delay",
+        group: "connections",
+        summary: "Over a link with a round trip of 20 ms 200 clients connect within 100 ms, and SIGTERM arrives in the middle: some are half-way through their handshake.",
+        needs: &[],
+        rules: &["nothing-lost-in-accept-queue", "clean-exit-status", "term-ends-process"],
+        params: &[
+            ("round_trip", 0.02),
+            ("connections", 200.0),
+            ("over", 0.1),
+            ("half_open", 5.0),
+            ("max_in_flight", 1000.0),
+        ],
+        pace: Pace::Heavy,
+        body: body!(connect_storm_over_delay),
     },
     Scenario {
         slug: "sustained-load-exits",
@@ -220,6 +242,48 @@ async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let load = connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), run.param("clients") as usize);
     under_load(run, &mut target, load).await
+}
+
+async fn connect_storm_over_delay(run: &mut Run<'_>) -> Result<(), Stop> {
+    run.over_link(run.duration("round_trip")).await?;
+    let mut target = run.start().await?;
+    let (connections, over) = (run.param("connections") as usize, run.duration("over"));
+    let mut arrivals = arrive(&run.client, target.address, &run.subject.ask(Role::Storm), connections, over);
+    let listed = half_way(run, &target, &arrivals).await?;
+    let signalled = Instant::now();
+    target.signal(run.stop_signal());
+    arrivals.only(connections / 2);
+    target.exited().await;
+    arrivals.done().await;
+    // Handshakes by SYN cookies are in no table: the client's side shows them, once it is known how they ended.
+    let half_open = listed.max(arrivals.half_way_at(signalled));
+    if half_open < run.param("half_open") as usize {
+        return Err(unconfirmed("handshakes are half done when the signal is sent", format!("only {half_open} are")));
+    }
+    run.confirmed(&format!("{half_open} handshakes are half done when the signal is sent"));
+    run.link_in_time(LINK_SLACK)
+}
+
+/// Waits for the middle of a storm over a link: half of the clients have arrived, the first have their answers, and
+/// enough are half-way through their handshake. Returns how many are, by the kernel's word.
+async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result<usize, Stop> {
+    let (connections, wanted) = (run.param("connections") as usize, run.param("half_open") as usize);
+    let latest = Instant::now() + Duration::from_secs(2);
+    // Where SYN cookies leave the kernel's table empty there is nothing to wait for.
+    let mut listed_by = None;
+    loop {
+        if arrivals.begun() >= connections / 2 && arrivals.answered() > 0 {
+            let listed = process::half_open(target.process().place(), target.address.port())
+                .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
+            if listed >= wanted || Instant::now() > *listed_by.get_or_insert(Instant::now() + run.duration("over")) {
+                return Ok(listed);
+            }
+        }
+        if Instant::now() > latest {
+            return Err(unconfirmed("answers come before the signal", format!("{} have", arrivals.answered())));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {

@@ -1,7 +1,7 @@
 //! What a scenario works with: one run of it against one subject.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,9 +11,10 @@ use super::subject::{Manner, Stranger, Subject};
 use super::target::Target;
 use crate::catalog::Feature;
 use crate::client::{Ask, Client, Connection, NotWarm, Outcome, Pending};
+use crate::link::{Link, NoLink, WAY_OUT};
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
-use crate::timeline::{Event, ProcessId, RequestId, Role};
+use crate::timeline::{Event, NotOpened, ProcessId, RequestId, Role};
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,6 +44,9 @@ pub enum Stop {
         /// Why it does not hold.
         why: String,
     },
+    /// This machine lacks something that the scenario needs: there is nothing to judge.
+    #[error("{0}")]
+    Skipped(String),
     /// The server did not start.
     #[error("the server {0}")]
     Start(#[from] StartError),
@@ -72,6 +76,12 @@ impl From<NotWarm> for Stop {
     }
 }
 
+impl From<NoLink> for Stop {
+    fn from(why: NoLink) -> Self {
+        Self::Skipped(format!("no link with delay can be made here ({why}): {WAY_OUT}"))
+    }
+}
+
 /// One run of one scenario against one subject.
 pub struct Run<'s> {
     /// Where everything is recorded.
@@ -84,6 +94,7 @@ pub struct Run<'s> {
     pub params: BTreeMap<String, f64>,
     /// A folder of its own, removed afterwards.
     pub folder: tempfile::TempDir,
+    link: Option<Link>,
     processes: ProcessId,
 }
 
@@ -99,6 +110,7 @@ impl<'s> Run<'s> {
             subject,
             params,
             folder: tempfile::tempdir_in(process::guardian::run_folder())?,
+            link: None,
             processes: 0,
         })
     }
@@ -128,6 +140,34 @@ impl<'s> Run<'s> {
         self.recorder.record(Event::Confirmed { what: what.to_owned() });
     }
 
+    /// Puts the client, and whatever is started from now on, at the two ends of a link with this delay.
+    ///
+    /// # Errors
+    /// The run is skipped where no link can be made.
+    pub async fn over_link(&mut self, round_trip: Duration) -> Result<(), Stop> {
+        let made = tokio::task::spawn_blocking(move || Link::new(round_trip)).await;
+        let link = made.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        self.client = self.client.at(&link.client);
+        self.link = Some(link);
+        Ok(())
+    }
+
+    /// Makes sure that the link has delayed everything, and nothing for much longer than it should.
+    ///
+    /// # Errors
+    /// When it was `slack` late, or more.
+    pub fn link_in_time(&self, slack: Duration) -> Result<(), Stop> {
+        match self.link.as_ref().map(Link::latest) {
+            Some(late) if late >= slack => Err(unconfirmed("the link is in time", format!("it was {late:.1?} late"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The address at which the client finds the server.
+    fn server_ip(&self) -> IpAddr {
+        self.link.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |link| link.server_address)
+    }
+
     /// Starts the subject and makes sure that it is the one that answers.
     ///
     /// # Errors
@@ -146,7 +186,7 @@ impl<'s> Run<'s> {
             Manner::Contract => process.listening().await?,
             Manner::Stranger(stranger) => self.discover(&process, stranger).await?,
         };
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listening.port));
+        let address = SocketAddr::from((self.server_ip(), listening.port));
         self.greet(address, listening.instance.as_deref()).await?;
         self.recorder.record(Event::Listening {
             process: process.id,
@@ -154,7 +194,7 @@ impl<'s> Run<'s> {
             admin_port: listening.admin_port,
             instance: listening.instance,
         });
-        let admin = listening.admin_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let admin = listening.admin_port.map(|port| SocketAddr::from((self.server_ip(), port)));
         let longest = self.duration("shutdown_delay") + self.duration("drain_timeout") + Duration::from_secs(5);
         Ok(Target::new(address, admin, process, &self.recorder, &self.client, longest))
     }
@@ -182,9 +222,16 @@ impl<'s> Run<'s> {
     pub fn spawn(&mut self, more: &[(&str, &str)]) -> Result<Spawned, Stop> {
         self.processes += 1;
         let mut launch: Launch = self.subject.launch.clone();
+        if let Some(link) = &self.link {
+            launch.place = link.server.clone();
+        }
         if matches!(self.subject.manner, Manner::Contract) {
             launch.env.insert("PORT".to_owned(), "0".to_owned());
             launch.env.insert("ADMIN_PORT".to_owned(), "0".to_owned());
+            if self.link.is_some() {
+                launch.env.insert("HOST".to_owned(), self.server_ip().to_string());
+                launch.env.insert("ADMIN_HOST".to_owned(), self.server_ip().to_string());
+            }
             for variable in VARIABLES {
                 if let Some(value) = self.params.get(variable) {
                     launch.env.insert(variable.to_uppercase(), value.to_string());
@@ -227,11 +274,12 @@ impl<'s> Run<'s> {
 
     async fn greet(&self, address: SocketAddr, instance: Option<&str>) -> Result<(), Stop> {
         let stranger = matches!(self.subject.manner, Manner::Stranger(_));
-        let mut connection = self
-            .client
-            .connect(address, Role::Warmup)
-            .await
-            .map_err(|why| unconfirmed("the server answers", format!("connecting to {address}: {why:?}")))?;
+        let mut connection = self.client.connect(address, Role::Warmup).await.map_err(|why| match why {
+            NotOpened::Refused if stranger && self.link.is_some() => Stop::Skipped(
+                "the server listens where no link leads: have it listen on all addresses (0.0.0.0)".to_owned(),
+            ),
+            why => unconfirmed("the server answers", format!("connecting to {address}: {why:?}")),
+        })?;
         let answer = connection.ask(self.subject.ask(Role::Warmup).patience(PATIENCE)).await;
         if answer.outcome != Outcome::Answered || (!stranger && answer.status != Some(200)) {
             return Err(unconfirmed("the server answers", format!("{:?}, status {:?}", answer.outcome, answer.status)));
@@ -349,7 +397,7 @@ impl<'s> Run<'s> {
         let deadline = Instant::now() + PATIENCE;
         let mut gone = 0;
         loop {
-            let sides = process::server_sides(target.address.port())
+            let sides = process::server_sides(target.process().place(), target.address.port())
                 .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
             let open = sides.iter().filter(|side| client_ports.contains(&side.client_port));
             let read: Vec<bool> = open.map(|side| side.accepted && side.unread == 0).collect();
@@ -397,7 +445,7 @@ impl<'s> Run<'s> {
     /// Where the kernel's table cannot be read.
     pub fn note_read(&self, target: &Target) -> Result<Vec<RequestId>, Stop> {
         let before = self.client.under_way();
-        let sides = process::server_sides(target.address.port())
+        let sides = process::server_sides(target.process().place(), target.address.port())
             .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
         // Still the same request after the look: so the look was at this one.
         let after = self.client.under_way();

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::catalog::{Feature, Server};
 use crate::client::Ask;
+use crate::link::Place;
 use crate::process::Launch;
 use crate::timeline::Role;
 
@@ -62,6 +63,7 @@ impl Subject {
                 command: server.spec.run.clone(),
                 folder: server.folder.clone(),
                 env: server.spec.env.clone(),
+                place: Place::HERE,
             },
             features: server.spec.features.iter().copied().collect(),
             promises_contract: server.promises_contract(),

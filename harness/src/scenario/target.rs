@@ -105,7 +105,7 @@ impl Target {
         if self.watcher.is_none() && signal != Signal::SIGHUP {
             let (port, id) = (self.address.port(), self.process.id);
             let (recorder, listener) = (self.recorder.clone(), self.listener.clone());
-            self.watcher = Some(process::watch_listener(port, move |seen_open| {
+            self.watcher = Some(process::watch_listener(self.process.place(), port, move |seen_open| {
                 let open_until_us = seen_open.map(|at| recorder.micros(at));
                 recorder.record(Event::ListenerClosed { process: id, open_until_us });
                 listener.send_replace(false);

@@ -238,6 +238,8 @@ pub enum Event {
     Confirmed { what: String },
     /// A precondition could not be established: no verdict is possible.
     Unconfirmed { what: String, why: String },
+    /// This machine lacks something that the scenario needs: nothing was played, and nothing is judged.
+    Skipped { why: String },
     /// The harness or its environment failed, or the server did not start: there is no verdict.
     Aborted { why: String },
     /// The scenario is over. A timeline without this record is truncated.

@@ -20,6 +20,8 @@ pub struct View<'t> {
     pub processes: BTreeMap<ProcessId, Process>,
     /// Preconditions that did not hold: what, and why.
     pub unconfirmed: Vec<(&'t str, &'t str)>,
+    /// What this machine lacked, where nothing was played for it.
+    pub skipped: Option<&'t str>,
     /// Why the run went no further, where it did not.
     pub aborted: Option<&'t str>,
     stalls: Vec<(Micros, Micros)>,
@@ -189,6 +191,7 @@ impl<'t> View<'t> {
             connections: Vec::new(),
             processes: BTreeMap::new(),
             unconfirmed: Vec::new(),
+            skipped: None,
             aborted: None,
             stalls: Vec::new(),
         };
@@ -311,6 +314,7 @@ impl<'t> View<'t> {
                 }
             }
             Event::Stalled { late_us } => self.stalls.push((t, *late_us)),
+            Event::Skipped { why } => self.skipped = Some(why),
             Event::Aborted { why } => self.aborted = Some(why),
             Event::Unconfirmed { what, why } => self.unconfirmed.push((what, why)),
             Event::Log { .. } | Event::Stderr { .. } | Event::Confirmed { .. } | Event::Finished => {}

@@ -1,9 +1,10 @@
 //! The harness is stopped in the middle of a run: by Ctrl-C, by SIGTERM, and by SIGKILL. Nothing stays behind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use drainspec::link::Link;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -20,6 +21,19 @@ connection, _ = listener.accept()
 answer(connection)
 print(os.getpid(), file=open('pids', 'a'), flush=True)
 time.sleep(300)
+";
+
+/// Answers, ignores SIGTERM, and says in which network namespace it is.
+const FAR_AWAY: &str = r"
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child(detached=True)
+listener = listen()
+print(os.readlink('/proc/self/ns/net'), file=open('network', 'w'), flush=True)
+print(os.getpid(), file=open('pids', 'a'), flush=True)
+while True:
+    connection, _ = listener.accept()
+    answer(connection)
+    connection.close()
 ";
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -56,6 +70,23 @@ impl Interrupted {
             text.contains("\"good\"")
         });
         run
+    }
+
+    /// Starts the harness and waits until it has a server at the far end of a link.
+    fn over_a_link() -> Self {
+        let servers = Servers::new();
+        let stubborn = servers.add("far-away", FAR_AWAY);
+        let mut command = Command::new(DRAINSPEC);
+        command.args(servers.arguments("far-away", "connect-storm-over-delay")).env("TMPDIR", servers.tmp());
+        let harness = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let run = Self { servers, stubborn, harness };
+        until("the server is started", || pids(&run.stubborn).len() == 2);
+        run
+    }
+
+    /// The network namespace of the server.
+    fn network(&self) -> PathBuf {
+        PathBuf::from(std::fs::read_to_string(self.stubborn.join("network")).unwrap().trim())
     }
 
     /// Sends the signal and waits for the end of the harness.
@@ -122,6 +153,37 @@ fn a_harness_that_is_killed_leaves_nothing_either() {
         pids(&run.stubborn).into_iter().all(|pid| !runs(pid)) && run.servers.left_behind().is_empty()
     });
     run.assert_results_are_whole();
+}
+
+/// Whether somebody runs in this network namespace, or holds it.
+fn exists(network: &Path) -> bool {
+    let is = |link: PathBuf| std::fs::read_link(link).is_ok_and(|target| target == network);
+    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let holds = |process: PathBuf| {
+        let held = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        is(process.join("ns/net")) || held.map(|entry| entry.path()).any(is)
+    };
+    let mounted = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    processes.into_iter().any(holds) || mounted.contains(&*network.to_string_lossy())
+}
+
+#[test]
+fn a_link_ends_with_the_harness_however_that_ends() {
+    if let Err(why) = Link::new(Duration::ZERO) {
+        eprintln!("skipped: no link with delay can be made here: {why}");
+        return;
+    }
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+        let mut run = Interrupted::over_a_link();
+        let network = run.network();
+        assert_ne!(std::fs::read_link("/proc/self/ns/net").unwrap(), network);
+        assert!(exists(&network), "{} is not seen", network.display());
+        run.stop(signal);
+        until("everything is gone", || {
+            let nobody = pids(&run.stubborn).into_iter().all(|pid| !runs(pid));
+            nobody && !exists(&network) && run.servers.left_behind().is_empty()
+        });
+    }
 }
 
 #[test]

@@ -5,4 +5,6 @@ mod interruption;
 mod misbehaving;
 mod results;
 mod servers;
+#[cfg(target_os = "linux")]
+mod skipping;
 mod usage;

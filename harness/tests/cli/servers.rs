@@ -20,7 +20,7 @@ def say(**event):
     print(json.dumps(event), flush=True)
 
 def listen(instance="one"):
-    listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=128)
+    listener = socket.create_server((os.environ.get("HOST", "127.0.0.1"), int(os.environ["PORT"])), backlog=128)
     say(event="listening", port=listener.getsockname()[1], pid=os.getpid(), instance=instance)
     return listener
 

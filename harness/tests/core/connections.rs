@@ -141,6 +141,25 @@ fn nothing_lost() -> Vec<Case> {
             unclear(rule, "no signal", before().sent("b", role).broken("b", Break::Reset)),
         ]);
     }
+    // Clients that come only once have no number of their own: one answer shows that the server is at work.
+    let rule = "nothing-lost-in-accept-queue";
+    let arrivals = || run().sent("a", Role::Storm).answered("a", 200).sent("b", Role::Storm);
+    let half_way = || arrivals().at(1_000).signal("SIGTERM").opened(3, Role::Storm).sent("c", Role::Storm);
+    cases.extend([
+        holds(rule, "a handshake was half done, and ends", {
+            half_way().answered("b", 200).answered_close("c", 200).exited(0)
+        }),
+        holds(rule, "who comes too late is refused, a second later", {
+            let run = arrivals().at(1_000).signal("SIGTERM").answered("b", 200).exited(0);
+            run.at(2_000).not_opened(3, Role::Storm, NotOpened::Refused)
+        }),
+        violated(rule, "a handshake was half done, and is reset", {
+            half_way().answered("b", 200).broken("c", Break::Reset).exited(0)
+        }),
+        unclear(rule, "nobody had an answer before the signal", {
+            run().sent("a", Role::Storm).at(1_000).signal("SIGTERM").broken("a", Break::Reset).exited(0)
+        }),
+    ]);
     cases.push(violated("nothing-lost-on-keep-alive", "sustained clients count", {
         let load = run().sent("a", Role::Sustained).answered("a", 200).sent("b", Role::Sustained);
         load.at(1_000).signal("SIGTERM").broken("b", Break::Fin)

@@ -2,7 +2,7 @@
 
 use drainspec::rules::{self, Basis, Level};
 use drainspec::timeline::{Break, Role};
-use drainspec::verdict::{Verdict, judge};
+use drainspec::verdict::{NoVerdict, Verdict, judge};
 
 use crate::run::{Run, run, stopped};
 
@@ -89,6 +89,16 @@ fn a_run_that_was_aborted_has_no_verdict_but_a_reason() {
     let aborted = run().sent("slow", Role::InFlight).aborted("the server printed no `listening` line");
     let error = judge(&aborted.judged_by(&["in-flight-answered"])).unwrap_err().to_string();
     assert!(error.contains("no `listening` line"), "{error}");
+}
+
+#[test]
+fn a_run_that_was_skipped_is_neither_good_nor_bad() {
+    let skipped = run().skipped("no link with delay can be made here").judged_by(&["clean-exit-status"]);
+    let reason = judge(&skipped).unwrap_err();
+    assert!(matches!(&reason, NoVerdict::Skipped(why) if why.contains("no link")), "{reason}");
+    let outcome = drainspec::runner::verdict(&skipped);
+    assert_eq!((outcome.verdict, outcome.rules.len()), (Verdict::Skipped, 0));
+    assert_eq!(outcome.reason.as_deref(), Some("no link with delay can be made here"));
 }
 
 #[test]

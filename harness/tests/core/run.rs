@@ -227,6 +227,10 @@ impl Run {
         self.record(Event::Aborted { why: why.to_owned() })
     }
 
+    pub fn skipped(self, why: &str) -> Self {
+        self.record(Event::Skipped { why: why.to_owned() })
+    }
+
     fn record(mut self, event: Event) -> Self {
         self.timeline.records.push(Record { t_us: self.next_us, event });
         self.next_us += 1_000;

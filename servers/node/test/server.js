@@ -2,9 +2,11 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import net from 'node:net';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 const MAIN = fileURLToPath(new URL('../main.js', import.meta.url));
@@ -26,6 +28,16 @@ export async function start(test, environment = {}) {
         if (line.event === name) return line;
       }
     },
+    /** Waits until /metrics matches. */
+    async metric(pattern) {
+      for (;;) {
+        const metrics = await ask(test, adminPort, 'GET /metrics HTTP/1.1');
+        if (pattern.test(metrics)) return;
+        await sleep(20);
+      }
+    },
+    /** Returns the resident set in MB. */
+    memory: () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server.child.pid}/status`, 'latin1'))[1]) >> 10,
     ended: () => server.ended,
   };
 }
@@ -50,7 +62,9 @@ export async function connect(test, port) {
   let received = '';
   return {
     send: (data) => socket.write(data),
+    sendEnd: () => socket.end(),
     close: () => socket.destroy(),
+    readable: () => once(socket, 'readable'),
     async until(pattern) {
       while (!pattern.test(received)) {
         const chunk = socket.read();
@@ -63,8 +77,9 @@ export async function connect(test, port) {
       return before;
     },
     async end() {
-      for await (const chunk of socket) received += chunk;
-      return received;
+      const chunks = [received];
+      for await (const chunk of socket) chunks.push(chunk);
+      return chunks.join('');
     },
   };
 }

@@ -14,8 +14,10 @@ for (const signal of ['SIGTERM', 'SIGINT']) {
     events.send(EVENTS);
     await events.until(/data: 0/);
     server.kill(signal);
-    const { filtered } = await server.event('listener_closed');
-    assert.equal(filtered, process.platform === 'linux');
+    const { minimum_ttl: minimumTTL, lost } = await server.event('accept_queue');
+    assert.equal(minimumTTL, process.platform === 'linux');
+    assert.equal(lost, 0);
+    assert.equal((await server.event('listener_closed')).ok, true);
     await events.until(/\r\n0\r\n\r\n/);
     await assert.rejects(connect(context, server.port), { code: 'ECONNREFUSED' });
     assert.match(await ask(context, server.adminPort, 'GET /health/live HTTP/1.1'), /^HTTP\/1.1 200 /);

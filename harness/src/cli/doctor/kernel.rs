@@ -1,5 +1,7 @@
 //! What the kernel lets this process do, and what it would let one without privileges do.
 
+use crate::link::Link;
+
 /// Whether a minimum TTL keeps new connections out of a listener: what a server does while it empties its accept
 /// queue.
 pub fn keep_out_new_connections() -> Result<String, String> {
@@ -9,6 +11,11 @@ pub fn keep_out_new_connections() -> Result<String, String> {
 /// Whether the table of sockets tells what a server has accepted, and when its listener closes.
 pub fn read_socket_table() -> Result<String, String> {
     also_unprivileged("may be read", try_table)
+}
+
+/// Whether two network namespaces can be joined by a link with delay.
+pub fn make_link() -> Result<String, String> {
+    Link::new(std::time::Duration::ZERO).map(|_| "can be made".to_owned()).map_err(|why| why.to_string())
 }
 
 #[cfg(target_os = "linux")]
@@ -49,7 +56,8 @@ fn try_table() -> Result<(), String> {
         Ok::<_, std::io::Error>((listener.local_addr()?.port(), client.local_addr()?.port(), (listener, client)))
     };
     let (port, client_port, _open) = connect().map_err(|error| format!("no connection over loopback: {error}"))?;
-    let sides = crate::process::server_sides(port).map_err(|error| format!("sock_diag(7): {error}"))?;
+    let sides = crate::process::server_sides(&crate::link::Place::HERE, port)
+        .map_err(|error| format!("sock_diag(7): {error}"))?;
     match sides.iter().find(|side| side.client_port == client_port) {
         Some(_) => Ok(()),
         None => Err("sock_diag(7): the table does not show a connection that is open".to_owned()),

@@ -69,6 +69,7 @@ FAULTS: dict[str, Callable[[], None]] = {
         connections.listener_ignores_newcomers,
         connections.accept_queue_reset,
         connections.accepted_connections_dropped,
+        connections.half_open_handshakes_reset,
         connections.load_holds_exit,
         connections.address_not_reusable,
         connections.address_waited_for,

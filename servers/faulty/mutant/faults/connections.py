@@ -279,6 +279,27 @@ def accept_queue_reset() -> None:
     _hold_accept_back()
 
 
+def half_open_handshakes_reset() -> None:
+    """New SYNs are kept out and the accept queue is emptied, but nobody waits for handshakes that are half done."""
+
+    def close_without_waiting(self):
+        set_minimum_ttl(self._listener, MAX_TTL)
+        waiting = []
+        while True:
+            try:
+                waiting.append(self._listener.accept()[0])
+            except BlockingIOError:
+                break
+        self.close()
+        # Only now, because a thread for each takes about as long as a handshake.
+        for sock in waiting:
+            set_minimum_ttl(sock, 0)
+            self._start(sock)
+        return len(waiting), True
+
+    Listener.empty_accept_queue = close_without_waiting
+
+
 def load_holds_exit() -> None:
     """The signal is acted on only when nobody has asked for a moment, or after six seconds."""
     last = [0.0]
