@@ -31,6 +31,7 @@ main() {
     step 'harness: clippy' cargo clippy --quiet --locked --all-targets -- -D warnings
     step 'harness: tests' cargo test --quiet --locked
     each_server Cargo.toml rust_checks
+    step 'lifecycle: compiles alone' scripts/lifecycle-alone.sh
 
     step 'harness: release build' cargo build --quiet --release --locked
     step 'shutdown test of a server that is in order' scripts/shutdown-test.sh go
