@@ -84,26 +84,42 @@ export class Listener {
    */
   async emptyAcceptQueue() {
     const deadline = performance.now() + HANDSHAKE_TIMEOUT;
-    this.#minimumTTL = this.#keepOutNewConnections();
+    this.#minimumTTL = this.#setMinimumTTL(this.#descriptor, MAX_TTL);
     this.#emptying = true;
-    await this.#acceptAll();
-    let halfOpen = this.#halfOpen();
-    while (halfOpen > 0 && performance.now() < deadline) {
-      await this.#connection(deadline);
-      await this.#acceptAll();
-      halfOpen = this.#halfOpen();
+    let halfOpen;
+    let lost;
+    try {
+      halfOpen = await this.#awaitHandshakes(deadline);
+      lost = await this.#acceptRest(deadline);
+    } finally {
+      this.close();
     }
-    await this.#acceptAll(); // only after that look: a handshake may have ended since the last time
-    let lost = this.#waiting();
-    while (lost > 0 && performance.now() < deadline) {
-      const before = this.#emptied;
-      await this.#acceptAll();
-      if (this.#emptied === before) await sleep(RETRY_DELAY); // accept fails; those that wait are safe till we close
-      lost = this.#waiting();
-    }
-    this.close();
     if (lost > 0) logError(`${lost} connections could not be accepted and are lost`);
     return { emptied: this.#emptied, minimumTTL: this.#minimumTTL, halfOpen, lost, shared: this.#isShared() };
+  }
+
+  /** Accepts what comes until no handshake is half done, and returns how many are given up on. */
+  async #awaitHandshakes(deadline) {
+    for (;;) {
+      await this.#acceptAll();
+      const halfOpen = this.#halfOpen();
+      if (halfOpen === 0 || performance.now() >= deadline) return halfOpen;
+      await this.#connection(deadline);
+    }
+  }
+
+  /**
+   * Empties the queue once more, after the look that found no handshake: one may have ended just before it. Returns
+   * how many wait still, because accept fails: they are safe only until we close.
+   */
+  async #acceptRest(deadline) {
+    for (;;) {
+      const before = this.#emptied;
+      await this.#acceptAll();
+      const waiting = this.#waiting();
+      if (waiting === 0 || performance.now() >= deadline) return waiting;
+      if (this.#emptied === before) await sleep(RETRY_DELAY);
+    }
   }
 
   /** Closes at once. Connections that were accepted stay open. */
@@ -162,10 +178,6 @@ export class Listener {
     this.#fail(`port ${this.#address.port}: ${reason}`);
   }
 
-  #keepOutNewConnections() {
-    return this.#setMinimumTTL(this.#descriptor, MAX_TTL);
-  }
-
   #setMinimumTTL(number, ttl) {
     try {
       this.#system.setMinimumTTL(number, this.#address.family === 'IPv6', ttl);
@@ -187,7 +199,7 @@ export class Listener {
 
   /** Waits for a connection, but not beyond the deadline. */
   async #connection(deadline) {
-    const signal = AbortSignal.timeout(Math.max(0, deadline - performance.now()));
+    const signal = AbortSignal.timeout(Math.max(0, Math.ceil(deadline - performance.now())));
     await once(this.#tcp, 'connection', { signal }).catch(() => {});
   }
 

@@ -66,13 +66,7 @@ async function run() {
 
   return lifecycle.run(signals, {
     drainTimeout: () => settings.now().drainTimeout,
-    closeListener: async () => {
-      const { emptied, minimumTTL, halfOpen, lost, shared } = await listener.emptyAcceptQueue();
-      logEvent('accept_queue', { emptied, minimum_ttl: minimumTTL, half_open: halfOpen, lost });
-      registry.beginDrain();
-      if (lost > 0) throw new Error(`${lost} connections were lost`);
-      if (shared) throw new Error('another process listens on the same socket');
-    },
+    closeListener: () => closeListener(listener, registry),
     drained: registry.drained,
     cutInFlight: () => registry.cutInFlight(),
     // The admin listener answers liveness to the end, so it is released last.
@@ -106,6 +100,17 @@ function newServer(handle) {
   server.httpAllowHalfOpen = true; // a client may close its side and still read
   serve(server, handle);
   return server;
+}
+
+async function closeListener(listener, registry) {
+  try {
+    const { emptied, minimumTTL, halfOpen, lost, shared } = await listener.emptyAcceptQueue();
+    logEvent('accept_queue', { emptied, minimum_ttl: minimumTTL, half_open: halfOpen, lost });
+    if (lost > 0) throw new Error(`${lost} connections were lost`);
+    if (shared) throw new Error('another process listens on the same socket');
+  } finally {
+    registry.beginDrain();
+  }
 }
 
 function reload(settings) {
