@@ -393,7 +393,7 @@ export function serve(server, handle) {
     if (error.code?.startsWith('HPE_')) connectionOf(socket).rejectInput(REJECTIONS[error.code] ?? 400);
     else socket.destroy(); // the client has left
   });
-  server.on('connect', (_request, socket) => connectionOf(socket).rejectInput(405));
+  server.on('connect', (_request, socket) => connectionOf(socket).rejectInput(501));
 }
 
 function inOrder(request, response, handle) {

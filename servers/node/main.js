@@ -36,18 +36,20 @@ async function run() {
   const adminRegistry = new Registry(settings);
   const lifecycle = new Lifecycle(logEvent, () => settings.now().shutdownDelay);
 
+  // Node itself would write past the log, to a pipe that may be full.
+  process.removeAllListeners('warning').on('warning', (warning) => logError(warning.stack));
+  process.on('uncaughtException', (error) => {
+    logError(error.stack);
+    lifecycle.fail(`uncaught: ${error.message}`); // what it has left behind nobody knows
+  });
+
+  // The soft limit of descriptors was raised by Node, as it started.
   const app = new App({ settings, lifecycle, registry, instance: newInstance() });
   const fail = (reason) => lifecycle.fail(reason);
-  const listener = new Listener(
-    registry,
-    newServer((...request) => app.handle(...request)),
-    fail,
-  );
-  const adminListener = new Listener(
-    adminRegistry,
-    newServer((...request) => app.handleAdmin(...request)),
-    fail,
-  );
+  const server = newServer((request, response, connection) => app.handle(request, response, connection));
+  const adminServer = newServer((request, response, connection) => app.handleAdmin(request, response, connection));
+  const listener = new Listener(registry, server, fail);
+  const adminListener = new Listener(adminRegistry, adminServer, fail);
   try {
     await listener.listen(config.host, config.port);
     await adminListener.listen(config.adminHost, config.adminPort);

@@ -148,7 +148,9 @@ export class App {
         if (size > maxBodyBytes) fail(413, tooLarge);
         else chunks.push(chunk);
       };
-      connection.refuseBody = () => fail(400, 'the body is malformed');
+      connection.refuseBody = () => {
+        if (!request.complete) fail(400, 'the body is malformed'); // or what follows it is
+      };
       request.on('data', receive);
       request.on('error', () => fail(400, 'the body is incomplete'));
       request.on('end', () => {
@@ -340,13 +342,13 @@ function checkHead({ httpVersion, headers }) {
   };
   if (httpVersion !== '1.1' && httpVersion !== '1.0') refuse(505, 'HTTP/1.1 and HTTP/1.0 are spoken');
   const { host, 'transfer-encoding': coding } = headers;
-  if (host === undefined ? httpVersion === '1.1' : BAD_HOST.test(host)) refuse(400, 'one Host is needed');
+  if (host === undefined ? httpVersion === '1.1' : !HOST.test(host)) refuse(400, 'one Host is needed');
   if (coding === undefined) return;
   if (httpVersion === '1.0') refuse(400, 'HTTP/1.0 has no Transfer-Encoding');
   if (coding.toLowerCase() !== 'chunked') refuse(501, 'the only Transfer-Encoding is chunked');
 }
 
-const BAD_HOST = /[\s,]/; // two of them are joined by a comma
+const HOST = /^[\w.~!$&'()*+;=:%[\]-]*$/; // no comma: two of them are joined by one
 
 function pathOf({ url }) {
   const path = url.startsWith('/') ? url : url.replace(/^https?:\/\/[^/?]*/i, ''); // absolute: RFC 9112, 3.2.2

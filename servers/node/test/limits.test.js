@@ -19,7 +19,7 @@ describe('requests', () => {
     ['POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked', 'zz\r\n', 400],
     [`GET / HTTP/1.1\r\nX-Large: ${'x'.repeat(20_000)}`, '', 431],
     ['NONSENSE', '', 400],
-    ['CONNECT test:80 HTTP/1.1', '', 405],
+    ['CONNECT test:80 HTTP/1.1', '', 501, CLOSE],
     ['POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked', '5\r\nhello\r\n0\r\n\r\n', 200, /\r\n\r\nhello$/],
     ['GET http://test/bytes?size=2 HTTP/1.1', '', 200, /\r\n\r\n\0\0$/],
     ['HEAD /bytes?size=2 HTTP/1.1', '', 200, /\r\nContent-Length: 2\r\n[^]*\r\n\r\n$/],
