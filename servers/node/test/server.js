@@ -11,9 +11,9 @@ import { fileURLToPath } from 'node:url';
 
 const MAIN = fileURLToPath(new URL('../main.js', import.meta.url));
 
-/** Starts a server; it is killed when the test ends, should it still run. */
-export async function start(test, environment = {}) {
-  const server = run(test, environment);
+/** Starts a server, by another command where one is given; it is killed when the test ends, should it still run. */
+export async function start(test, environment = {}, prefix = []) {
+  const server = run(test, environment, prefix);
   const lines = createInterface({ input: server.child.stdout })[Symbol.asyncIterator]();
   const next = async () => JSON.parse((await lines.next()).value);
   const { port, admin_port: adminPort } = await next();
@@ -38,14 +38,18 @@ export async function start(test, environment = {}) {
     },
     /** Returns the resident set in MB. */
     memory: () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server.child.pid}/status`, 'latin1'))[1]) >> 10,
+    /** Reads standard output no more. */
+    stopReading: () => server.child.stdout.pause(),
+    exited: () => new Promise((resolve) => server.child.once('exit', resolve)),
     ended: () => server.ended,
   };
 }
 
 /** Runs a server that is not expected to listen. */
-export function run(test, environment) {
+export function run(test, environment, prefix = []) {
   const env = { PATH: process.env.PATH, PORT: '0', ADMIN_PORT: '0', ...environment };
-  const child = spawn(process.execPath, [MAIN], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const [command, ...parameters] = [...prefix, process.execPath, MAIN];
+  const child = spawn(command, parameters, { env, stdio: ['ignore', 'pipe', 'pipe'] });
   test.after(() => child.kill('SIGKILL'));
   const stderr = text(child.stderr);
   const ended = once(child, 'close').then(async ([status]) => ({ status, stderr: await stderr }));
