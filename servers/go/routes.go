@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"regexp"
 	"strconv"
@@ -135,6 +136,10 @@ func (a *App) HandleAdmin(writer http.ResponseWriter, request *http.Request) {
 
 func (a *App) dispatch(writer http.ResponseWriter, request *http.Request, found route, rejection error) {
 	response := a.respond(writer, request)
+	if rejection != nil && request.Header.Get("Expect") != "" {
+		response.fail(rejection) // the body is not wanted, and so not invited
+		return
+	}
 	body, err := a.readBody(response, request)
 	switch {
 	case err != nil:
@@ -399,8 +404,12 @@ func (r *response) send(status int, contentType string, body []byte) {
 // wait for ever.
 func find(routes []route, request *http.Request) (route, error) {
 	var allowed []string
+	path := request.URL.Path
+	if path == "" && request.URL.Host != "" {
+		path = "/" // the absolute form may have none
+	}
 	for _, candidate := range routes {
-		if candidate.path != request.URL.Path {
+		if candidate.path != path {
 			continue
 		}
 		hasHead := candidate.method == http.MethodGet && candidate.limit != LimitStreams
@@ -418,8 +427,20 @@ func find(routes []route, request *http.Request) (route, error) {
 	return route{}, requestError(http.StatusMethodNotAllowed, "method not allowed", "Allow", strings.Join(allowed, ", "))
 }
 
+// parameter is a value of the query, or the fallback. What is malformed net/http would leave out.
+func parameter(r *Request, name, fallback string) (string, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return "", requestError(http.StatusBadRequest, "the query is malformed")
+	}
+	return cmp.Or(query.Get(name), fallback), nil
+}
+
 func seconds(r *Request, name, fallback string, limit float64) (time.Duration, error) {
-	text := cmp.Or(r.URL.Query().Get(name), fallback)
+	text, err := parameter(r, name, fallback)
+	if err != nil {
+		return 0, err
+	}
 	value, ok := parseSeconds(text, limit)
 	if !ok {
 		reason := fmt.Sprintf("%s: %q is not decimal seconds from 0 to %g", name, text, limit)
@@ -429,7 +450,10 @@ func seconds(r *Request, name, fallback string, limit float64) (time.Duration, e
 }
 
 func integer(r *Request, name string, fallback, low, high int) (int, error) {
-	text := cmp.Or(r.URL.Query().Get(name), strconv.Itoa(fallback))
+	text, err := parameter(r, name, strconv.Itoa(fallback))
+	if err != nil {
+		return 0, err
+	}
 	value, err := strconv.Atoi(text)
 	if err != nil || !digits.MatchString(text) || value < low || value > high {
 		reason := fmt.Sprintf("%s: %q is not an integer from %d to %d", name, text, low, high)

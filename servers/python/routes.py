@@ -42,6 +42,7 @@ class Route(NamedTuple):
     path: str
     handle: Callable[["Exchange"], None]
     limit: Limit = Limit.IN_FLIGHT
+    rejects: bool = False
 
 
 class App:
@@ -107,7 +108,8 @@ class App:
         self.dispatch(exchange, route)
 
     def dispatch(self, exchange: "Exchange", route: Route) -> None:
-        exchange.read_body()
+        if not route.rejects or not exchange.http.they_are_waiting_for_100_continue:
+            exchange.read_body()  # of a request that is rejected it is not invited
         route.handle(exchange)
 
     def root(self, exchange: "Exchange") -> None:
@@ -392,7 +394,7 @@ def find(routes: list[Route], exchange: Exchange) -> Route:
             raise RequestError(404, "no such path")
         raise RequestError(405, "method not allowed", ("Allow", ", ".join(allowed)))
 
-    return Route(exchange.command, exchange.url_path, reject)
+    return Route(exchange.command, exchange.url_path, reject, rejects=True)
 
 
 def new_parser(received: bytes) -> h11.Connection:
@@ -402,7 +404,7 @@ def new_parser(received: bytes) -> h11.Connection:
     return parser
 
 
-HOST = re.compile(r"[^\s,]*")
+HOST = re.compile(r"[^\s,/?#@\\]*")
 CLOSE = re.compile(r"(^|[\s,])close($|[\s,])")
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -21,15 +21,23 @@ pub fn folder() -> PathBuf {
 
 /// The references, or the server that the variable HTTP_SERVER names.
 pub fn selected() -> Vec<catalog::Server> {
-    let servers = catalog::discover(&folder()).expect("every server.toml is in order");
-    let wanted = std::env::var("HTTP_SERVER").ok().filter(|name| !name.is_empty());
-    let chosen = servers.into_iter().filter(|server| match &wanted {
-        Some(name) => server.name == *name,
-        None => server.spec.kind == Kind::Reference,
-    });
-    let chosen: Vec<_> = chosen.collect();
-    assert!(!chosen.is_empty(), "no server {wanted:?} in {}", folder().display());
+    let Some(wanted) = std::env::var("HTTP_SERVER").ok().filter(|name| !name.is_empty()) else {
+        return references();
+    };
+    let chosen: Vec<_> = all().into_iter().filter(|server| server.name == wanted).collect();
+    assert!(!chosen.is_empty(), "HTTP_SERVER: there is no server {wanted:?} in {}", folder().display());
     chosen
+}
+
+/// The servers for which the table is.
+pub fn references() -> Vec<catalog::Server> {
+    let references: Vec<_> = all().into_iter().filter(|server| server.spec.kind == Kind::Reference).collect();
+    assert!(!references.is_empty(), "no server in {} is a reference", folder().display());
+    references
+}
+
+fn all() -> Vec<catalog::Server> {
+    catalog::discover(&folder()).expect("every server.toml is in order")
 }
 
 /// A running server.

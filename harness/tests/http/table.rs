@@ -32,6 +32,9 @@ struct Except {
     server: String,
     rows: Vec<String>,
     expect: Vec<Expect>,
+    /// The bodies, where they are others, too.
+    #[serde(default)]
+    body: Bodies,
     why: String,
 }
 
@@ -239,7 +242,13 @@ impl Table {
                     row.source.clone_from(&group.source);
                 }
                 if let Some(except) = self.except(server, &row.name) {
-                    row.ideal = std::mem::replace(&mut row.expect, except.expect.clone());
+                    let expect = std::mem::replace(&mut row.expect, except.expect.clone());
+                    row.fields.clear(); // they belong to another answer
+                    match except.body {
+                        Bodies::Any => row.ideal = expect,
+                        _ => row.body = except.body.clone(), // the body is the exception
+                    }
+                    row.fields.clear(); // they belong to another answer
                 }
                 rows.push(row);
             }

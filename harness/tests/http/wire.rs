@@ -96,12 +96,15 @@ impl Wire {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Sends what is taken at once, or soon; false when the connection has ended.
-    pub fn send_some(&mut self, bytes: &[u8]) -> bool {
+    /// Sends what is taken at once, or soon, and says how much that was; `None` when the connection has ended.
+    pub fn send_some(&mut self, bytes: &[u8]) -> Option<usize> {
         let _ = self.stream.set_write_timeout(Some(Duration::from_millis(100)));
         match self.stream.write(bytes) {
-            Ok(_) => true,
-            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted),
+            Ok(taken) => Some(taken),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Some(0),
+                _ => None,
+            },
         }
     }
 

@@ -85,10 +85,10 @@ impl Connection {
         }
     }
 
-    /// Notes that the rest of the response is ready. A client that closes its side from now on still gets it; one
-    /// that does so while a handler waits is taken for one that has left, for both look the same.
-    pub fn begin_sending(&self) {
-        self.standing.lock().unwrap().sending = true;
+    /// Notes whether the rest of the response waits for nothing but the client. One that closes its side then still
+    /// gets it; one that does so while a handler waits is taken for one that has left, for both look the same.
+    pub fn set_sending(&self, sending: bool) {
+        self.standing.lock().unwrap().sending = sending;
     }
 
     /// Notes that hyper has taken the end of the response.

@@ -13,8 +13,8 @@ use futures_util::stream::unfold;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    TRANSFER_ENCODING,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    RETRY_AFTER, TRANSFER_ENCODING,
 };
 use hyper::{Method, StatusCode, Version};
 use percent_encoding::percent_decode_str;
@@ -48,8 +48,9 @@ struct Request {
     content_type: Option<HeaderValue>,
     id: Option<HeaderValue>,
     is_head: bool,
-    closes: bool, // whatever is answered
-    unread: bool, // the body, or part of it
+    closes: bool,  // whatever is answered
+    expects: bool, // an invitation to send its body
+    unread: bool,  // the body, or part of it
     body: Bytes,
 }
 
@@ -123,6 +124,9 @@ impl App {
         // Here, and not when the future is polled: hyper reads on in between.
         let limit = found.as_ref().map_or(Limit::InFlight, |route| route.limit);
         let admitted = self.registry.begin_request(&connection, limit);
+        if !request.unread && found.as_ref().is_ok_and(|route| matches!(route.handle, Now(_))) {
+            connection.set_sending(true); // before hyper reads on: the client may have closed its side already
+        }
         async move {
             let draining = self.lifecycle.phase() >= Phase::Draining;
             let answer = if draining && self.settings.now().drain_policy == DrainPolicy::Reject {
@@ -159,7 +163,8 @@ impl App {
     ) -> Answer {
         let handle = match found {
             Ok(route) => Ok(route.handle),
-            Err(error) if is_ambiguous(error.status) => return Err(error), // nor is its body clear
+            // Nor is its body clear; or it is not wanted, and so not invited.
+            Err(error) if is_ambiguous(error.status) || request.expects => return Err(error),
             Err(error) => Err(error),
         };
         if request.unread {
@@ -310,9 +315,7 @@ impl App {
             headers.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
             *response.body_mut() = Content::Whole(Bytes::new());
         }
-        if !matches!(response.body(), Content::Chunks(_)) {
-            connection.begin_sending();
-        }
+        connection.set_sending(!matches!(response.body(), Content::Chunks(_)));
         response.map(|content| ResponseBody { content, connection })
     }
 }
@@ -346,7 +349,7 @@ fn check_framing(request: &hyper::Request<Incoming>) -> Result<(), RequestError>
     let headers = request.headers();
     let mut hosts = headers.get_all(HOST).iter();
     let valid = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => !host.as_bytes().iter().any(|byte| byte.is_ascii_whitespace() || *byte == b','),
+        (Some(host), None) => !host.as_bytes().iter().any(|byte| b" \t,/?#@\\".contains(byte)),
         (None, _) => request.version() == Version::HTTP_10,
         (Some(_), Some(_)) => false,
     };
@@ -391,6 +394,7 @@ impl Request {
             is_head: request.method() == Method::HEAD,
             // hyper hides whether a chunked request had a Content-Length, too (RFC 9112, 6.1).
             closes: headers.contains_key(TRANSFER_ENCODING),
+            expects: headers.contains_key(EXPECT),
             unread: !request.body().is_end_stream(),
             body: Bytes::new(),
         }
