@@ -122,7 +122,7 @@ export class Connection {
       if (nowTaken !== taken) since = now;
       taken = nowTaken;
       if (socket.writableLength === 0) this.#stopBoundingWrites();
-      else if (now - since >= writeTimeout) socket.resetAndDestroy();
+      else if (now - since >= writeTimeout) socket.resetAndDestroy(); // rule: slow-reader-bounded
     };
     look();
     this.#writeDeadline = setInterval(look, writeTimeout / 8);

@@ -90,7 +90,10 @@ export class Lifecycle {
     this.#advance(Phase.READY);
   }
 
-  /** Begins the shutdown without a signal, once, because the server works no more: it ends with status 1. */
+  /**
+   * Begins the shutdown without a signal, once, because the server works no more: it ends with status 1.
+   * rule: broken-listener-ends-process
+   */
   fail(reason) {
     if (this.#failed) return;
     this.#failed = true;

@@ -14,7 +14,7 @@ const MAX_INTERVAL = 60; // seconds
 /** What a request in flight counts against: how many there may be, by the configuration. */
 export const Limit = Object.freeze({
   IN_FLIGHT: (config) => config.maxInFlight,
-  /** Endless streams: they would use up MAX_IN_FLIGHT for ever. */
+  /** Endless streams: they would use up MAX_IN_FLIGHT for ever. rule: streams-limited-apart */
   STREAMS: (config) => config.maxStreams,
   /** A probe must get through under load. */
   NONE: () => Infinity,
