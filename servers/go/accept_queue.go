@@ -10,6 +10,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -72,7 +73,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		if l.closing.Load() && !l.mayGoOn() {
 			l.lose(errors.New("others kept coming"))
-			l.closeEmptied()
+			_ = l.Close()
 			return nil, net.ErrClosed
 		}
 		conn, err := l.AcceptTCP()
@@ -92,7 +93,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 			}
 		case l.closing.Load():
 			if !l.goesOn(err) {
-				l.closeEmptied()
+				_ = l.Close()
 				return nil, net.ErrClosed
 			}
 		case errors.Is(err, net.ErrClosed) || isPermanent(err):
@@ -164,13 +165,13 @@ func (l *Listener) lose(err error) {
 	LogError(l.result.err.Error())
 }
 
-func (l *Listener) closeEmptied() {
-	_ = l.Close()
-	if l.table.look() == nil && l.table.listening && l.result.err == nil {
-		l.result.err = fmt.Errorf("another process listens on the same socket, and its minimum TTL of %d now keeps"+
-			" out its clients: leave a shared socket alone, it needs none of this", maxTTL)
-		LogError(l.result.err.Error())
+// CheckGone is an error where another process listens on the same socket. Asked later, because the table may be long.
+func (l *Listener) CheckGone(context.Context) error {
+	if l.table.look() == nil && l.table.listening {
+		return fmt.Errorf("another process listens on the same socket, and its minimum TTL of %d now keeps out its"+
+			" clients: leave a shared socket alone, it needs none of this", maxTTL)
 	}
+	return nil
 }
 
 // wakeAccept ends a blocked accept. The deadline must lie ahead: one that has passed fails before accept(2).

@@ -72,16 +72,19 @@ func run() int {
 		Drained:     registry.Drained(),
 		CutInFlight: registry.CutInFlight,
 		// The admin listener answers liveness to the end, so it is released last.
-		Release: []ReleaseStep{{Name: "admin", Timeout: time.Second, Run: func(ctx context.Context) error {
-			_ = adminListener.Close()
-			defer adminRegistry.CutInFlight()
-			select {
-			case <-adminRegistry.Answered(): // a /prestop waited for the same delay as we did: its answer comes first
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}}},
+		Release: []ReleaseStep{
+			{Name: "listener", Timeout: time.Second, Run: listener.CheckGone},
+			{Name: "admin", Timeout: time.Second, Run: func(ctx context.Context) error {
+				_ = adminListener.Close()
+				defer adminRegistry.CutInFlight()
+				select {
+				case <-adminRegistry.Answered(): // a /prestop waited for the same delay as we did: its answer comes first
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}},
+		},
 		Reload: func() { reload(settings) },
 	})
 }

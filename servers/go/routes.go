@@ -344,9 +344,9 @@ func (a *App) respond(writer http.ResponseWriter, request *http.Request) *respon
 func (r *response) WriteHeader(status int) {
 	r.begun = true
 	r.Header().Set("X-Instance-Id", r.app.instance)
-	// net/http then reads no further request. rule: pipelined-in-order. It hides whether a chunked request had a
-	// Content-Length, too, after which a connection must not be used again (RFC 9112, 6.1), nor does it read a coding
-	// in HTTP/1.0.
+	// net/http hides whether a chunked request had a Content-Length, too, after which a connection must not be used
+	// again (RFC 9112, 6.1), and reads no coding in HTTP/1.0.
+	// It reads no further request once Connection is close. rule: pipelined-in-order
 	if r.app.lifecycle.Stopping() || r.request.TransferEncoding != nil || !r.request.ProtoAtLeast(1, 1) {
 		r.Header().Set("Connection", "close")
 	}

@@ -41,6 +41,10 @@ class Emptied:
     error: OSError | None = None
 
 
+class SharedSocket(Exception):
+    """Closing the listener has closed nothing."""
+
+
 class Listener:
     """Gives each connection a thread. For the main thread only, but for close."""
 
@@ -89,12 +93,21 @@ class Listener:
             self._accept_all(deadline)
         # Once more, after the look: a handshake that ended in between is in the queue by now.
         self._accept_all(deadline)
-        self._close_emptied()
+        self.close()
         return emptied
 
     def close(self) -> None:
         """Closes at once; may be called from any thread. Connections that were accepted stay open."""
         self._listener.close()
+
+    def check_gone(self) -> None:
+        """Raises where another process listens on the same socket. Asked later, because the table may be long."""
+        with contextlib.suppress(OSError):
+            if self._table.look().listening:
+                raise SharedSocket(
+                    f"another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its "
+                    "clients: leave a shared socket alone, it needs none of this"
+                )
 
     def _half_open(self) -> int:
         try:
@@ -132,15 +145,6 @@ class Listener:
             waiting = self._table.look().waiting
         self._emptied.lost = max(1, waiting)
         self._fail_emptied(f"{self._emptied.lost} connections in the accept queue are lost: {reason}")
-
-    def _close_emptied(self) -> None:
-        self.close()
-        with contextlib.suppress(OSError):
-            if self._table.look().listening:
-                self._fail_emptied(
-                    f"another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its "
-                    "clients: leave a shared socket alone, it needs none of this"
-                )
 
     def _fail_emptied(self, reason: str) -> None:
         log_error(reason)

@@ -49,6 +49,7 @@ pub struct Emptied {
     pub half_open: usize,  // handshakes that were given up on
     pub lost: usize,       // connections that could not be taken
     pub error: Option<String>,
+    table: Option<SocketTable>,
 }
 
 impl<H: Fn(TcpStream)> Listener<H> {
@@ -99,7 +100,7 @@ impl<H: Fn(TcpStream)> Listener<H> {
         }
         // Once more, after the look: a handshake that ended in between is in the queue by now.
         self.accept_all(&mut emptied, deadline).await;
-        self.close_emptied(&mut emptied);
+        emptied.table = Some(self.table);
         emptied
     }
 
@@ -148,21 +149,23 @@ impl<H: Fn(TcpStream)> Listener<H> {
         }
         (self.hand_over)(stream);
     }
-
-    fn close_emptied(mut self, emptied: &mut Emptied) {
-        drop(self.tcp);
-        if emptied.error.is_none() && self.table.look().is_ok() && self.table.listening {
-            let reason = format!(
-                "another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its \
-                 clients: leave a shared socket alone, it needs none of this"
-            );
-            log_error(&reason);
-            emptied.error = Some(reason);
-        }
-    }
 }
 
 impl Emptied {
+    /// An error where another process listens on the same socket. Asked later, because the table may be long.
+    pub fn check_gone(&mut self) -> Result<(), String> {
+        if let Some(table) = &mut self.table
+            && table.look().is_ok()
+            && table.listening
+        {
+            return Err(format!(
+                "another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its \
+                 clients: leave a shared socket alone, it needs none of this"
+            ));
+        }
+        Ok(())
+    }
+
     /// Counts those that still wait, and cannot be taken.
     fn lose(&mut self, waiting: usize, reason: &str) {
         self.lost = waiting.max(1);
