@@ -51,7 +51,13 @@ go_checks() {
 python_checks() {
     step "$1: ruff" python_lint "$1"
     if has "$1" 'test_*.py'; then
-        step "$1: tests" in_folder "$1" python3 -B -m unittest discover -s tests
+        # A server with packages installs them into its own environment, and is tested in it.
+        local python=python3
+        if [[ -f $1/install.py ]]; then
+            step "$1: packages" in_folder "$1" python3 install.py
+            python=build/venv/bin/python
+        fi
+        step "$1: tests" in_folder "$1" "$python" -B -m unittest discover -s tests
     fi
 }
 

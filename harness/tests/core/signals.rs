@@ -51,7 +51,7 @@ fn log_holds_nothing() -> Vec<Case> {
         }),
         unclear(rule, "somebody read it", run().at(1_000).signal("SIGTERM").exited(0)),
         unclear(rule, "nobody was told to stop", muted().answered("slow", 200)),
-        unclear(rule, "late, where the harness stalled", { stopped().at(6_000).stalled(2_000).at(6_600).exited(0) }),
+        unclear(rule, "late, where the harness stalled", stopped().at(6_000).stalled(2_000).at(6_600).exited(0)),
     ]
 }
 
