@@ -332,6 +332,6 @@ mod tests {
     #[test]
     fn the_nearest_name_is_suggested() {
         let error = unknown("listener-close-first").to_string();
-        assert!(error.contains("`listener-closes-first`"), "{error}");
+        assert!(error.contains("did you mean listener-closes-first"), "{error}");
     }
 }
