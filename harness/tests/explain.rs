@@ -41,7 +41,10 @@ fn the_marker_itself_is_among_the_lines_shown() {
 
 #[test]
 fn an_unknown_name_is_a_usage_error_with_the_nearest_one() {
-    drainspec(&["explain", "listener-close-first"]).assert().code(2).stderr(contains("did you mean listener-closes-first"));
+    drainspec(&["explain", "listener-close-first"])
+        .assert()
+        .code(2)
+        .stderr(contains("did you mean listener-closes-first"));
 }
 
 #[test]
