@@ -171,7 +171,7 @@ fn a_selection_can_leave_out_and_choose_by_kind_and_group() {
     };
     assert_eq!(played(&["--server", "*", "--server", "!oth*", "--scenario", "idle-exit"]), ["good idle-exit"]);
     assert_eq!(played(&["--kind", "framework", "--scenario", "idle-exit"]), ["good idle-exit", "other idle-exit"]);
-    let signals = ["--group", "signals", "--scenario", "!{sig,second}*", "--server", "good"];
+    let signals = ["--group", "signals", "--scenario", "!{sig,second,listener,output}*", "--server", "good"];
     assert_eq!(played(&signals), ["good idle-exit"]);
     servers.matrix("*", "idle-exit").args(["--kind", "faulty"]).assert().code(3).stderr(contains("faulty"));
     servers.matrix("*", "idle-exit").args(["--group", "signal"]).assert().code(3).stderr(contains("signals"));
