@@ -10,15 +10,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -118,6 +114,7 @@ func (l *Listener) EmptyAcceptQueue() Emptied {
 	l.closing.Store(true)
 	l.wakeAccept()
 	<-l.served
+	l.checkGone()
 	return l.result
 }
 
@@ -165,13 +162,13 @@ func (l *Listener) lose(err error) {
 	LogError(l.result.err.Error())
 }
 
-// CheckGone is an error where another process listens on the same socket. Asked later, because the table may be long.
-func (l *Listener) CheckGone(context.Context) error {
-	if l.table.look() == nil && l.table.listening {
-		return fmt.Errorf("another process listens on the same socket, and its minimum TTL of %d now keeps out its"+
+// checkGone notices another process that listens on the same socket.
+func (l *Listener) checkGone() {
+	if l.table.look() == nil && l.table.listening && l.result.err == nil {
+		l.result.err = fmt.Errorf("another process listens on the same socket, and the minimum TTL of %d now keeps out its"+
 			" clients: leave a shared socket alone, it needs none of this", maxTTL)
+		LogError(l.result.err.Error())
 	}
-	return nil
 }
 
 // wakeAccept ends a blocked accept. The deadline must lie ahead: one that has passed fails before accept(2).
@@ -201,57 +198,6 @@ func waiting(socket syscall.Conn) bool {
 		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	})
 	return err == nil && ready > 0
-}
-
-// socketTable is what the kernel lists for the port of a listener, from /proc/net/tcp and tcp6: a socket for IPv6 may take
-// IPv4, too (proc_pid_net(5)). The files stay open, because there may be no descriptor left when they are needed.
-type socketTable struct {
-	halfOpen  int  // handshakes that have begun and not ended
-	waiting   int  // connections in the accept queue
-	listening bool // whether the socket is there, in whatever process
-	suffix    string
-	inode     string
-	files     []*os.File
-}
-
-func newSocketTable(listener *net.TCPListener) *socketTable {
-	stat := unix.Stat_t{}
-	_ = control(listener, func(fd int) { _ = unix.Fstat(fd, &stat) })
-	table := &socketTable{suffix: fmt.Sprintf(":%04X", port(listener)), inode: strconv.FormatUint(stat.Ino, 10)}
-	for _, path := range []string{"/proc/net/tcp", "/proc/net/tcp6"} { // the latter is missing where IPv6 is off
-		if file, err := os.Open(path); err == nil {
-			table.files = append(table.files, file)
-		}
-	}
-	return table
-}
-
-func (t *socketTable) look() error {
-	const listen, halfOpen = "0A", "03"
-	if t.files == nil {
-		return errors.New("the kernel has no table of them")
-	}
-	t.halfOpen, t.waiting, t.listening = 0, 0, false
-	for _, file := range t.files {
-		_, _ = file.Seek(0, io.SeekStart)
-		text, err := io.ReadAll(file)
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(string(text)) {
-			column := strings.Fields(line) // 1 local address, 3 state, 4 queues to send and to receive, 9 inode
-			switch {
-			case len(column) < 10 || !strings.HasSuffix(column[1], t.suffix):
-			case column[3] == halfOpen:
-				t.halfOpen++
-			case column[3] == listen && column[9] == t.inode:
-				_, queue, _ := strings.Cut(column[4], ":")
-				length, _ := strconv.ParseUint(queue, 16, 32)
-				t.waiting, t.listening = int(length), true
-			}
-		}
-	}
-	return nil
 }
 
 func control(socket syscall.Conn, use func(fd int)) error {

@@ -73,7 +73,6 @@ func run() int {
 		CutInFlight: registry.CutInFlight,
 		// The admin listener answers liveness to the end, so it is released last.
 		Release: []ReleaseStep{
-			{Name: "listener", Timeout: time.Second, Run: listener.CheckGone},
 			{Name: "admin", Timeout: time.Second, Run: func(ctx context.Context) error {
 				_ = adminListener.Close()
 				defer adminRegistry.CutInFlight()

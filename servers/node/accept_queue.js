@@ -1,32 +1,34 @@
-// The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may
-// have sent a request already. Closing the listener resets them, and whoever is half-way through the handshake.
-// Under load accepting "until there are no more" never ends. So: keep out new SYNs, wait for the handshakes that
-// are half done, empty the queue, close.
+// The accept queue: connections that the kernel has opened and that nobody has accepted yet. Their clients may have sent
+// a request already, and closing the listener resets them. Others are half-way through their handshake: off loopback
+// that takes a round trip, and they will be there when the listener is gone. Under load accepting "until there are no
+// more" never ends. So: keep out new SYNs, wait for the handshakes that have begun, empty the queue, close.
 //
-// A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused:
-// either way nothing of its request was lost. This holds on Linux. A client that sends with a TTL of 255 is not
-// kept out: under a load of those somebody is always half-way. With SYN cookies there is no handshake to wait
-// for. On other systems the queue is emptied and the listener closed, no more.
+// A client whose SYN is dropped sends it again after a second and then reaches our successor, or is refused: either way
+// nothing of its request was lost. Not kept out are clients that send with a TTL of 255, and handshakes by SYN cookie:
+// these can still be reset. Where a lame-duck is longer than the withdrawal nobody comes any more, and none of this is
+// needed. Not for a socket that another process listens on, too: that one stays open, and so does its queue.
 //
-// What Node does not have (socket options, the kernel's list of sockets) koffi calls in the C library, a foreign function interface. libuv
-// accepts one connection in each turn of the event loop, tells nobody when accept fails, and where no descriptor
-// is left it accepts and closes everything that waits. So this file stops accepting before that happens.
+// What Node does not have (socket options, netlink) koffi, a foreign function interface, calls in the C library.
+// libuv accepts one connection in each turn of the event loop, tells nobody when accept fails, and where no
+// descriptor is left it accepts and closes everything that waits. So this file stops accepting before that happens.
 
 import { once } from 'node:events';
 import { closeSync, fstatSync, readFileSync } from 'node:fs';
 import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import os from 'node:os';
 import util from 'node:util';
 import { logError } from './log.js';
 
-const BACKLOG = 65_535; // the kernel caps it at net.core.somaxconn
-const MAX_EMPTIED = 2 * BACKLOG; // where new ones get in, the queue is never empty
+const LITTLE = os.endianness() === 'LE';
+const BACKLOG = 65_535; // the kernel cuts it down to the longest queue that it allows
 const MAX_TTL = 255;
-const HANDSHAKE_TIMEOUT = 1000; // milliseconds, from the minimum TTL on
-const RETRY_DELAY = 50; // milliseconds, after an accept that failed
+const HANDSHAKE_TIMEOUT = 1000; // milliseconds, for those that are half done when the listener is to close
+const ACCEPT_PAUSE = 50; // milliseconds, after an error that may pass
+const MOST_EMPTIED = 2 * BACKLOG; // clients with a TTL of 255 might go on for ever
 const CHECK_INTERVAL = 1000; // milliseconds between two looks at whether the listener listens still
 const RESERVED = 16; // descriptors for everything that is no connection
-const BROKEN = ['EBADF', 'EINVAL', 'ENOTSOCK', 'EOPNOTSUPP']; // of an accept: it will not get better
+const PERMANENT = ['EBADF', 'EINVAL', 'ENOTSOCK', 'EOPNOTSUPP']; // the listener will not work again
 
 /**
  * What became of the accept queue.
@@ -35,7 +37,7 @@ const BROKEN = ['EBADF', 'EINVAL', 'ENOTSOCK', 'EOPNOTSUPP']; // of an accept: i
  * @property {boolean} minimumTTL whether the socket was given one
  * @property {number} halfOpen handshakes that were given up on
  * @property {number} lost connections that could not be taken
- * @property {boolean} shared whether another process listens on the same socket
+ * @property {string} [error] what went wrong
  */
 
 /** Hands connections to an HTTP server until its accept queue is to be emptied. */
@@ -47,7 +49,7 @@ export class Listener {
   #tcp;
   #address;
   #descriptor; // of our own, for the same socket: what waits is safe while #tcp is closed
-  #inode;
+  #table;
   #maxDescriptor;
   #check;
   #emptying = false;
@@ -67,7 +69,7 @@ export class Listener {
     await this.#accept({ host, port, backlog: BACKLOG });
     this.#address = this.#tcp.address();
     this.#descriptor = this.#system.duplicate(descriptor(this.#tcp));
-    this.#inode = fstatSync(descriptor(this.#tcp)).ino;
+    this.#table = new SocketTable(this.#system, this.#address, fstatSync(descriptor(this.#tcp)).ino);
     this.#check = setInterval(() => {
       if (!this.#system.isListening(this.#descriptor)) this.#giveUp('the socket listens no more');
     }, CHECK_INTERVAL).unref(); // libuv would try again for ever, and say nothing
@@ -94,8 +96,9 @@ export class Listener {
     } finally {
       this.close();
     }
-    if (lost > 0) logError(`${lost} connections could not be accepted and are lost`);
-    return { emptied: this.#emptied, minimumTTL: this.#minimumTTL, halfOpen, lost, shared: this.#isShared() };
+    const error = lost > 0 ? `${lost} connections in the accept queue are lost` : this.#whoElseListens();
+    if (error) logError(error);
+    return { emptied: this.#emptied, minimumTTL: this.#minimumTTL, halfOpen, lost, error };
   }
 
   /** Accepts what comes until no handshake is half done, and returns how many are given up on. */
@@ -118,7 +121,7 @@ export class Listener {
       await this.#acceptAll();
       const waiting = this.#waiting();
       if (waiting === 0 || performance.now() >= deadline) return waiting;
-      if (this.#emptied === before) await sleep(RETRY_DELAY);
+      if (this.#emptied === before) await sleep(ACCEPT_PAUSE);
     }
   }
 
@@ -137,7 +140,7 @@ export class Listener {
     this.#tcp.listen(options);
     await once(this.#tcp, 'listening');
     this.#tcp.on('error', (error) => {
-      if (BROKEN.includes(error.code)) this.#giveUp(error.message);
+      if (PERMANENT.includes(error.code)) this.#giveUp(error.message);
       else this.#pause(error.message);
     });
   }
@@ -156,7 +159,7 @@ export class Listener {
     if (this.#descriptor === undefined) return;
     logError(`cannot accept: ${reason}`);
     this.#tcp.close();
-    setTimeout(() => this.#resume(), RETRY_DELAY);
+    setTimeout(() => this.#resume(), ACCEPT_PAUSE);
   }
 
   #resume() {
@@ -168,7 +171,7 @@ export class Listener {
       this.#accept({ fd, backlog: BACKLOG }).catch((error) => this.#giveUp(error.message));
     } else {
       closeSync(fd);
-      setTimeout(() => this.#resume(), RETRY_DELAY);
+      setTimeout(() => this.#resume(), ACCEPT_PAUSE);
     }
   }
 
@@ -183,7 +186,7 @@ export class Listener {
       this.#system.setMinimumTTL(number, this.#address.family === 'IPv6', ttl);
       return true;
     } catch (error) {
-      logError(`the minimum TTL cannot be set to ${ttl}: ${error.message}`);
+      logError(`new connections get in, a connect storm may lose requests: ${error.message}`);
       return false;
     }
   }
@@ -191,7 +194,7 @@ export class Listener {
   /** Lets the event loop accept until a whole turn of it has found the queue empty. */
   async #acceptAll() {
     await eventLoopTurn(); // the one that runs already may have looked for connections before we came
-    for (let before = -1; before !== this.#emptied && this.#emptied < MAX_EMPTIED;) {
+    for (let before = -1; before !== this.#emptied && this.#emptied < MOST_EMPTIED;) {
       before = this.#emptied;
       await eventLoopTurn();
     }
@@ -203,44 +206,104 @@ export class Listener {
     await once(this.#tcp, 'connection', { signal }).catch(() => {});
   }
 
-  /** Counts the handshakes that are half done. An IPv6 listener takes IPv4, too. */
+  /** Counts the handshakes that are half done. */
   #halfOpen() {
-    const families = this.#address.family === 'IPv6' ? ['IPv4', 'IPv6'] : ['IPv4'];
     try {
-      return families.flatMap((family) => this.#system.sockets(family, SYN_RECV, this.#address.port)).length;
+      return this.#table.look().halfOpen;
     } catch (error) {
-      logError(`handshakes that are half done are not waited for: ${error.message}`);
+      logError(`handshakes that are half done may be lost: ${error.message}`);
       return 0;
     }
   }
 
   /** Counts the connections that wait in the queue. */
   #waiting() {
-    return this.#listening()?.waiting ?? 0;
-  }
-
-  #isShared() {
-    if (!this.#minimumTTL || this.#listening() === undefined) return false;
-    logError(
-      'another process listens on this socket: the minimum TTL keeps out its clients; set IP_MINTTL to 0 there, ' +
-        'or open a socket of its own',
-    );
-    return true;
-  }
-
-  /** Finds the socket among those that listen. */
-  #listening() {
     try {
-      const sockets = this.#system.sockets(this.#address.family, LISTEN, this.#address.port);
-      return sockets.find(({ inode }) => inode === this.#inode);
+      return this.#table.look().waiting;
+    } catch {
+      return 0; // #halfOpen has said so
+    }
+  }
+
+  /** Notices another process that listens on the same socket. */
+  #whoElseListens() {
+    try {
+      if (!this.#table.look().listening) return undefined;
     } catch {
       return undefined; // #halfOpen has said so
     }
+    return (
+      `another process listens on the same socket, and the minimum TTL of ${MAX_TTL} now keeps out its clients: ` +
+      'leave a shared socket alone, it needs none of this'
+    );
   }
 }
 
-const SYN_RECV = 3;
-const LISTEN = 10;
+/**
+ * What the kernel tells of the port of a listener, asked as ss asks (sock_diag(7)). /proc/net/tcp says the same, but
+ * takes far longer to read on a machine with much memory. The netlink socket stays open, because there may be no
+ * descriptor left when it is needed.
+ */
+class SocketTable {
+  halfOpen = 0; // handshakes that have begun and not ended
+  waiting = 0; // connections in the accept queue
+  listening = false; // whether the socket is there, in whatever process
+  #system;
+  #families;
+  #port;
+  #inode;
+  #netlink;
+
+  constructor(system, { family, port }, inode) {
+    this.#system = system;
+    this.#families = family === 'IPv6' ? [AF_INET, AF_INET6] : [AF_INET]; // the former may take IPv4, too
+    this.#port = port;
+    this.#inode = inode;
+    this.#netlink = system.openNetlink();
+  }
+
+  look() {
+    if (this.#netlink === undefined) throw new Error('the kernel tells nothing of its sockets');
+    this.halfOpen = 0;
+    this.waiting = 0;
+    this.listening = false;
+    for (const family of this.#families) {
+      const query = new DataView(new ArrayBuffer(72));
+      query.setUint32(0, 72, LITTLE);
+      query.setUint16(4, SOCK_DIAG_BY_FAMILY, LITTLE);
+      query.setUint16(6, REQUEST_DUMP, LITTLE);
+      query.setUint8(16, family);
+      query.setUint8(17, IPPROTO_TCP);
+      query.setUint32(20, (1 << SYN_RECV) | (1 << LISTEN), LITTLE);
+      query.setUint16(24, this.#port);
+      this.#system.send(this.#netlink, new Uint8Array(query.buffer));
+      const messages = new Uint8Array(MOST_AT_ONCE);
+      let more = true;
+      while (more) more = this.#read(messages.subarray(0, this.#system.receive(this.#netlink, messages)));
+    }
+    return this;
+  }
+
+  /** Reads what came at once, and returns whether there is more to come. */
+  #read(messages) {
+    const view = new DataView(messages.buffer, 0, messages.length);
+    for (let at = 0; at < messages.length; at += view.getUint32(at, LITTLE)) {
+      const kind = view.getUint16(at + 4, LITTLE);
+      if (kind === NLMSG_DONE) return false;
+      if (kind === NLMSG_ERROR) {
+        const reason = util.getSystemErrorName(view.getInt32(at + 16, LITTLE));
+        throw new Error(`the kernel tells nothing of its sockets: ${reason}`);
+      }
+      if (view.getUint8(at + 17) === SYN_RECV) {
+        this.halfOpen++;
+      } else if (view.getUint32(at + 84, LITTLE) === this.#inode) {
+        this.waiting = view.getUint32(at + 72, LITTLE);
+        this.listening = true;
+      }
+    }
+    return true;
+  }
+}
 
 function eventLoopTurn() {
   return new Promise((resolve) => setImmediate(resolve));
@@ -271,8 +334,8 @@ async function loadSystem() {
     };
     return {
       setMinimumTTL: unavailable,
-      sockets: unavailable,
       duplicate: () => undefined,
+      openNetlink: () => undefined,
       isListening: () => true, // nobody can tell
     };
   }
@@ -280,30 +343,12 @@ async function loadSystem() {
 
 function bindSystem(koffi) {
   const library = koffi.load(null); // the C library is part of this process
-  const { uint8_t: u8, uint16_t: u16, uint32_t: u32 } = koffi.types;
-  const header = { length: u32, type: u16, flags: u16, sequence: u32, sender: u32 };
-  const bytes = (count) => koffi.array(u8, count);
-  // Of linux/inet_diag.h; what is of no use here has one name together.
-  const query = { family: u8, protocol: u8, extensions: u16, states: u32, port: bytes(2), others: bytes(46) };
-  const found = {
-    family: u8,
-    state: u8,
-    timer: u16,
-    id: bytes(48),
-    expires: u32,
-    waiting: u32,
-    others: bytes(8),
-    inode: u32,
-  };
-  const Query = koffi.struct({ ...header, ...query });
-  const Found = koffi.struct({ ...header, ...found });
-
   const setsockopt = library.func('int setsockopt(int, int, int, int *, uint32_t)');
   const getsockopt = library.func('int getsockopt(int, int, int, _Inout_ int *, _Inout_ uint32_t *)');
   const dup = library.func('int dup(int)');
   const open = library.func('int socket(int, int, int)');
-  const send = library.func('send', 'intptr_t', ['int', koffi.pointer(Query), 'size_t', 'int']);
-  const receive = library.func('intptr_t recv(int, void *, size_t, int)');
+  const send = library.func('intptr_t send(int, const uint8_t *, size_t, int)');
+  const receive = library.func('intptr_t recv(int, _Out_ uint8_t *, size_t, int)');
 
   function check(result, call) {
     if (result < 0) throw new Error(`${call}: ${util.getSystemErrorName(-koffi.errno())}`);
@@ -324,35 +369,9 @@ function bindSystem(koffi) {
       if (isIPv6) setOption(number, IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl);
     },
 
-    /**
-     * Asks the kernel for the TCP sockets in a state on a port, as ss does: for each its inode, and how many
-     * connections wait in its queue. /proc/net/tcp says the same, but to read it takes ten times as long.
-     */
-    sockets(family, state, port) {
-      const netlink = check(open(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG), 'socket');
-      try {
-        const request = {
-          ...{ length: koffi.sizeof(Query), type: SOCK_DIAG_BY_FAMILY, flags: REQUEST_DUMP, sequence: 0, sender: 0 },
-          ...{ family: family === 'IPv6' ? AF_INET6 : AF_INET, protocol: IPPROTO_TCP, extensions: 0 },
-          ...{ states: 1 << state, port: [port >> 8, port & 0xff], others: new Uint8Array(46) },
-        };
-        check(send(netlink, request, request.length, 0), 'send');
-        const sockets = [];
-        const buffer = Buffer.alloc(32 << 10);
-        for (;;) {
-          const end = check(receive(netlink, buffer, buffer.length, 0), 'recv');
-          for (let at = 0; at < end;) {
-            const message = koffi.decode(buffer, at, Found);
-            if (message.type === NLMSG_DONE) return sockets;
-            if (message.type === NLMSG_ERROR) throw new Error('the kernel does not tell its sockets');
-            sockets.push({ waiting: message.waiting, inode: message.inode });
-            at += message.length;
-          }
-        }
-      } finally {
-        closeSync(netlink);
-      }
-    },
+    openNetlink: () => check(open(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG), 'socket'),
+    send: (number, bytes) => check(send(number, bytes, bytes.length, 0), 'send'),
+    receive: (number, bytes) => check(receive(number, bytes, bytes.length, 0), 'recv'),
 
     duplicate: (number) => check(dup(number), 'dup'),
 
@@ -375,8 +394,12 @@ const AF_INET = 2;
 const AF_INET6 = 10;
 const AF_NETLINK = 16;
 const SOCK_RAW = 3;
+const SOCK_CLOEXEC = 0x80000;
 const NETLINK_SOCK_DIAG = 4;
 const SOCK_DIAG_BY_FAMILY = 20;
 const REQUEST_DUMP = 0x301; // NLM_F_REQUEST | NLM_F_DUMP
 const NLMSG_ERROR = 2;
 const NLMSG_DONE = 3;
+const MOST_AT_ONCE = 32768; // bytes that the kernel sends in one part
+const SYN_RECV = 3;
+const LISTEN = 10;

@@ -106,10 +106,9 @@ function newServer(handle) {
 
 async function closeListener(listener, registry) {
   try {
-    const { emptied, minimumTTL, halfOpen, lost, shared } = await listener.emptyAcceptQueue();
+    const { emptied, minimumTTL, halfOpen, lost, error } = await listener.emptyAcceptQueue();
     logEvent('accept_queue', { emptied, minimum_ttl: minimumTTL, half_open: halfOpen, lost });
-    if (lost > 0) throw new Error(`${lost} connections were lost`);
-    if (shared) throw new Error('another process listens on the same socket');
+    if (error) throw new Error(error);
   } finally {
     registry.beginDrain();
   }

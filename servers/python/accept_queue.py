@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -27,6 +28,10 @@ MAX_TTL = 255
 HANDSHAKE_TIMEOUT = 1.0  # seconds, for those that are half done when the listener is to close
 ACCEPT_PAUSE = 0.05  # seconds, after an error that may pass
 MOST_EMPTIED = 2 * BACKLOG  # clients with a TTL of 255 might go on for ever
+NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, REQUEST_DUMP = 4, 20, 0x301  # of linux/netlink.h and linux/sock_diag.h
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+MOST_AT_ONCE = 32768  # bytes that the kernel sends in one part
+SYN_RECV, LISTEN = 3, 10  # of linux/tcp.h
 PERMANENT = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)  # the listener will not work again
 
 
@@ -39,10 +44,6 @@ class Emptied:
     half_open: int = 0  # handshakes that were given up on
     lost: int = 0  # connections that could not be taken
     error: OSError | None = None
-
-
-class SharedSocket(Exception):
-    """Closing the listener has closed nothing."""
 
 
 class Listener:
@@ -94,20 +95,12 @@ class Listener:
         # Once more, after the look: a handshake that ended in between is in the queue by now.
         self._accept_all(deadline)
         self.close()
+        self._check_gone()
         return emptied
 
     def close(self) -> None:
         """Closes at once; may be called from any thread. Connections that were accepted stay open."""
         self._listener.close()
-
-    def check_gone(self) -> None:
-        """Raises where another process listens on the same socket. Asked later, because the table may be long."""
-        with contextlib.suppress(OSError):
-            if self._table.look().listening:
-                raise SharedSocket(
-                    f"another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its "
-                    "clients: leave a shared socket alone, it needs none of this"
-                )
 
     def _half_open(self) -> int:
         try:
@@ -116,6 +109,15 @@ class Listener:
             log_error(f"handshakes that are half done may be lost: {error}")
             return 0
         return self._emptied.half_open
+
+    def _check_gone(self) -> None:
+        """Notices another process that listens on the same socket."""
+        with contextlib.suppress(OSError):  # _half_open has said so
+            if self._table.look().listening:
+                self._fail_emptied(
+                    f"another process listens on the same socket, and the minimum TTL of {MAX_TTL} now keeps out its "
+                    "clients: leave a shared socket alone, it needs none of this"
+                )
 
     def _accept_all(self, deadline: float) -> None:
         """Accepts until the kernel says that the queue is empty; where new ones get in, not beyond the deadline."""
@@ -153,9 +155,8 @@ class Listener:
     def _start(self, sock: socket.socket) -> None:
         if self._emptied is not None:
             self._emptied.emptied += 1
-            if (
-                self._emptied.minimum_ttl
-            ):  # it is inherited, if the handshake ended meanwhile; TCP repeats what was dropped
+            # Inherited, if the handshake ended meanwhile; TCP repeats what was dropped.
+            if self._emptied.minimum_ttl:
                 set_minimum_ttl(sock, 0)
         connection = self._registry.open(sock)
         if connection is None:
@@ -175,36 +176,52 @@ class Listener:
 
 
 class SocketTable:
-    """What the kernel lists for the port of a listener, from /proc/net/tcp and tcp6: a socket for IPv6 may take IPv4,
-    too (proc_pid_net(5)). The files stay open, because there may be no descriptor left when they are needed."""
+    """What the kernel tells of the port of a listener, asked as ss asks (sock_diag(7)). /proc/net/tcp says the same,
+    but takes far longer to read on a machine with much memory. The netlink socket stays open, because there may be no
+    descriptor left when it is needed."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.half_open = 0  # handshakes that have begun and not ended
         self.waiting = 0  # connections in the accept queue
         self.listening = False  # whether the socket is there, in whatever process
-        self._suffix = f":{listener.getsockname()[1]:04X}"
-        self._inode = str(os.fstat(listener.fileno()).st_ino)
-        paths = ("/proc/net/tcp", "/proc/net/tcp6")  # the latter is missing where IPv6 is off
-        self._files = [os.open(path, os.O_RDONLY) for path in paths if os.path.exists(path)]
+        self._families = {socket.AF_INET, listener.family}  # one for IPv6 may take IPv4, too
+        self._port = listener.getsockname()[1]
+        self._inode = os.fstat(listener.fileno()).st_ino
+        self._netlink = None
+        with contextlib.suppress(AttributeError, OSError):  # other systems
+            self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
 
     def look(self) -> "SocketTable":
-        if not self._files:
-            raise OSError("the kernel has no table of them")
+        if self._netlink is None:
+            raise OSError("the kernel tells nothing of its sockets")
         self.half_open, self.waiting, self.listening = 0, 0, False
-        listen, half_open = "0A", "03"
-        for descriptor in self._files:
-            with open(descriptor, encoding="utf-8", closefd=False) as file:
-                file.seek(0)
-                for line in file:
-                    _, local, _, state, queues, *_, rest = line.split(maxsplit=9)
-                    if not local.endswith(self._suffix):
-                        continue
-                    if state == half_open:
-                        self.half_open += 1
-                    elif state == listen and rest.split()[0] == self._inode:
-                        self.listening = True
-                        self.waiting = int(queues.partition(":")[2], 16)
+        states = 1 << SYN_RECV | 1 << LISTEN
+        for family in self._families:
+            query = struct.pack(
+                "=IHHIIBBBxI", 72, SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, 0, 0, family, socket.IPPROTO_TCP, 0, states
+            )
+            query += struct.pack("!H46x", self._port)
+            self._netlink.send(query)
+            while self._read(self._netlink.recv(MOST_AT_ONCE)):
+                pass
         return self
+
+    def _read(self, messages: bytes) -> bool:
+        """Reads what came at once, and returns whether there is more to come."""
+        while messages:
+            length, kind = struct.unpack_from("=IH", messages)
+            if kind == NLMSG_DONE:
+                return False
+            if kind == NLMSG_ERROR:
+                (code,) = struct.unpack_from("=i", messages, 16)
+                raise OSError(f"the kernel tells nothing of its sockets: {os.strerror(-code)}")
+            state, waiting, inode = struct.unpack_from("=x B 54x I 8x I", messages, 16)
+            if state == SYN_RECV:
+                self.half_open += 1
+            elif inode == self._inode:
+                self.waiting, self.listening = waiting, True
+            messages = messages[length:]
+        return True
 
 
 def set_minimum_ttl(sock: socket.socket, ttl: int) -> None:

@@ -85,10 +85,7 @@ def main() -> int:
             drained=registry.drained,
             cut_in_flight=registry.cut_in_flight,
             # The admin listener answers liveness to the end, so it is released last.
-            release=[
-                ReleaseStep("listener", timeout=1, run=listener.check_gone),
-                ReleaseStep("admin", timeout=1, run=close_admin),
-            ],
+            release=[ReleaseStep("admin", timeout=1, run=close_admin)],
             reload=lambda: reload(settings),
         ),
     )

@@ -11,12 +11,15 @@
 //! stays open, and so does its queue.
 
 use std::ffi::c_int;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
+use std::fmt::Display;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::fstat;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -33,6 +36,17 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients with a TTL of 255 might go on for ever.
 const MOST_EMPTIED: usize = 2 * BACKLOG as usize;
+/// Bytes that the kernel sends in one part.
+const MOST_AT_ONCE: usize = 32768;
+
+// Of linux/netlink.h, linux/sock_diag.h and linux/tcp.h.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const REQUEST_DUMP: u16 = 0x301;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const IPPROTO_TCP: u8 = 6;
+const SYN_RECV: u8 = 3;
+const LISTEN: u8 = 10;
 
 /// Hands over connections until its accept queue is to be emptied.
 pub struct Listener<H> {
@@ -49,7 +63,6 @@ pub struct Emptied {
     pub half_open: usize,  // handshakes that were given up on
     pub lost: usize,       // connections that could not be taken
     pub error: Option<String>,
-    table: Option<SocketTable>,
 }
 
 impl<H: Fn(TcpStream)> Listener<H> {
@@ -100,7 +113,8 @@ impl<H: Fn(TcpStream)> Listener<H> {
         }
         // Once more, after the look: a handshake that ended in between is in the queue by now.
         self.accept_all(&mut emptied, deadline).await;
-        emptied.table = Some(self.table);
+        drop(self.tcp);
+        emptied.check_gone(&mut self.table);
         emptied
     }
 
@@ -152,24 +166,23 @@ impl<H: Fn(TcpStream)> Listener<H> {
 }
 
 impl Emptied {
-    /// An error where another process listens on the same socket. Asked later, because the table may be long.
-    pub fn check_gone(&mut self) -> Result<(), String> {
-        if let Some(table) = &mut self.table
-            && table.look().is_ok()
-            && table.listening
-        {
-            return Err(format!(
-                "another process listens on the same socket, and its minimum TTL of {MAX_TTL} now keeps out its \
+    /// Notices another process that listens on the same socket.
+    fn check_gone(&mut self, table: &mut SocketTable) {
+        if table.look().is_ok() && table.listening && self.error.is_none() {
+            self.fail(format!(
+                "another process listens on the same socket, and the minimum TTL of {MAX_TTL} now keeps out its \
                  clients: leave a shared socket alone, it needs none of this"
             ));
         }
-        Ok(())
     }
 
     /// Counts those that still wait, and cannot be taken.
     fn lose(&mut self, waiting: usize, reason: &str) {
         self.lost = waiting.max(1);
-        let reason = format!("{} connections in the accept queue are lost: {reason}", self.lost);
+        self.fail(format!("{} connections in the accept queue are lost: {reason}", self.lost));
+    }
+
+    fn fail(&mut self, reason: String) {
         log_error(&reason);
         self.error = Some(reason);
     }
@@ -188,61 +201,105 @@ fn is_permanent(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| permanent.contains(&number))
 }
 
-/// What the kernel lists for the port of a listener, from /proc/net/tcp and tcp6: a socket for IPv6 may take
-/// IPv4, too (proc_pid_net(5)). The files stay open, because there may be no descriptor left when they are needed.
+/// What the kernel tells of the port of a listener, asked as ss asks (sock_diag(7)). /proc/net/tcp says the same, but
+/// takes far longer to read on a machine with much memory. The netlink socket stays open, because there may be no
+/// descriptor left when it is needed.
 struct SocketTable {
     half_open: usize, // handshakes that have begun and not ended
     waiting: usize,   // connections in the accept queue
     listening: bool,  // whether the socket is there, in whatever process
-    suffix: String,
-    inode: String,
-    files: Vec<File>,
+    families: Vec<AddressFamily>,
+    port: u16,
+    inode: u32,
+    netlink: Option<Arc<OwnedFd>>,
 }
 
 impl SocketTable {
     fn new(tcp: &TcpListener) -> Self {
-        let port = tcp.local_addr().map_or(0, |address| address.port());
-        let inode = fs::metadata(format!("/proc/self/fd/{}", tcp.as_fd().as_raw_fd()))
-            .map_or(0, |socket| socket.ino());
-        let paths = ["/proc/net/tcp", "/proc/net/tcp6"]; // the latter is missing where IPv6 is off
+        let address = tcp.local_addr().ok();
+        let families = match address {
+            Some(SocketAddr::V6(_)) => vec![AddressFamily::INET, AddressFamily::INET6], // which may take IPv4, too
+            _ => vec![AddressFamily::INET],
+        };
         Self {
             half_open: 0,
             waiting: 0,
             listening: false,
-            suffix: format!(":{port:04X}"),
-            inode: inode.to_string(),
-            files: paths.iter().flat_map(File::open).collect(),
+            families,
+            port: address.map_or(0, |address| address.port()),
+            inode: fstat(tcp).map_or(0, |socket| socket.st_ino as u32),
+            netlink: netlink().map(Arc::new).ok(),
         }
     }
 
     fn look(&mut self) -> io::Result<()> {
-        const LISTEN: &str = "0A";
-        const HALF_OPEN: &str = "03";
-        if self.files.is_empty() {
-            return Err(io::Error::other("the kernel has no table of them"));
-        }
+        let netlink = self
+            .netlink
+            .clone()
+            .ok_or_else(|| io::Error::other("the kernel tells nothing of its sockets"))?;
         (self.half_open, self.waiting, self.listening) = (0, 0, false);
-        for file in &mut self.files {
-            let mut text = String::new();
-            file.rewind()?;
-            file.read_to_string(&mut text)?;
-            for line in text.lines() {
-                let column: Vec<&str> = line.split_ascii_whitespace().collect();
-                let [_, local, _, state, queues, _, _, _, _, inode, ..] = column[..] else { continue };
-                if !local.ends_with(&self.suffix) {
-                    continue;
-                }
-                if state == HALF_OPEN {
-                    self.half_open += 1;
-                } else if state == LISTEN && inode == self.inode {
-                    let queue = queues.split(':').next_back().unwrap_or_default();
-                    self.listening = true;
-                    self.waiting = usize::from_str_radix(queue, 16).unwrap_or(0);
-                }
+        let states: u32 = 1 << SYN_RECV | 1 << LISTEN;
+        for family in self.families.clone() {
+            let mut query = Vec::with_capacity(72);
+            query.extend(72_u32.to_ne_bytes());
+            query.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+            query.extend(REQUEST_DUMP.to_ne_bytes());
+            query.extend([0, 0, 0, 0, 0, 0, 0, 0, family.as_raw() as u8, IPPROTO_TCP, 0, 0]);
+            query.extend(states.to_ne_bytes());
+            query.extend(self.port.to_be_bytes());
+            query.resize(72, 0);
+            send(&netlink, &query, SendFlags::empty())?;
+            let mut messages = vec![0; MOST_AT_ONCE];
+            let mut more = true;
+            while more {
+                let (length, _) = recv(&netlink, &mut messages[..], RecvFlags::empty())?;
+                more = self.read(&messages[..length])?;
             }
         }
         Ok(())
     }
+
+    /// Reads what came at once, and returns whether there is more to come.
+    fn read(&mut self, mut messages: &[u8]) -> io::Result<bool> {
+        while !messages.is_empty() {
+            match u16::from_ne_bytes([messages[4], messages[5]]) {
+                NLMSG_DONE => return Ok(false),
+                NLMSG_ERROR => {
+                    return Err(unknown(io::Error::from_raw_os_error(-(number(messages, 16) as i32))));
+                }
+                _ => {}
+            }
+            let (state, waiting, inode) = (messages[17], number(messages, 72), number(messages, 84));
+            if state == SYN_RECV {
+                self.half_open += 1;
+            } else if inode == self.inode {
+                (self.waiting, self.listening) = (waiting as usize, true);
+            }
+            messages = &messages[number(messages, 0) as usize..];
+        }
+        Ok(true)
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn unknown(reason: impl Display) -> io::Error {
+    io::Error::other(format!("the kernel tells nothing of its sockets: {reason}"))
+}
+
+#[cfg(target_os = "linux")]
+fn netlink() -> io::Result<OwnedFd> {
+    use rustix::net::{SocketFlags, SocketType, netlink, socket_with};
+
+    let protocol = Some(netlink::SOCK_DIAG);
+    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn netlink() -> io::Result<OwnedFd> {
+    Err(unknown("netlink is Linux's"))
 }
 
 /// Has the kernel drop segments whose TTL is less (RFC 5082), for which no privilege is needed. 255 keeps out

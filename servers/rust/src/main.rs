@@ -90,14 +90,13 @@ async fn run() -> Result<i32, (i32, String)> {
         ],
     );
 
-    let (closed, check_gone) = oneshot::channel::<Emptied>();
     let timed = Arc::clone(&settings);
     let (draining, drained) = (Arc::clone(&registry), Arc::clone(&registry));
     let steps = Steps {
         drain_timeout: Box::new(move || timed.now().drain_timeout),
         close_listener: Box::pin(async move {
             let _ = close.send(());
-            let mut queue = accepting.await.map_err(|error| error.to_string())?;
+            let queue = accepting.await.map_err(|error| error.to_string())?;
             draining.begin_drain();
             log_event(
                 "accept_queue",
@@ -108,32 +107,23 @@ async fn run() -> Result<i32, (i32, String)> {
                     ("lost", Value::Number(queue.lost)),
                 ],
             );
-            let lost = queue.error.take().map_or(Ok(()), Err);
-            let _ = closed.send(queue);
-            lost
+            queue.error.map_or(Ok(()), Err)
         }),
         drained: Box::pin(async move { drained.drained().await }),
         cut_in_flight: Box::new(move || registry.cut_in_flight()),
         // The admin listener answers liveness to the end, so it is released last.
-        release: vec![
-            ReleaseStep {
-                name: "listener",
-                timeout: Duration::from_secs(1),
-                run: Box::pin(async move { check_gone.await.map_or(Ok(()), |mut queue| queue.check_gone()) }),
-            },
-            ReleaseStep {
-                name: "admin",
-                timeout: Duration::from_secs(1),
-                run: Box::pin(async move {
-                    admin_accepting.abort(); // closes at once
-                    drop(close_admin);
-                    // A /prestop waited for the same delay as we did: its answer comes first.
-                    admin_registry.answered().await;
-                    admin_registry.cut_in_flight();
-                    Ok(())
-                }),
-            },
-        ],
+        release: vec![ReleaseStep {
+            name: "admin",
+            timeout: Duration::from_secs(1),
+            run: Box::pin(async move {
+                admin_accepting.abort(); // closes at once
+                drop(close_admin);
+                // A /prestop waited for the same delay as we did: its answer comes first.
+                admin_registry.answered().await;
+                admin_registry.cut_in_flight();
+                Ok(())
+            }),
+        }],
         reload: Rc::new(move || reload(&settings)),
     };
     Ok(lifecycle.run(signals, steps).await)
