@@ -99,7 +99,7 @@ async fn first_answer(target: &Target, path: &str) -> Result<(u16, bool), Stop> 
     let mut connection = target.connect(Role::Warmup).await?;
     let answer = connection.ask(Ask::get(path, Role::Warmup)).await;
     let Some(status) = answer.status.filter(|_| answer.outcome == Outcome::Answered) else {
-        return Err(crate::scenario::unconfirmed("the server answers", format!("GET {path}: {:?}", answer.outcome)));
+        return Err(crate::scenario::unconfirmed("the server answers", format!("GET {path}: {}", answer.outcome)));
     };
     let stays = !answer.close && connection.ended(CLOSES_WITHIN).await.is_none();
     Ok((status, stays))
@@ -118,7 +118,7 @@ async fn latency(target: &Target, path: &str, keep_alive: bool) -> Result<Durati
         if answer.outcome != Outcome::Answered {
             return Err(crate::scenario::unconfirmed(
                 "the server answers",
-                format!("GET {path}: {:?}", answer.outcome),
+                format!("GET {path}: {}", answer.outcome),
             ));
         }
         took.push(began.elapsed());

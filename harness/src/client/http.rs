@@ -73,6 +73,16 @@ pub enum Outcome {
     Unsent,
 }
 
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Answered => f.write_str("a complete response"),
+            Self::Lost(why) => write!(f, "no complete response, but {}", why.words()),
+            Self::Unsent => f.write_str("the connection ended before the request was sent"),
+        }
+    }
+}
+
 /// What came of a request, with what the caller may need at once. The timeline has the rest.
 #[derive(Debug, Clone)]
 pub struct Answer {

@@ -217,20 +217,9 @@ fn fate(request: &Request) -> String {
             request.status.map_or("without a status".to_owned(), |status| status.to_string()),
             if request.close { " with `Connection: close`" } else { "" }
         ),
-        End::Lost(why) => format!("{what} was lost by {}{after}{head}", break_word(why)),
+        End::Lost(why) => format!("{what} was lost by {}{after}{head}", why.words()),
         End::Unsent => format!("{what} could not be sent: the connection had ended"),
         End::Open => format!("{what} had no end when the run was over{head}"),
-    }
-}
-
-fn break_word(why: crate::timeline::Break) -> &'static str {
-    use crate::timeline::Break;
-    match why {
-        Break::Fin => "FIN",
-        Break::Reset => "RST",
-        Break::TimedOut => "waiting in vain",
-        Break::Malformed => "an answer that is not HTTP",
-        Break::Left => "the client's leaving",
     }
 }
 

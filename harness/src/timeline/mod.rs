@@ -155,6 +155,17 @@ pub enum NotOpened {
     Other,
 }
 
+impl NotOpened {
+    /// What came instead of a connection.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TimedOut => "no answer in time",
+            Self::Other => "not possible from here",
+        }
+    }
+}
+
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -181,6 +192,19 @@ pub enum Break {
     Malformed,
     /// The harness left, as the scenario wants it.
     Left,
+}
+
+impl Break {
+    /// What came instead of a complete response.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Fin => "FIN",
+            Self::Reset => "RST",
+            Self::TimedOut => "waiting in vain",
+            Self::Malformed => "an answer that is not HTTP",
+            Self::Left => "the client's leaving",
+        }
+    }
 }
 
 /// A fact.
