@@ -369,7 +369,7 @@ impl<'s> Run<'s> {
     pub async fn not_ready(&self, target: &Target, until: Instant) {
         while Instant::now() < until {
             let Ok(mut connection) = target.try_connect(Role::Ready).await else { return };
-            let ask = Ask::get(self.subject.ready_path(), Role::Ready).patience(until - Instant::now());
+            let ask = self.subject.ask_ready().patience(until - Instant::now());
             if connection.ask(ask).await.status == Some(503) {
                 self.confirmed("the server says that it is not ready");
                 return;
@@ -431,7 +431,10 @@ impl<'s> Run<'s> {
             let text = String::from_utf8_lossy(&answer.body);
             let value = text.lines().find_map(|line| line.strip_prefix("http_requests_in_flight "));
             let Some(in_flight) = value.and_then(|value| value.trim().parse().ok()) else {
-                return Err(unconfirmed("metrics tell the requests in flight", format!("GET /metrics: {} without the gauge", answer.outcome)));
+                return Err(unconfirmed(
+                    "metrics tell the requests in flight",
+                    format!("GET /metrics: {} without the gauge", answer.outcome),
+                ));
             };
             let met = wanted(in_flight);
             if met || Instant::now() > deadline {

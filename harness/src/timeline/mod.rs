@@ -50,6 +50,9 @@ pub struct Header {
     pub params: BTreeMap<String, f64>,
     /// The machine: operating system, kernel, cores.
     pub environment: BTreeMap<String, String>,
+    /// What was learnt of somebody's server before it was judged, in words; empty for servers of the catalogue.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<String>,
 }
 
 /// One fact and its time.
@@ -234,6 +237,9 @@ pub enum Event {
         path: String,
         /// Length of the body that a whole response has, where it is known.
         expect_bytes: Option<u64>,
+        /// Status of the response that this server gives when nobody stops it, where that was learnt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expect_status: Option<u16>,
     },
     /// A request could not be written at all: the connection had ended.
     Unsent { connection: ConnectionId, request: RequestId, role: Role },
