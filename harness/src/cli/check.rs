@@ -18,6 +18,7 @@ use crate::recorder::Recorder;
 use crate::report::{self, Progress};
 use crate::runner;
 use crate::scenario::{Manner, Stranger, Subject};
+use crate::timeline::Param;
 use crate::verdict::Verdict;
 
 /// Arguments of `drainspec check`.
@@ -178,7 +179,7 @@ impl Args {
             launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
             features,
             promises_contract: false,
-            params: vec![("idle_linger".to_owned(), IDLE_LINGER), ("drain_timeout".to_owned(), self.grace as f64)],
+            params: vec![(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)],
             manner: Manner::Stranger(Stranger {
                 path: self.path.clone(),
                 slow: learned.and_then(|learned| learned.slow.clone()),

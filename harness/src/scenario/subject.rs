@@ -9,7 +9,7 @@ use crate::catalog::{Feature, Server};
 use crate::client::Ask;
 use crate::link::Place;
 use crate::process::Launch;
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 /// What is under test.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct Subject {
     /// Whether breaking a contract rule is a failure for it.
     pub promises_contract: bool,
     /// Parameters that differ from the scenario's.
-    pub params: Vec<(String, f64)>,
+    pub params: Vec<(Param, f64)>,
     /// How to speak to it.
     pub manner: Manner,
 }
