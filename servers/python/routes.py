@@ -267,9 +267,9 @@ class Exchange:
         """Takes a head apart, and rejects what h11 leaves to its caller."""
         self.command = request.method.decode()
         version = self.version = request.http_version
-        for name, value in request.headers:
+        for name, value in request.headers.raw_items():
             # Joined as a list (RFC 9110, 5.3). What must be there only once is not valid as a list of two.
-            name, value = name.decode(), value.decode("latin-1")
+            name, value = name.decode().lower(), value.decode("latin-1")
             self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
         if not version.startswith(b"1."):
             raise RequestError(505, "this is an HTTP/1.1 server")
