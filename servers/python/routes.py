@@ -189,8 +189,9 @@ class App:
 
 
 class Exchange:
-    """A request and its response, one pair after the other on a connection. h11 knows HTTP/1.1, as it does for uvicorn
-    and httpcore; Connection knows deadlines."""
+    """A request and its response, one pair after the other on a connection. h11 knows what a request is, as it does for
+    uvicorn and httpcore; Connection knows deadlines. Responses are written here: to have h11 check our own took as long
+    as to have it read the request."""
 
     @classmethod
     def serve(cls, connection: Connection, app: App, answer: Callable[["Exchange"], None]) -> None:
@@ -241,6 +242,8 @@ class Exchange:
             self.connection.registry.finish_request(self.connection)
 
     def next_cycle(self) -> None:
+        """Goes on with what was received already, less empty lines (RFC 9112, 2.2). A parser that has not seen our
+        response cannot be used again."""
         self.http = new_parser(self.http.trailing_data[0].lstrip(b"\r\n"))
 
     def receive_head(self) -> h11.Request | None:
