@@ -167,6 +167,8 @@ impl Connection {
 pub struct ConnectionIo {
     stream: TcpStream,
     connection: Arc<Connection>,
+    rejected: bool, // a head, by hyper
+    again: Bytes,   // that head, for hyper to read once more
     timer: Pin<Box<Sleep>>,
     /// The last read found nothing. hyper reads on while a handler runs, but only once it has used up what it
     /// read before: a read that waits means that it holds no byte of a next request.
@@ -249,6 +251,11 @@ impl AsyncRead for ConnectionIo {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let io = self.get_mut();
+        if !io.again.is_empty() {
+            let length = io.again.len().min(buffer.remaining());
+            buffer.put_slice(&io.again.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let read = Pin::new(&mut io.stream).poll_read(cx, buffer);
         io.waiting = read.is_pending();
@@ -269,17 +276,20 @@ impl AsyncRead for ConnectionIo {
 
 impl AsyncWrite for ConnectionIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let io = self.get_mut();
-        let written = Pin::new(&mut io.stream).poll_write(cx, data);
-        io.bound_write(cx, written)
+        self.poll_write_vectored(cx, &[IoSlice::new(data)])
     }
 
+    /// What hyper writes where no request is in flight rejects a head: it may have had too many fields, the first time.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let io = self.get_mut();
+        if !io.rejected && !io.connection.is_in_flight() {
+            io.rejected = true;
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         let written = Pin::new(&mut io.stream).poll_write_vectored(cx, data);
         io.bound_write(cx, written)
     }
@@ -373,6 +383,8 @@ impl Registry {
         Some(ConnectionIo {
             stream,
             connection,
+            rejected: false,
+            again: Bytes::new(),
             timer,
             waiting: false,
             client_closed: false,
@@ -473,14 +485,17 @@ where
     B: Body<Data = Bytes, Error = Infallible> + 'static,
 {
     let connection = Arc::clone(&io.connection);
-    let service = service_fn(|request| handle(Arc::clone(&connection), request));
+    let mut http = http1::Builder::new();
+    http.max_header_size(MAX_HEAD_BYTES);
+    http.header_read_timeout(None); // its time would run while a connection is idle, too
     let conversation = async {
-        let _ = http1::Builder::new()
-            .max_header_size(MAX_HEAD_BYTES)
-            .max_headers(MAX_FIELDS)
-            .header_read_timeout(None) // its time would run while a connection is idle, too
-            .serve_connection(TokioIo::new(&mut io), service)
-            .await; // an error means that the client has left, or was cut off by a deadline
+        let unread = converse(&http, &mut io, &handle).await;
+        if io.rejected {
+            // hyper makes room for as many fields as it may take, for each head anew. For all that fit this halves the
+            // throughput, so it is done only where its own 100 are not enough.
+            io.again = unread;
+            converse(http.max_headers(MAX_FIELDS), &mut io, &handle).await;
+        }
         if !io.timed_out {
             io.half_close().await;
         }
@@ -490,6 +505,20 @@ where
         // By RST, because a FIN can look like the end of a response that has no length. rule: cut-is-visible
         let _ = io.stream.set_zero_linger();
     }
+}
+
+/// Returns what hyper has not read.
+async fn converse<H, F, B>(http: &http1::Builder, io: &mut ConnectionIo, handle: &H) -> Bytes
+where
+    H: Fn(Arc<Connection>, Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body<Data = Bytes, Error = Infallible> + 'static,
+{
+    let connection = Arc::clone(&io.connection);
+    let service = service_fn(|request| handle(Arc::clone(&connection), request));
+    let mut conversation = http.serve_connection(TokioIo::new(io), service);
+    let _ = (&mut conversation).await; // an error means that the client has left, or was cut off by a deadline
+    conversation.into_parts().read_buf
 }
 
 /// Answers a connection above MAX_CONNECTIONS without giving it to hyper.
