@@ -174,8 +174,7 @@ fn errors_say_what_is_wrong() {
         assert_eq!(answer.headers.get("allow").map(String::as_str), (status == 405).then_some("POST"));
     }
 
-    client
-        .send("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n");
+    client.send("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n");
     let answer = client.answer();
     assert_eq!((answer.status, answer.headers["connection"].as_str()), (413, "close"));
     assert!(client.is_at_end());
