@@ -216,6 +216,25 @@ fn requests_above_the_limit_are_shed_and_connections_refused() {
     await_metric(&server, "http_requests_in_flight 0\n");
 }
 
+/// hyper rejects the head at first, and reads it again.
+#[test]
+fn a_head_of_many_fields_is_answered_wherever_it_comes() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let request = |fields: usize, body| {
+        format!("POST /echo HTTP/1.1\r\nHost: x\r\n{}Content-Length: 1\r\n\r\n{body}", "a:\r\n".repeat(fields))
+    };
+    client.send(&[request(0, "1"), request(2000, "2"), request(2000, "3"), request(0, "4")].concat());
+    for body in ["1", "2", "3", "4"] {
+        assert_eq!(client.answer().body, body);
+    }
+    client.send(&request(0, "5"));
+    assert_eq!(client.answer().body, "5");
+    client.send(&request(5000, "6"));
+    assert_eq!(client.answer().status, 431);
+    assert!(client.is_at_end());
+}
+
 /// Pipelined requests: hyper has the second one in its buffer when it finishes the first.
 #[test]
 fn a_request_that_was_read_ahead_is_in_flight() {
