@@ -20,6 +20,9 @@ const (
 	DrainPolicyReject DrainPolicy = "reject"
 )
 
+// Lookup finds a variable: os.LookupEnv, or a table in tests.
+type Lookup func(name string) (string, bool)
+
 type Config struct {
 	Host             netip.Addr
 	Port             uint16
@@ -39,18 +42,6 @@ type Config struct {
 	KeepAliveTimeout time.Duration
 	CloseTimeout     time.Duration
 }
-
-// ConfigError is one line for the operator: which variable, what it holds, what it may hold.
-type ConfigError struct {
-	Variable, Value, Allowed string
-}
-
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("%s: %q is not allowed: expected %s", e.Variable, e.Value, e.Allowed)
-}
-
-// Lookup finds a variable: os.LookupEnv, or a table in tests.
-type Lookup func(name string) (string, bool)
 
 func LoadConfig(lookup Lookup) (Config, error) {
 	overrides, err := readConfigFile(lookup)
@@ -83,6 +74,15 @@ func LoadConfig(lookup Lookup) (Config, error) {
 	return config, values.err
 }
 
+// ConfigError is one line for the operator: which variable, what it holds, what it may hold.
+type ConfigError struct {
+	Variable, Value, Allowed string
+}
+
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("%s: %q is not allowed: expected %s", e.Variable, e.Value, e.Allowed)
+}
+
 // reader turns text into values and keeps the first error.
 type reader struct {
 	lookup    Lookup
@@ -111,8 +111,8 @@ func (r *reader) address(name, fallback string) netip.Addr {
 
 func (r *reader) count(name string, fallback, low, high int) int {
 	text := r.text(name, strconv.Itoa(fallback))
-	value, err := strconv.Atoi(text)
-	if err != nil || !digits.MatchString(text) || value < low || value > high {
+	value, ok := parseInteger(text, low, high)
+	if !ok {
 		r.fail(name, text, fmt.Sprintf("an integer from %d to %d", low, high))
 	}
 	return value
@@ -154,6 +154,12 @@ var (
 	digits  = regexp.MustCompile(`^\d+$`)
 	decimal = regexp.MustCompile(`^\d+(\.\d+)?$`)
 )
+
+// parseInteger reads a decimal integer from low to high.
+func parseInteger(text string, low, high int) (int, bool) {
+	value, err := strconv.Atoi(text)
+	return value, err == nil && digits.MatchString(text) && low <= value && value <= high
+}
 
 // parseSeconds reads decimal seconds, at most limit.
 func parseSeconds(text string, limit float64) (time.Duration, bool) {
