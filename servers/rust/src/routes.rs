@@ -309,15 +309,15 @@ impl App {
     }
 }
 
-fn send_json(status: StatusCode, line: String) -> Response {
-    let mut response = send(HeaderValue::from_static("application/json"), Content::Whole(line.into()));
-    *response.status_mut() = status;
-    response
-}
-
 fn send(content_type: HeaderValue, content: Content) -> Response {
     let mut response = Response::new(content);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+fn send_json(status: StatusCode, line: String) -> Response {
+    let mut response = send(HeaderValue::from_static("application/json"), Content::Whole(line.into()));
+    *response.status_mut() = status;
     response
 }
 
