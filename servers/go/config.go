@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -72,6 +73,37 @@ func LoadConfig(lookup Lookup) (Config, error) {
 		values.fail("IDLE_LINGER", values.text("IDLE_LINGER", "1"), "at most DRAIN_TIMEOUT")
 	}
 	return config, values.err
+}
+
+// differences returns the names of the variables that hold something else in the other one.
+func (c Config) differences(other Config) (names []string) {
+	for _, variable := range []struct {
+		name    string
+		differs bool
+	}{
+		{"HOST", c.Host != other.Host},
+		{"PORT", c.Port != other.Port},
+		{"ADMIN_HOST", c.AdminHost != other.AdminHost},
+		{"ADMIN_PORT", c.AdminPort != other.AdminPort},
+		{"SHUTDOWN_DELAY", c.ShutdownDelay != other.ShutdownDelay},
+		{"DRAIN_TIMEOUT", c.DrainTimeout != other.DrainTimeout},
+		{"IDLE_LINGER", c.IdleLinger != other.IdleLinger},
+		{"DRAIN_POLICY", c.DrainPolicy != other.DrainPolicy},
+		{"MAX_IN_FLIGHT", c.MaxInFlight != other.MaxInFlight},
+		{"MAX_STREAMS", c.MaxStreams != other.MaxStreams},
+		{"MAX_CONNECTIONS", c.MaxConnections != other.MaxConnections},
+		{"MAX_BODY_BYTES", c.MaxBodyBytes != other.MaxBodyBytes},
+		{"HEADER_TIMEOUT", c.HeaderTimeout != other.HeaderTimeout},
+		{"BODY_TIMEOUT", c.BodyTimeout != other.BodyTimeout},
+		{"WRITE_TIMEOUT", c.WriteTimeout != other.WriteTimeout},
+		{"KEEP_ALIVE_TIMEOUT", c.KeepAliveTimeout != other.KeepAliveTimeout},
+		{"CLOSE_TIMEOUT", c.CloseTimeout != other.CloseTimeout},
+	} {
+		if variable.differs {
+			names = append(names, variable.name)
+		}
+	}
+	return names
 }
 
 // ConfigError is one line for the operator: which variable, what it holds, what it may hold.
@@ -203,6 +235,11 @@ func readConfigFile(lookup Lookup) (map[string]string, error) {
 	return overrides, nil
 }
 
+// What SIGHUP can change.
+var reloadable = []string{
+	"SHUTDOWN_DELAY", "DRAIN_TIMEOUT", "IDLE_LINGER", "DRAIN_POLICY", "MAX_IN_FLIGHT", "MAX_STREAMS",
+}
+
 // Settings is the configuration in force. Any goroutine may read it; SIGHUP replaces it.
 type Settings struct {
 	current atomic.Pointer[Config]
@@ -228,39 +265,15 @@ func (s *Settings) Reload() (changed []string, err error) {
 	}
 	next := *s.Now()
 	changed = []string{} // "none" is a list too
-	apply := func(name string, differs bool) {
-		if differs {
+	for _, name := range next.differences(loaded) {
+		if slices.Contains(reloadable, name) {
 			changed = append(changed, name)
-		}
-	}
-	apply("SHUTDOWN_DELAY", next.ShutdownDelay != loaded.ShutdownDelay)
-	apply("DRAIN_TIMEOUT", next.DrainTimeout != loaded.DrainTimeout)
-	apply("IDLE_LINGER", next.IdleLinger != loaded.IdleLinger)
-	apply("DRAIN_POLICY", next.DrainPolicy != loaded.DrainPolicy)
-	apply("MAX_IN_FLIGHT", next.MaxInFlight != loaded.MaxInFlight)
-	apply("MAX_STREAMS", next.MaxStreams != loaded.MaxStreams)
-	next.ShutdownDelay, next.DrainTimeout, next.IdleLinger = loaded.ShutdownDelay, loaded.DrainTimeout, loaded.IdleLinger
-	next.DrainPolicy, next.MaxInFlight, next.MaxStreams = loaded.DrainPolicy, loaded.MaxInFlight, loaded.MaxStreams
-	needRestart(next, loaded)
-	s.current.Store(&next)
-	return changed, nil
-}
-
-func needRestart(next, loaded Config) {
-	report := func(name string, differs bool) {
-		if differs {
+		} else {
 			LogError(name + ": a change needs a restart")
 		}
 	}
-	report("HOST", next.Host != loaded.Host)
-	report("PORT", next.Port != loaded.Port)
-	report("ADMIN_HOST", next.AdminHost != loaded.AdminHost)
-	report("ADMIN_PORT", next.AdminPort != loaded.AdminPort)
-	report("MAX_CONNECTIONS", next.MaxConnections != loaded.MaxConnections)
-	report("MAX_BODY_BYTES", next.MaxBodyBytes != loaded.MaxBodyBytes)
-	report("HEADER_TIMEOUT", next.HeaderTimeout != loaded.HeaderTimeout)
-	report("BODY_TIMEOUT", next.BodyTimeout != loaded.BodyTimeout)
-	report("WRITE_TIMEOUT", next.WriteTimeout != loaded.WriteTimeout)
-	report("KEEP_ALIVE_TIMEOUT", next.KeepAliveTimeout != loaded.KeepAliveTimeout)
-	report("CLOSE_TIMEOUT", next.CloseTimeout != loaded.CloseTimeout)
+	next.ShutdownDelay, next.DrainTimeout, next.IdleLinger = loaded.ShutdownDelay, loaded.DrainTimeout, loaded.IdleLinger
+	next.DrainPolicy, next.MaxInFlight, next.MaxStreams = loaded.DrainPolicy, loaded.MaxInFlight, loaded.MaxStreams
+	s.current.Store(&next)
+	return changed, nil
 }
