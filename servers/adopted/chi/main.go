@@ -14,9 +14,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -24,6 +26,7 @@ var instance = rand.Text()
 
 func main() {
 	signals := NewSignals()
+	signal.Ignore(syscall.SIGPIPE) // whoever reads the log may be gone before we are
 	lifecycle := NewLifecycle(LogEvent, func() time.Duration { return seconds("SHUTDOWN_DELAY", 0) })
 	var inFlight atomic.Int64
 	var open sync.WaitGroup // connections
