@@ -37,6 +37,8 @@ main() {
     step 'shutdown test of a server that is in order' scripts/shutdown-test.sh go
     step 'shutdown test of a server that is not' fails scripts/shutdown-test.sh naive/go
     step 'matrix' cargo run --quiet --release --locked -- matrix --repeat 1
+    step 'matrix: adopted services' cargo run --quiet --release --locked -- \
+        matrix --kind adopted --repeat 1 --out drainspec-out/adopted
 }
 
 go_checks() {
@@ -61,13 +63,14 @@ python_checks() {
     fi
 }
 
-# The naive twin has no packages: it is checked with those of the reference.
+# The others have no linters: they are checked with those of the reference.
 node_checks() {
     local bin="$PWD/servers/node/node_modules/.bin"
-    if [[ -f $1/package-lock.json ]]; then
+    if [[ -f $1/eslint.config.js ]]; then
         step "$1: lint" in_folder "$1" npm run --silent lint
         step "$1: tests" in_folder "$1" npm test --silent
     else
+        step "$1: eslint" "$bin/eslint" --config servers/node/eslint.config.js "$1"
         step "$1: prettier" "$bin/prettier" --config servers/node/.prettierrc.json --check "$1"
     fi
 }
