@@ -3,10 +3,12 @@
 mod diagnose;
 mod learn;
 mod profile;
+mod results;
 
 pub use diagnose::Diagnosis;
 pub use learn::{Learned, free_port, learn};
 pub use profile::Profile;
+pub use results::{CheckResults, FILE, to_be_judged_again};
 
 use std::path::Path;
 
@@ -107,16 +109,10 @@ pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> 
     let mut summaries: Vec<RuleSummary> = Vec::new();
     for one in played {
         for verdict in &one.outcome.rules {
-            let mut verdict = verdict.clone();
-            if verdict.level != Level::Info && profile.why(&verdict.rule).is_none() {
-                verdict.level = Level::Info;
-                if matches!(verdict.verdict, Verdict::Fail | Verdict::Warn) {
-                    verdict.verdict = Verdict::Pass;
-                }
-            }
-            if verdict.level == Level::Info {
+            if verdict.level == Level::Info || profile.why_not(&verdict.rule).is_some() {
                 continue;
             }
+            let verdict = verdict.clone();
             let failed = matches!(verdict.verdict, Verdict::Fail | Verdict::Warn);
             let known = failed && known.find(one.scenario.slug, &verdict.rule).is_some();
             let summary = RuleSummary { scenario: one.scenario.slug, known, verdict };

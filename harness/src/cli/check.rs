@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{CliError, Status};
 use crate::catalog::{Feature, KnownFailures};
@@ -76,7 +76,7 @@ pub struct Args {
     /// As text, or as JSON for programs
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Keep the timelines in this folder
+    /// Keep the timelines and the results (check.json) in this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// The server's command, after --
@@ -170,12 +170,18 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     };
     let (skipped, errors) = (reasons(Verdict::Skipped), reasons(Verdict::Error));
     let status = args.status(&summaries, &errors);
+    let results = to_json(&learned, &summaries, &left, &skipped, &errors);
+    let results = check::to_be_judged_again(results, args.profile, known, &played);
+    if args.out.is_some() {
+        let path = out.join(check::FILE);
+        std::fs::write(&path, format!("{results:#}\n")).map_err(|source| CliError::Io { path, source })?;
+    }
     match args.format {
         Format::Text => {
             args.print(&learned, &summaries, &left, &skipped, &errors)?;
             say!("\n{}", total(&summaries, began.elapsed()))?;
         }
-        Format::Json => print_json(&learned, &summaries, &left, &skipped, &errors)?,
+        Format::Json => say!("{results:#}")?,
     }
     if args.out.is_some() {
         anstream::eprintln!("timelines: {}", out.join("timelines").display());
@@ -333,14 +339,14 @@ fn to_test(learned: &Learned, rule: &str) -> &'static str {
     }
 }
 
-fn print_json(
+fn to_json(
     learned: &Learned,
     summaries: &[RuleSummary],
     left: &[check::Left],
     skipped: &[String],
     errors: &[String],
-) -> Result<(), CliError> {
-    let value = json!({
+) -> Value {
+    json!({
         "port": learned.port,
         "keep_alive": learned.keep_alive,
         "latency_ms": learned.quick.1.takes.as_secs_f64() * 1e3,
@@ -359,6 +365,5 @@ fn print_json(
         "not_tested": left.iter().map(|(scenario, lacks)| json!({"scenario": scenario.slug, "lacks": lacks})).collect::<Vec<_>>(),
         "skipped": skipped,
         "errors": errors,
-    });
-    say!("{value:#}")
+    })
 }
