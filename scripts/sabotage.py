@@ -79,7 +79,7 @@ def test_exists(target, test):
     """Whether the source of a target has a test function of this name."""
     tests = ROOT / "harness/tests"
     folder = ROOT / "harness/src" if target == "lib" else tests / target
-    files = folder.rglob("*.rs") if folder.is_dir() else [tests / f"{target}.rs"]
+    files = [*folder.rglob("*.rs"), tests / f"{target}.rs"]
     module, _, function = test.rpartition("::")
     pattern = re.compile(rf"^ *(async )?fn {re.escape(function)}\(", re.MULTILINE)
     last = module.rpartition("::")[2]
