@@ -40,8 +40,7 @@ fn main() {
 async fn run(axum: &Handle, runtime: Rc<Cell<Option<Runtime>>>) -> i32 {
     let signals = Signals::listen().expect("handlers of signals");
     let service = Arc::new(Service::new(Lifecycle::new(log::log_event, || seconds("SHUTDOWN_DELAY", 0.0))));
-    let listening =
-        async { (listen("HOST", "PORT", 8080).await, listen("ADMIN_HOST", "ADMIN_PORT", 9090).await) };
+    let listening = async { (listen("HOST", "PORT", 8080).await, listen("ADMIN_HOST", "ADMIN_PORT", 9090).await) };
     let (listener, admin_listener) = axum.spawn(listening).await.expect("HOST and PORT: addresses");
     let port = |listener: &TcpListener| Value::Number(listener.local_addr().expect("bound").port().into());
     let listening = [
@@ -74,9 +73,8 @@ async fn run(axum: &Handle, runtime: Rc<Cell<Option<Runtime>>>) -> i32 {
     let admin_routes = routes::admin(&service);
     let (close_admin, admin_closing) = oneshot::channel::<()>();
     let admin_closing = async { drop(admin_closing.await) };
-    let admin = axum.spawn(async {
-        axum::serve(admin_listener, admin_routes).with_graceful_shutdown(admin_closing).await
-    });
+    let admin =
+        axum.spawn(async { axum::serve(admin_listener, admin_routes).with_graceful_shutdown(admin_closing).await });
     service.lifecycle.ready();
     log::log_event("listening", &listening);
 

@@ -75,14 +75,10 @@ pub fn admin(service: &Arc<Service>) -> Router {
 fn health() -> Router<Arc<Service>> {
     let live = async |State(service): State<Arc<Service>>| service.phase();
     let ready = async |State(service): State<Arc<Service>>| {
-        let status =
-            if service.lifecycle.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let status = if service.lifecycle.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         (status, service.phase())
     };
-    Router::new()
-        .route("/health/live", get(live))
-        .route("/health", get(ready))
-        .route("/health/ready", get(ready))
+    Router::new().route("/health/live", get(live)).route("/health", get(ready)).route("/health/ready", get(ready))
 }
 
 /// Counts requests in flight, and says "Connection: close" where the service is stopping by now.
