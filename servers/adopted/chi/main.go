@@ -109,7 +109,7 @@ func main() {
 		},
 		Reload: func() {},
 	})
-	FlushLog()
+	Flush()
 	os.Exit(status)
 }
 

@@ -38,6 +38,7 @@ use routes::{App, Sent};
 /// On one thread: what a connection and the shutdown do to each other then happens in some order, never at the
 /// same time, which is easier to read. On several threads the text would be the same.
 fn main() {
+    flush(); // opens both streams of the log while there are descriptors for them
     panic::set_hook(Box::new(|panic| log_error(&panic.to_string()))); // which may not wait for a reader either
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let status = runtime.block_on(run()).unwrap_or_else(|(status, reason)| {
