@@ -148,7 +148,7 @@ impl Connection {
 pub struct ConnectionIo {
     pub connection: Arc<Connection>,
     stream: TcpStream,
-    rejected: bool, // a head, by hyper, which has been told to read it once more
+    rejected: bool, // a head, by hyper with 431, which has been told to read it once more
     again: Bytes,   // that head
     timer: Pin<Box<Sleep>>,
     /// The last read found nothing. hyper reads on while a handler runs, but only once it has used up what it
@@ -236,8 +236,10 @@ impl AsyncWrite for ConnectionIo {
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let io = self.get_mut();
-        if !io.rejected && !io.connection.standing().in_flight {
-            io.rejected = true; // what hyper says then rejects a head
+        // What hyper says where no request is in flight rejects a head: with this status for its size or its many fields.
+        let too_large = data.first().is_some_and(|answer| answer.get(9..12) == Some(b"431"));
+        if too_large && !io.rejected && !io.connection.standing().in_flight {
+            io.rejected = true;
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         if let Poll::Ready(written) = Pin::new(&mut io.stream).poll_write_vectored(cx, data) {

@@ -233,6 +233,12 @@ fn a_head_of_many_fields_is_answered_wherever_it_comes() {
     client.send(&request(5000, "6"));
     assert_eq!(client.answer().status, 431);
     assert!(client.is_at_end());
+
+    // Other heads that hyper rejects it has forgotten by then.
+    let mut client = server.connect();
+    client.send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nhello");
+    assert_eq!(client.answer().status, 400);
+    assert!(client.is_at_end());
 }
 
 /// Pipelined requests: hyper has the second one in its buffer when it finishes the first.
