@@ -44,7 +44,7 @@ main() {
     step 'faulty servers: the half of today' faulty_half
 }
 
-# All faults take five minutes on two quiet cores: one half on odd days of the year, the other on even ones.
+# On two quiet cores the halves take two and four minutes: one on odd days of the year, the other on even ones.
 faulty_half() {
     local day=${DAY_OF_YEAR:-$(date -u +%j)}
     printf 'day %d of the year; DAY_OF_YEAR=%d plays the same half again\n' "$((10#$day))" "$((10#$day))"
