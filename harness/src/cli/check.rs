@@ -178,7 +178,11 @@ impl Args {
             launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
             features,
             promises_contract: false,
-            params: vec![("idle_linger".to_owned(), IDLE_LINGER), ("drain_timeout".to_owned(), self.grace as f64)],
+            params: [("idle_linger", IDLE_LINGER), ("drain_timeout", self.grace as f64)]
+                .into_iter()
+                .chain(learned.and_then(|l| l.slow.as_ref()).map(|(_, takes)| ("in_flight_for", takes.as_secs_f64())))
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
             manner: Manner::Stranger(Stranger {
                 path: self.path.clone(),
                 slow: learned.and_then(|learned| learned.slow.clone()),

@@ -135,6 +135,16 @@ impl Raw {
         }
     }
 
+    /// Waits for the server's FIN and then goes on sending, a byte at a time, until the kernel says that nobody
+    /// receives it.
+    pub async fn talk_on(&mut self, pause: Duration) {
+        let mut unwanted = [0; 4 << 10];
+        while matches!(self.wire.read(&mut unwanted).await, Ok(1..)) {}
+        while self.write(b"x").await {
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     async fn receive(&mut self, id: &RequestId, expected: Option<&[u8]>) -> Result<bool, (Break, u64)> {
         let head = loop {
             let head = self.next_head().await?;

@@ -112,9 +112,19 @@ impl Subject {
 
     /// A request that takes about so many seconds; what a stranger's slow path takes is its own affair.
     pub fn ask_slow(&self, seconds: f64, role: Role) -> Ask {
+        Ask::get(self.slow_path(seconds), role)
+    }
+
+    /// The path of such a request.
+    pub fn slow_path(&self, seconds: f64) -> String {
         match &self.manner {
-            Manner::Stranger(Stranger { slow: Some((path, _)), .. }) => Ask::get(path, role),
-            _ => Ask::get(format!("/slow?delay={seconds:.2}"), role),
+            Manner::Stranger(Stranger { slow: Some((path, _)), .. }) => path.clone(),
+            _ => format!("/slow?delay={seconds:.2}"),
         }
+    }
+
+    /// Whether a request takes as long as it is asked to.
+    pub fn has_routes(&self) -> bool {
+        matches!(self.manner, Manner::Contract)
     }
 }

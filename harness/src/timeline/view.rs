@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Break, ConnectionId, Ending, Event, Header, NotOpened, ProcessId, RequestId, Role, Timeline};
+use super::{Break, ConnectionId, Ending, Event, Header, NotOpened, ProcessId, Record, RequestId, Role, Timeline};
 
 /// Microseconds since the run began.
 pub type Micros = u64;
@@ -189,8 +189,29 @@ impl<'t> Request<'t> {
 impl<'t> View<'t> {
     /// Groups the records of a timeline. Records that name what never began are passed over.
     pub fn new(timeline: &'t Timeline) -> Self {
+        Self::of(&timeline.header, &timeline.records)
+    }
+
+    /// One view for each start of the server, where the scenario plays a race several times (parameter `rounds`).
+    pub fn rounds(timeline: &'t Timeline) -> Vec<Self> {
+        let records = &timeline.records;
+        let started = |index: &usize| matches!(records[*index].event, Event::Started { .. });
+        let starts = (0..records.len()).filter(started).skip(1);
+        let several = timeline.header.params.contains_key("rounds");
+        let mut bounds: Vec<usize> = starts.take_while(|_| several).collect();
+        bounds.push(records.len());
+        let mut from = 0;
+        let mut views = Vec::new();
+        for to in bounds {
+            views.push(Self::of(&timeline.header, &records[from..to]));
+            from = to;
+        }
+        views
+    }
+
+    fn of(header: &'t Header, records: &'t [Record]) -> Self {
         let mut view = View {
-            header: &timeline.header,
+            header,
             requests: Vec::new(),
             connections: Vec::new(),
             processes: BTreeMap::new(),
@@ -201,7 +222,7 @@ impl<'t> View<'t> {
         };
         let mut requests: BTreeMap<&RequestId, usize> = BTreeMap::new();
         let mut connections: BTreeMap<ConnectionId, usize> = BTreeMap::new();
-        for record in &timeline.records {
+        for record in records {
             view.add(record.t_us, &record.event, &mut requests, &mut connections);
         }
         view
@@ -325,7 +346,12 @@ impl<'t> View<'t> {
             Event::Skipped { why } => self.skipped = Some(why),
             Event::Aborted { why } => self.aborted = Some(why),
             Event::Unconfirmed { what, why } => self.unconfirmed.push((what, why)),
-            Event::Log { .. } | Event::Stderr { .. } | Event::Confirmed { .. } | Event::Finished => {}
+            Event::Log { .. }
+            | Event::Stderr { .. }
+            | Event::Frozen { .. }
+            | Event::Thawed { .. }
+            | Event::Confirmed { .. }
+            | Event::Finished => {}
         }
     }
 
