@@ -267,7 +267,7 @@ fn new_connections_refused(view: &View) -> Finding {
         let state = if listening { "the listener was still open" } else { "the listener had closed" };
         match connection.opening {
             // By then it is the end of the process that turns them away, or the end of the drain.
-            _ if connection.at >= drained => {}
+            _ if connection.at < signalled || connection.at >= drained => {}
             Opening::Failed(NotOpened::Refused) => refused += 1,
             Opening::Opened if listening && connection.at < half => taken += 1,
             Opening::Opened if drained - signalled < TELLING_US => {

@@ -294,12 +294,12 @@ fn client_gone_releases(view: &View) -> Finding {
     let finding = within(view, "the process ended", from, process.exited.map(|(at, ..)| at), seconds(lingering));
     // A process that waited for them would have ended when their requests were done.
     let lasts = view.param("in_flight_for").map_or(u64::MAX / 2, seconds);
-    let done = view.requests(Role::Gone).map(|request| request.sent + lasts).max().unwrap_or(0);
+    let done = view.requests(Role::Gone).map(|request| request.sent.saturating_add(lasts)).max().unwrap_or(0);
     let left = done.saturating_sub(from);
     match process.exited {
-        Some((at, ..)) if finding.outcome == Outcome::Holds && at + left / 4 >= done => {
+        Some((at, ..)) if finding.outcome == Outcome::Holds && at.saturating_add(left / 4) >= done => {
             let actual = format!("{}, when their requests were done, or all but done", finding.actual);
-            match left >= TELLING_US && (done..done + TOLD_US).contains(&(at + TOLERANCE_US)) {
+            match left >= TELLING_US && (done..done.saturating_add(TOLD_US)).contains(&(at + TOLERANCE_US)) {
                 true => Finding::violated(actual, [from, at]),
                 false => Finding::inconclusive(format!("{actual}: {LONGER}")),
             }

@@ -238,7 +238,7 @@ fn second_signal_ends(view: &View, process: &Process) -> Finding {
     }
     // When the drain would be over by itself.
     let lasts = view.param("in_flight_for").map_or(u64::MAX / 2, seconds);
-    let left = holding().map(|request| request.sent + lasts).max().unwrap_or(0).saturating_sub(*second);
+    let left = holding().map(|request| request.sent.saturating_add(lasts)).max().unwrap_or(0).saturating_sub(*second);
     if left < LEFT_US {
         return Finding::inconclusive(format!("the drain would have been over after another {}: {LONGER}", ms(left)));
     }

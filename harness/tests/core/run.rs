@@ -156,17 +156,22 @@ impl Run {
     }
 
     pub fn sent(self, request: &str, role: Role) -> Self {
-        self.send(request, role, None)
+        self.send(1, request, role, None)
+    }
+
+    /// As `sent`, on this connection.
+    pub fn sent_on(self, connection: ConnectionId, request: &str, role: Role) -> Self {
+        self.send(connection, request, role, None)
     }
 
     /// As `sent`, where the length of a whole body is known.
     pub fn sent_expecting(self, request: &str, role: Role, bytes: u64) -> Self {
-        self.send(request, role, Some(bytes))
+        self.send(1, request, role, Some(bytes))
     }
 
-    fn send(self, request: &str, role: Role, expect_bytes: Option<u64>) -> Self {
+    fn send(self, connection: ConnectionId, request: &str, role: Role, expect_bytes: Option<u64>) -> Self {
         let request = request.to_owned();
-        self.record(Event::Sent { connection: 1, request, role, path: "/".to_owned(), expect_bytes })
+        self.record(Event::Sent { connection, request, role, path: "/".to_owned(), expect_bytes })
     }
 
     pub fn unsent(self, request: &str, role: Role) -> Self {

@@ -188,27 +188,60 @@ fn int_like_term() -> Vec<Case> {
 
 fn second_signal_exits() -> Vec<Case> {
     let rule = "second-signal-exits";
-    let twice = || stopped().at(1_500).signal("SIGTERM");
+    // Twelve seconds long, as long as the drain would take without a second signal.
+    let held = || run().at(900).sent("slow", Role::Doomed).at(1_000).signal("SIGTERM").param("in_flight_for", 12.0);
+    let twice = || held().at(1_500).signal("SIGTERM");
+    let exits = |run: Run, code| run.exited(code).broken("slow", Break::Fin);
     vec![
-        holds(rule, "128 + 15 at once", twice().exited(143)),
-        holds(rule, "at the very end of the slack", twice().at_us(4_500_000).exited(143)),
-        violated(rule, "a microsecond after it", twice().at_us(4_500_001).exited(143)),
-        violated(rule, "with 0", twice().exited(0)),
-        holds(rule, "128 + 2 for another signal", stopped().signal("SIGINT").exited(130)),
-        violated(rule, "128 + 15 for another signal", stopped().signal("SIGINT").exited(143)),
+        holds(rule, "128 + 15 at once", exits(twice(), 143)),
+        holds(rule, "at the very end of the slack", exits(twice().at_us(4_500_000), 143)),
+        violated(rule, "a microsecond after it", exits(twice().at_us(4_500_001), 143)),
+        violated(rule, "with 0", exits(twice(), 0)),
+        holds(rule, "128 + 2 for another signal", exits(held().signal("SIGINT"), 130)),
+        violated(rule, "128 + 15 for another signal", exits(held().signal("SIGINT"), 143)),
         violated(rule, "the second process ignores it", {
-            twice().exited(143).process(2).started().signal("SIGTERM").signal("SIGINT")
+            let second = exits(twice(), 143).at(2_000).process(2).started().sent("again", Role::Doomed);
+            second.signal("SIGTERM").signal("SIGINT")
         }),
-        violated(rule, "killed, where a status is promised", twice().killed_by(15)),
-        holds(rule, "killed, nothing promised", twice().without_promise().killed_by(15)),
-        violated(rule, "the first one ended it", stopped().at(1_300).exited(0)),
+        violated(rule, "killed, where a status is promised", twice().killed_by(15).broken("slow", Break::Fin)),
+        holds(rule, "killed, nothing promised", { twice().without_promise().killed_by(15).broken("slow", Break::Fin) }),
+        violated(rule, "the first one ended it", exits(held().at(1_300), 0)),
         violated(rule, "never", twice()),
-        unclear(rule, "late, but so was the harness", twice().at(4_400).stalled(2_000).at(4_600).exited(143)),
-        unclear(rule, "no second signal", stopped()),
+        unclear(rule, "late, but so was the harness", exits(twice().at(4_400).stalled(2_000).at(4_600), 143)),
+        unclear(rule, "no second signal", held()),
         unclear(rule, "no signal", run()),
+        unclear(rule, "nothing was in flight", stopped().at(1_500).signal("SIGTERM").exited(143)),
+        unclear(rule, "nothing was in flight, and the first one ended it", stopped().at(1_013).exited(0)),
         // The harness cannot know that a process is ending while it sends the second signal.
         violated(rule, "ended by itself just before the second", {
-            stopped().at(1_400).exited(0).at(1_401).signal("SIGTERM")
+            exits(held().at(1_400), 0).at(1_402).signal("SIGTERM")
+        }),
+        unclear(rule, "the drain was over before the second", {
+            held().at(1_300).answered("slow", 200).exited(0).signal("SIGTERM")
+        }),
+        unclear(rule, "the drain was over, and its last answer is read late", {
+            held().at(1_300).exited(0).answered("slow", 200)
+        }),
+        unclear(rule, "answered when the second signal was sent", {
+            held().at(1_300).answered("slow", 200).at(1_400).signal("SIGTERM").exited(143)
+        }),
+        unclear(rule, "lost when the second signal was sent", {
+            held().at(1_300).broken("slow", Break::Reset).at(1_400).signal("SIGTERM").exited(143)
+        }),
+        // Sent at 0.9 s, and 0.5 s of 1.5 s are left.
+        unclear(rule, "too little was left to tell", {
+            exits(held().param("in_flight_for", 1.5).at(1_900).signal("SIGTERM"), 143)
+        }),
+        holds(rule, "long before the end of a short request", {
+            exits(held().param("in_flight_for", 2.5).at(1_400).signal("SIGTERM").at(1_500), 143)
+        }),
+        violated(rule, "with the end of a short request", {
+            let run = held().without_promise().param("in_flight_for", 2.5).at(1_400).signal("SIGTERM");
+            run.at(3_400).answered("slow", 200).killed_by(15)
+        }),
+        unclear(rule, "with the end of a short request, or the harness stalled", {
+            let run = held().param("in_flight_for", 2.5).at(1_400).signal("SIGTERM");
+            exits(run.at(3_300).stalled(1_500), 143)
         }),
     ]
 }

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import lifecycle
 import log
@@ -79,6 +80,34 @@ def second_signal_exits_with_zero() -> None:
 def second_signal_exits_like_first() -> None:
     """The second signal ends the process with 143, whichever signal it is."""
     _second_signal_status(128 + signal.SIGTERM)
+
+
+def startup_signal_dropped_late() -> None:
+    """A start takes a second, and a signal that comes in the second half of it is thrown away."""
+    made = []
+    init, load = Signals.__init__, Config.load
+
+    def init_and_note(self):
+        init(self)
+        made.append(self)
+
+    def load_slowly(lookup):
+        if made:
+            time.sleep(0.5)
+            if _received(made[0]):
+                os._exit(0)
+            time.sleep(0.5)
+            _received(made.pop())
+        return load(lookup)
+
+    Signals.__init__, Config.load = init_and_note, load_slowly
+
+
+def _received(signals: Signals) -> list[int]:
+    try:
+        return list(signals.receive())
+    except BlockingIOError:
+        return []
 
 
 def _second_signal_status(forced: int) -> None:
