@@ -99,6 +99,7 @@ fn header(subject: &Subject, scenario: &Scenario, repeat: u32) -> Header {
         features: subject.features.iter().map(|feature| feature.word().to_owned()).collect(),
         params: params(subject, scenario),
         environment: machine(),
+        learned: subject.learned.clone(),
     }
 }
 
@@ -115,6 +116,7 @@ pub fn plain_header(subject: &Subject, what: &str) -> Header {
         features: Vec::new(),
         params: BTreeMap::new(),
         environment: machine(),
+        learned: subject.learned.clone(),
     }
 }
 

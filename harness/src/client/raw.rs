@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Client;
+use super::http::{Ask, Expected};
 use super::wire::{Announced, Wire, WireLog};
 use crate::timeline::{Break, Ending, Event, RequestId, Role};
 
@@ -58,9 +60,41 @@ impl Raw {
         (id, text)
     }
 
+    /// Sends a request, whole.
+    pub async fn begin(&mut self, ask: &Ask) -> RequestId {
+        let (id, mut head, body) = self.prepare(ask);
+        head.extend_from_slice(b"\r\n");
+        head.extend_from_slice(&body);
+        self.write(&head).await;
+        id
+    }
+
+    /// Sends a request but for the last byte of its body, or, where it has none, but for the end of its head.
+    pub async fn begin_half(&mut self, ask: &Ask) -> RequestId {
+        let (id, mut head, body) = self.prepare(ask);
+        match body.split_last() {
+            None => head.extend_from_slice(b"X-Slow: "),
+            Some((_, most)) => {
+                head.extend_from_slice(b"\r\n");
+                head.extend_from_slice(most);
+            }
+        }
+        self.write(&head).await;
+        id
+    }
+
+    fn prepare(&self, ask: &Ask) -> (RequestId, Vec<u8>, Bytes) {
+        let id = self.client.next_request();
+        let (head, body) = ask.bytes(&id);
+        let (role, path, expected) = (ask.role(), ask.path().to_owned(), ask.expected());
+        self.log.announce(Announced { id: id.clone(), role, path, expected });
+        (id, head, body)
+    }
+
     /// Says that the next bytes belong to this request.
     pub fn announce(&self, id: &RequestId, role: Role, path: &str, expect_bytes: Option<u64>) {
-        self.log.announce(Announced { id: id.clone(), role, path: path.to_owned(), expect_bytes });
+        let expected = Expected { bytes: expect_bytes, ..Expected::default() };
+        self.log.announce(Announced { id: id.clone(), role, path: path.to_owned(), expected });
     }
 
     /// Says that a request has been written along with the one before it.
@@ -71,6 +105,7 @@ impl Raw {
             role,
             path: path.to_owned(),
             expect_bytes,
+            expect_status: None,
         });
     }
 

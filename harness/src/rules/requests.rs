@@ -132,7 +132,7 @@ fn in_flight_answered(view: &View) -> Finding {
         Err(finding) => return finding,
     };
     each(due(view, signalled), "no request was certainly in flight when the signal was sent", |request| {
-        request.status.is_some_and(|status| status < 400)
+        request.has_status_due()
     })
 }
 
@@ -143,7 +143,7 @@ fn response_untruncated(view: &View) -> Finding {
     };
     let begun = due(view, signalled).filter(|request| request.head.is_some());
     // An error that is delivered whole is another rule's concern.
-    let delivered = |request: &Request| request.whole() || request.status.is_some_and(|status| status >= 400);
+    let delivered = |request: &Request| request.whole() || !request.has_status_due();
     each(begun, "no response had begun", |request| request.answered() && delivered(request))
 }
 

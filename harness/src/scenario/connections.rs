@@ -157,9 +157,9 @@ async fn kept_open_after_answer(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let lasts = run.param("in_flight_for");
     let pooled = run.used_connection(&target, Role::Kept).await?;
-    let (deaf, deaf_id) = raw_in_flight(run, &target, lasts, Role::InFlight).await?;
-    let (talker, talker_id) = raw_in_flight(run, &target, lasts, Role::InFlight).await?;
-    let (silent, _) = raw_in_flight(run, &target, lasts, Role::NonReader).await?;
+    let (deaf, deaf_id) = raw_in_flight(&target, run.subject.ask_slow(lasts, Role::InFlight)).await?;
+    let (talker, talker_id) = raw_in_flight(&target, run.subject.ask_slow(lasts, Role::InFlight)).await?;
+    let (silent, _) = raw_in_flight(&target, run.subject.ask_slow(lasts, Role::NonReader)).await?;
     let pooled = pooled.begin(run.subject.ask_slow(lasts, Role::InFlight)).await;
     let ports = [pooled.client_port, deaf.client_port, talker.client_port, silent.client_port];
     run.settle(&target, &ports, ports.len()).await?;
@@ -182,28 +182,21 @@ async fn kept_open_after_answer(run: &mut Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Asks, by bytes, for what takes its time, on a connection that is to be kept.
-async fn raw_in_flight(run: &Run<'_>, target: &Target, lasts: f64, role: Role) -> Result<(Raw, RequestId), Stop> {
+/// Asks, by bytes, on a connection that is to be kept.
+async fn raw_in_flight(target: &Target, ask: Ask) -> Result<(Raw, RequestId), Stop> {
     let mut raw = target.connect_raw(Role::Kept).await?;
-    let path = run.subject.slow_path(lasts);
-    let (id, head) = raw.head("GET", &path, "");
-    raw.announce(&id, role, &path, None);
-    raw.write(head.as_bytes()).await;
+    let id = raw.begin(&ask).await;
     Ok((raw, id))
 }
 
 async fn half_a_request(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let mut head_only = target.connect_raw(Role::SlowHead).await?;
-    let (head_id, head) = head_only.head("GET", "/", "X-Slow: ");
-    head_only.announce(&head_id, Role::SlowHead, "/", None);
-    head_only.write(head.trim_end().as_bytes()).await;
-    let mut halves = vec![(head_only, head_id)];
+    let mut head = target.connect_raw(Role::SlowHead).await?;
+    let id = head.begin_half(&run.subject.ask(Role::SlowHead)).await;
+    let mut halves = vec![(head, id)];
     if run.has(Upload) {
         let mut body = target.connect_raw(Role::SlowBody).await?;
-        let (id, head) = body.head("POST", "/echo", "Content-Length: 100000\r\n");
-        body.announce(&id, Role::SlowBody, "/echo", None);
-        body.write(format!("{head}half").as_bytes()).await;
+        let id = body.begin_half(&Ask::post("/echo", Role::SlowBody, Payload::Whole("all but this:.".into()))).await;
         halves.push((body, id));
     }
     let ports: Vec<u16> = halves.iter().map(|(raw, _)| raw.client_port).collect();

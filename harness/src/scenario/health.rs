@@ -86,7 +86,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 async fn readiness_fails_and_latches(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let probes = probe(&run.client, target.address, run.subject.ready_path(), Role::Ready);
+    let probes = probe(&run.client, target.address, run.subject.ask_ready());
     tokio::time::sleep(3 * PROBE).await;
     target.signal(run.stop_signal());
     target.exited().await;
@@ -98,9 +98,9 @@ async fn liveness_stays(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let pending = run.in_flight(&target, run.subject.ask_slow(1.5, Role::InFlight)).await?;
     let admin = target.admin.unwrap_or(target.address);
-    let probes = probe(&run.client, admin, "/health/live", Role::Live);
+    let probes = probe(&run.client, admin, Ask::get("/health/live", Role::Live));
     target.signal(run.stop_signal());
-    let readiness = probe(&run.client, admin, run.subject.ready_path(), Role::Ready);
+    let readiness = probe(&run.client, admin, run.subject.ask_ready());
     pending.finish().await;
     target.exited().await;
     probes.stop().await;
@@ -198,14 +198,13 @@ impl Probes {
 }
 
 /// Probes as a kubelet does, on a new connection each time, but more often.
-fn probe(client: &Client, address: std::net::SocketAddr, path: &str, role: Role) -> Probes {
-    let path = path.to_owned();
+fn probe(client: &Client, address: std::net::SocketAddr, ask: Ask) -> Probes {
     let (client, stop) = (Arc::new(client.clone()), CancellationToken::new());
     let stopped = stop.clone();
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         while !stopped.is_cancelled() {
-            if let Ok(mut connection) = client.connect(address, role).await {
-                connection.ask(Ask::get(&path, role)).await;
+            if let Ok(mut connection) = client.connect(address, ask.role()).await {
+                connection.ask(ask.clone()).await;
             }
             tokio::time::sleep(PROBE).await;
         }

@@ -12,7 +12,7 @@ mod subject;
 mod target;
 
 pub use run::{Run, Stop, unconfirmed};
-pub use subject::{Manner, Stranger, Subject};
+pub use subject::{Manner, Normal, Route, Stranger, Subject};
 pub use target::Target;
 
 use std::future::Future;

@@ -280,11 +280,12 @@ impl<'s> Run<'s> {
             NotOpened::Refused if stranger && self.link.is_some() => Stop::Skipped(
                 "the server listens where no link leads: have it listen on all addresses (0.0.0.0)".to_owned(),
             ),
-            why => unconfirmed("the server answers", format!("connecting to {address}: {why:?}")),
+            why => unconfirmed("the server answers", format!("connecting to {address}: {}", why.words())),
         })?;
         let answer = connection.ask(self.subject.ask(Role::Warmup).patience(PATIENCE)).await;
         if answer.outcome != Outcome::Answered || (!stranger && answer.status != Some(200)) {
-            return Err(unconfirmed("the server answers", format!("{:?}, status {:?}", answer.outcome, answer.status)));
+            let status = answer.status.map_or(String::new(), |status| format!(" with status {status}"));
+            return Err(unconfirmed("the server answers", format!("{}{status}", answer.outcome)));
         }
         match instance {
             Some(expected) if answer.instance.as_deref() != Some(expected) => Err(Stop::Impostor {
@@ -307,7 +308,7 @@ impl<'s> Run<'s> {
         let answer = connection.ask(self.subject.ask(Role::Warmup)).await;
         match answer.outcome {
             Outcome::Answered => Ok(connection),
-            _ => Err(unconfirmed("a connection answers", format!("{:?}", answer.outcome))),
+            _ => Err(unconfirmed("a connection answers", answer.outcome.to_string())),
         }
     }
 
@@ -368,7 +369,7 @@ impl<'s> Run<'s> {
     pub async fn not_ready(&self, target: &Target, until: Instant) {
         while Instant::now() < until {
             let Ok(mut connection) = target.try_connect(Role::Ready).await else { return };
-            let ask = Ask::get(self.subject.ready_path(), Role::Ready).patience(until - Instant::now());
+            let ask = self.subject.ask_ready().patience(until - Instant::now());
             if connection.ask(ask).await.status == Some(503) {
                 self.confirmed("the server says that it is not ready");
                 return;
@@ -430,7 +431,10 @@ impl<'s> Run<'s> {
             let text = String::from_utf8_lossy(&answer.body);
             let value = text.lines().find_map(|line| line.strip_prefix("http_requests_in_flight "));
             let Some(in_flight) = value.and_then(|value| value.trim().parse().ok()) else {
-                return Err(unconfirmed("metrics tell the requests in flight", format!("GET /metrics: {answer:?}")));
+                return Err(unconfirmed(
+                    "metrics tell the requests in flight",
+                    format!("GET /metrics: {} without the gauge", answer.outcome),
+                ));
             };
             let met = wanted(in_flight);
             if met || Instant::now() > deadline {

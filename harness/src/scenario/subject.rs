@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bytes::Bytes;
+use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
 
 use crate::catalog::{Feature, Server};
-use crate::client::Ask;
+use crate::client::{Ask, Expected, Framing, Payload};
 use crate::link::Place;
 use crate::process::Launch;
 use crate::timeline::Role;
@@ -26,6 +28,8 @@ pub struct Subject {
     pub params: Vec<(String, f64)>,
     /// How to speak to it.
     pub manner: Manner,
+    /// What was learnt of it, in words.
+    pub learned: Vec<String>,
 }
 
 /// How to speak to a server.
@@ -40,18 +44,63 @@ pub enum Manner {
 /// What is known of somebody's server.
 #[derive(Debug, Clone)]
 pub struct Stranger {
-    /// A path that it answers.
-    pub path: String,
-    /// A path that takes its time, and how long.
-    pub slow: Option<(String, Duration)>,
+    /// What it answers at once.
+    pub quick: Route,
+    /// What takes its time.
+    pub slow: Option<Route>,
     /// The path of its readiness probe.
     pub ready: Option<String>,
+    /// Header fields of every request.
+    pub headers: HeaderMap,
     /// The signal that stops it.
     pub stop: Signal,
     /// The port that it was asked to listen on.
     pub port: u16,
     /// How long it may take to start.
     pub start_within: Duration,
+}
+
+/// A request to somebody's server.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Its method.
+    pub method: Method,
+    /// Its path.
+    pub path: String,
+    /// Its body.
+    pub body: Option<Bytes>,
+    /// What it gets when nobody stops the server, once that is known.
+    pub normal: Option<Normal>,
+}
+
+/// What a request gets when nobody stops the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Normal {
+    /// The status of the response, and its length and content where they do not change.
+    pub due: Expected,
+    /// How the end of its body is told.
+    pub framing: Framing,
+    /// How long it takes: the median.
+    pub takes: Duration,
+}
+
+impl Route {
+    /// A GET of which nothing is known.
+    pub fn get(path: impl Into<String>) -> Self {
+        Self { method: Method::GET, path: path.into(), body: None, normal: None }
+    }
+}
+
+impl Stranger {
+    /// A request on one of its routes.
+    pub fn ask(&self, route: &Route, role: Role) -> Ask {
+        let ask = Ask::get(&route.path, role).method(route.method.clone()).headers(&self.headers);
+        let ask = match &route.body {
+            Some(body) => ask.payload(Payload::Whole(body.clone())),
+            None => ask,
+        };
+        ask.expect(route.normal.map_or(Expected::default(), |normal| normal.due))
+    }
 }
 
 impl Subject {
@@ -69,6 +118,7 @@ impl Subject {
             promises_contract: server.promises_contract(),
             params: Vec::new(),
             manner: Manner::Contract,
+            learned: Vec::new(),
         }
     }
 
@@ -85,11 +135,13 @@ impl Subject {
         }
     }
 
-    /// The path of its readiness probe.
-    pub fn ready_path(&self) -> &str {
+    /// A readiness probe.
+    pub fn ask_ready(&self) -> Ask {
         match &self.manner {
-            Manner::Stranger(Stranger { ready: Some(path), .. }) => path,
-            _ => "/health/ready",
+            Manner::Stranger(stranger @ Stranger { ready: Some(path), .. }) => {
+                Ask::get(path, Role::Ready).headers(&stranger.headers)
+            }
+            _ => Ask::get("/health/ready", Role::Ready),
         }
     }
 
@@ -97,7 +149,7 @@ impl Subject {
     pub fn ask(&self, role: Role) -> Ask {
         match &self.manner {
             Manner::Contract => Ask::get("/", role),
-            Manner::Stranger(stranger) => Ask::get(&stranger.path, role),
+            Manner::Stranger(stranger) => stranger.ask(&stranger.quick, role),
         }
     }
 
@@ -112,14 +164,9 @@ impl Subject {
 
     /// A request that takes about so many seconds; what a stranger's slow path takes is its own affair.
     pub fn ask_slow(&self, seconds: f64, role: Role) -> Ask {
-        Ask::get(self.slow_path(seconds), role)
-    }
-
-    /// The path of such a request.
-    pub fn slow_path(&self, seconds: f64) -> String {
         match &self.manner {
-            Manner::Stranger(Stranger { slow: Some((path, _)), .. }) => path.clone(),
-            _ => format!("/slow?delay={seconds:.2}"),
+            Manner::Stranger(stranger @ Stranger { slow: Some(slow), .. }) => stranger.ask(slow, role),
+            _ => Ask::get(format!("/slow?delay={seconds:.2}"), role),
         }
     }
 

@@ -50,6 +50,9 @@ pub struct Header {
     pub params: BTreeMap<String, f64>,
     /// The machine: operating system, kernel, cores.
     pub environment: BTreeMap<String, String>,
+    /// What was learnt of somebody's server before it was judged, in words; empty for servers of the catalogue.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<String>,
 }
 
 /// One fact and its time.
@@ -157,6 +160,17 @@ pub enum NotOpened {
     Other,
 }
 
+impl NotOpened {
+    /// What came instead of a connection.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TimedOut => "no answer in time",
+            Self::Other => "not possible from here",
+        }
+    }
+}
+
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -183,6 +197,19 @@ pub enum Break {
     Malformed,
     /// The harness left, as the scenario wants it.
     Left,
+}
+
+impl Break {
+    /// What came instead of a complete response.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Fin => "FIN",
+            Self::Reset => "RST",
+            Self::TimedOut => "waiting in vain",
+            Self::Malformed => "an answer that is not HTTP",
+            Self::Left => "the client's leaving",
+        }
+    }
 }
 
 /// A fact.
@@ -212,6 +239,9 @@ pub enum Event {
         path: String,
         /// Length of the body that a whole response has, where it is known.
         expect_bytes: Option<u64>,
+        /// Status of the response that this server gives when nobody stops it, where that was learnt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expect_status: Option<u16>,
     },
     /// A request could not be written at all: the connection had ended.
     Unsent { connection: ConnectionId, request: RequestId, role: Role },

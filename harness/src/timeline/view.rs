@@ -58,6 +58,8 @@ pub struct Request<'t> {
     pub instance: Option<&'t str>,
     /// Length of the body of a whole response, where it is known.
     pub expect_bytes: Option<u64>,
+    /// Status of the response that this server gives when nobody stops it, where that was learnt.
+    pub expect_status: Option<u16>,
     /// Bytes of the body that came.
     pub body_bytes: u64,
     /// Whether the body is what it should be, where that was checked.
@@ -157,6 +159,7 @@ impl<'t> Request<'t> {
             retry_after: false,
             instance: None,
             expect_bytes: None,
+            expect_status: None,
             body_bytes: 0,
             intact: None,
             end: End::Open,
@@ -175,9 +178,15 @@ impl<'t> Request<'t> {
         matches!(self.end, End::Lost(why) if why != Break::Left)
     }
 
-    /// Whether a complete response came with a status below 400 and with the body that was due.
+    /// Whether the complete response came that is due: with the status that this server gives in peace, where that is
+    /// known, and else with one below 400; and with the body that was due.
     pub fn served(&self) -> bool {
-        self.answered() && self.status.is_some_and(|status| status < 400) && self.whole()
+        self.answered() && self.has_status_due() && self.whole()
+    }
+
+    /// Whether the status is the one that is due.
+    pub fn has_status_due(&self) -> bool {
+        self.status.is_some_and(|status| self.expect_status.map_or(status < 400, |expected| status == expected))
     }
 
     /// Whether the body is as long as it should be and what it should be, as far as that is known.
@@ -281,11 +290,12 @@ impl<'t> View<'t> {
                     self.connections[index].ended.get_or_insert((t, *how));
                 }
             }
-            Event::Sent { connection, request: id, role, path, expect_bytes } => {
+            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status } => {
                 requests.insert(id, self.requests.len());
                 let mut request = Request::new(id, *connection, *role, t);
                 request.path = path;
                 request.expect_bytes = *expect_bytes;
+                request.expect_status = *expect_status;
                 self.requests.push(request);
             }
             Event::Unsent { connection, request: id, role } => {

@@ -93,7 +93,7 @@ fn events() -> impl Strategy<Value = Event> {
     let of_requests = prop_oneof![
         (connection(), requests(), roles(), any::<String>(), prop::option::of(bytes())).prop_map(
             |(connection, request, role, path, expect_bytes)| {
-                Event::Sent { connection, request, role, path, expect_bytes }
+                Event::Sent { connection, request, role, path, expect_bytes, expect_status: None }
             }
         ),
         (connection(), requests(), roles()).prop_map(|(connection, request, role)| Event::Unsent {
@@ -143,6 +143,7 @@ pub fn timelines() -> impl Strategy<Value = Timeline> {
                 features: vec!["slow".to_owned()],
                 params,
                 environment: BTreeMap::from([("os".to_owned(), "linux".to_owned())]),
+                learned: Vec::new(),
             };
             let mut t_us = u64::from(start);
             let mut timed = Vec::new();

@@ -31,6 +31,7 @@ pub fn run() -> Run {
         features: Vec::new(),
         params: params.map(|(name, value)| (name.to_owned(), value)).into(),
         environment: BTreeMap::new(),
+        learned: Vec::new(),
     };
     let timeline = Timeline { header, records: Vec::new() };
     Run { timeline, next_us: 0, process: 1 }.started().at(100).listening("first")
@@ -171,7 +172,7 @@ impl Run {
 
     fn send(self, connection: ConnectionId, request: &str, role: Role, expect_bytes: Option<u64>) -> Self {
         let request = request.to_owned();
-        self.record(Event::Sent { connection, request, role, path: "/".to_owned(), expect_bytes })
+        self.record(Event::Sent { connection, request, role, path: "/".to_owned(), expect_bytes, expect_status: None })
     }
 
     pub fn unsent(self, request: &str, role: Role) -> Self {

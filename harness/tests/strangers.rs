@@ -1,0 +1,139 @@
+//! `drainspec check` tells the truth about strangers: `servers/strangers`, a folder a case, each with its verdicts.
+//!
+//! `STRANGERS=GLOB` chooses cases, `STRANGERS_REPEAT=N` plays each so many times.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Cases played side by side: most of the time of a check is spent waiting.
+const SIDE_BY_SIDE: usize = 2;
+
+/// A `stranger.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stranger {
+    summary: String,
+    stands_for: String,
+    run: Vec<String>,
+    #[serde(default)]
+    check: Vec<String>,
+    exit: i32,
+    #[serde(default)]
+    says: Vec<String>,
+    #[serde(default)]
+    never: Vec<String>,
+    #[serde(default)]
+    needs: Vec<String>,
+    verdicts: BTreeMap<String, String>,
+}
+
+fn cases() -> Vec<(PathBuf, Stranger)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../servers/strangers").canonicalize().unwrap();
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|folder| folder.is_dir());
+    folders.sort();
+    let read = |folder: PathBuf| {
+        let file = folder.join("stranger.toml");
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let case = toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        (folder, case)
+    };
+    folders.into_iter().map(read).collect()
+}
+
+fn name(folder: &Path) -> String {
+    folder.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+fn is_there(program: &str) -> bool {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
+}
+
+/// What is wrong with the report on this stranger, and the report.
+fn play(folder: &Path, case: &Stranger) -> (Vec<String>, String) {
+    let done = Command::new(env!("CARGO_BIN_EXE_drainspec"))
+        .args(["check", "--format", "json"])
+        .args(&case.check)
+        .arg("--")
+        .args(&case.run)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let report: Value = serde_json::from_str(&out).unwrap_or_default();
+    let all = format!("{out}{err}");
+    let mut wrong = Vec::new();
+    if done.status.code() != Some(case.exit) {
+        wrong.push(format!("exit status {:?} instead of {}", done.status.code(), case.exit));
+    }
+    let mut due = case.verdicts.clone();
+    for rule in report["rules"].as_array().into_iter().flatten() {
+        let (slug, verdict) = (rule["rule"].as_str().unwrap_or_default(), rule["verdict"].as_str().unwrap_or_default());
+        match due.remove(slug) {
+            Some(expected) if expected != verdict => {
+                wrong.push(format!("{slug}: {verdict} instead of {expected}: {}", rule["actual"]));
+            }
+            None if verdict == "fail" => wrong.push(format!("{slug}: an unexpected fail: {}", rule["actual"])),
+            _ => {}
+        }
+    }
+    wrong.extend(due.keys().map(|rule| format!("{rule} was not judged")));
+    wrong.extend(case.says.iter().filter(|text| !all.contains(*text)).map(|text| format!("does not say {text:?}")));
+    wrong.extend(case.never.iter().filter(|text| all.contains(*text)).map(|text| format!("says {text:?}")));
+    (wrong, all)
+}
+
+#[test]
+fn each_says_what_it_stands_for() {
+    let cases = cases();
+    assert!(!cases.is_empty());
+    for (folder, case) in cases {
+        assert!(!case.summary.is_empty() && !case.stands_for.is_empty(), "{}", folder.display());
+        let known = |rule: &&String| drainspec::rules::find(rule).is_none();
+        let unknown: Vec<_> = case.verdicts.keys().filter(known).collect();
+        assert!(unknown.is_empty(), "{}: no rules: {unknown:?}", folder.display());
+    }
+}
+
+#[test]
+fn each_is_judged_as_is_right() {
+    let chosen = std::env::var("STRANGERS").unwrap_or_else(|_| "*".to_owned());
+    let chosen = globset::Glob::new(&chosen).expect("STRANGERS is a glob").compile_matcher();
+    let repeat =
+        std::env::var("STRANGERS_REPEAT").map_or(1, |text| text.parse().expect("STRANGERS_REPEAT is a number"));
+    let mut cases = cases();
+    cases.retain(|(folder, case)| {
+        let lacks = case.needs.iter().find(|program| !is_there(program));
+        if let Some(program) = lacks {
+            println!("{}: left out, there is no {program}", name(folder));
+        }
+        chosen.is_match(name(folder)) && lacks.is_none()
+    });
+    assert!(!cases.is_empty(), "nothing is chosen");
+    let waiting: Mutex<VecDeque<_>> = Mutex::new((0..repeat).flat_map(|_| &cases).collect());
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE {
+            scope.spawn(|| {
+                while let Some((folder, case)) = { waiting.lock().unwrap().pop_front() } {
+                    let began = Instant::now();
+                    let (wrong, report) = play(folder, case);
+                    let word = if wrong.is_empty() { "ok" } else { "WRONG" };
+                    println!("{} {word} {:.1} s", name(folder), began.elapsed().as_secs_f64());
+                    if !wrong.is_empty() {
+                        println!("{report}");
+                        failed.lock().unwrap().push(format!("{}:\n  {}", name(folder), wrong.join("\n  ")));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
