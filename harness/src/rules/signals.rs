@@ -19,6 +19,13 @@ pub(super) const RULES: &[Rule] = &[
         judge: clean_exit_status,
     },
     Rule {
+        slug: "exit-is-prompt",
+        level: Level::Should,
+        basis: Basis::Wire,
+        sentence: "When the last response is sent, the process ends as soon as it does when nothing is going on.",
+        judge: exit_is_prompt,
+    },
+    Rule {
         slug: "int-like-term",
         level: Level::Must,
         basis: Basis::Contract,
@@ -94,6 +101,38 @@ fn term_ends_process(view: &View) -> Finding {
 
 /// What it may take until the harness has closed a connection that it is done with, in microseconds.
 const CLIENT_LEAVES_US: u64 = 50_000;
+
+/// What the end of a process may take longer after a last response than when nothing was going on, in microseconds:
+/// less than one who looks twice a second whether all is done needs at worst.
+const PROMPT_US: u64 = 300_000;
+
+fn exit_is_prompt(view: &View) -> Finding {
+    let (mut idle, mut busy) = (Vec::new(), Vec::new());
+    for process in view.processes.values() {
+        let (Some(signalled), Some((exited, ..))) = (process.signalled(), process.exited) else { continue };
+        let mut held = in_flight(view, Role::InFlight, signalled).filter(|r| r.sent >= process.started);
+        match held.next() {
+            None => idle.push((exited.saturating_sub(signalled), signalled, exited)),
+            // The end of a process may be seen before its last bytes are read.
+            Some(request) if request.answered() || request.lost() => {
+                let last = request.ended.unwrap_or(exited).min(exited);
+                busy.push((exited - last, last, exited));
+            }
+            Some(_) => {}
+        }
+    }
+    let (Some((alone, ..)), Some((after, last, exited)), 3..) = (idle.iter().min(), busy.iter().min(), busy.len())
+    else {
+        return Finding::inconclusive("too few processes ended, with and without a request in flight");
+    };
+    let told = format!("at best {} after the last response, and {} where nothing was going on", ms(*after), ms(*alone));
+    let stalled = |(_, from, to): &(u64, u64, u64)| view.stalled(*from, *to, PROMPT_US / 2);
+    match *after <= alone.saturating_add(PROMPT_US) {
+        true => Finding::holds(told),
+        false if busy.iter().any(stalled) => Finding::inconclusive("the harness itself stalled meanwhile"),
+        false => Finding::violated(told, [*last, *exited]),
+    }
+}
 
 fn clean_exit_status(view: &View) -> Finding {
     let process = match stopped(view) {

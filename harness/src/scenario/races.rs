@@ -31,7 +31,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "clean-exit-status",
             "term-ends-process",
         ],
-        params: &[("clients", 80.0), ("max_in_flight", 1000.0), ("rounds", 5.0)],
+        params: &[("clients", 80.0), ("max_in_flight", 1000.0), ("rounds", 3.0)],
         pace: Pace::Heavy,
         body: body!(keep_alive_race),
     },

@@ -93,7 +93,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "endless-stream-ends",
         group: "requests",
-        summary: "Server-sent events are being received when SIGTERM arrives.",
+        summary: "Three clients are receiving server-sent events when SIGTERM arrives.",
         needs: &[Streams],
         rules: &["endless-stream-ends", "clean-exit-status", "term-ends-process"],
         params: &[],
@@ -289,9 +289,14 @@ async fn finite_stream_completes(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn endless_stream_ends(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pending = run.responding(&target, Ask::get("/events", Role::Endless)).await?;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(run.responding(&target, Ask::get("/events", Role::Endless)).await?);
+    }
     target.signal(run.stop_signal());
-    pending.finish().await;
+    for stream in streams {
+        stream.finish().await;
+    }
     target.exited().await;
     Ok(())
 }

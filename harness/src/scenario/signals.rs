@@ -27,6 +27,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body: body!(idle_exit),
     },
     Scenario {
+        slug: "prompt-exit",
+        group: "signals",
+        summary: "Several starts: SIGTERM arrives when nothing is going on, and while a short request is in flight.",
+        needs: &[Slow],
+        rules: &["exit-is-prompt"],
+        params: &[],
+        pace: Pace::Long,
+        body: body!(prompt_exit),
+    },
+    Scenario {
         slug: "sigint-like-sigterm",
         group: "signals",
         summary: "SIGINT arrives while a request is in flight.",
@@ -103,6 +113,24 @@ async fn idle_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start_with(&[("IDLE_LINGER", "6")]).await?;
     target.signal(run.stop_signal());
     target.exited().await;
+    Ok(())
+}
+
+async fn prompt_exit(run: &mut Run<'_>) -> Result<(), Stop> {
+    // The best of several is what the server takes, and not the machine.
+    for busy in [false, true, true, false, true, true, true] {
+        let mut target = run.start().await?;
+        let pending = match busy {
+            true => Some(run.in_flight(&target, run.subject.ask_slow(0.6, Role::InFlight)).await?),
+            false => None,
+        };
+        target.signal(run.stop_signal());
+        if let Some(pending) = pending {
+            pending.finish().await;
+        }
+        target.exited().await;
+        target.kill().await;
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use crate::run::{Run, run, stopped};
 pub fn cases() -> Vec<Case> {
     let mut cases = term_ends_process();
     cases.extend(clean_exit_status());
+    cases.extend(exit_is_prompt());
     cases.extend(int_like_term());
     cases.extend(second_signal_exits());
     cases.extend(hup_keeps_serving());
@@ -163,6 +164,34 @@ fn clean_exit_status() -> Vec<Case> {
         violated(rule, "status 1 after a 503, which is an answer", {
             in_flight_at("SIGTERM").answered_close("slow", 503).exited(1)
         }),
+    ]
+}
+
+fn exit_is_prompt() -> Vec<Case> {
+    let rule = "exit-is-prompt";
+    // A process of ten seconds each: an idle one that takes 20 ms, and others that end so long after their response.
+    let idle = || stopped().at(1_020).exited(0);
+    let busy = |run: Run, number: u32, after: u64| {
+        let (at, id) = (u64::from(number) * 10_000, format!("r{number}"));
+        let run = run.process(number).at(at).started().sent(&id, Role::InFlight).at(at + 1_000).signal("SIGTERM");
+        run.at(at + 1_600).head(&id, 200).complete(&id, 10).at(at + 1_601 + after).exited(0)
+    };
+    let three = |first, second, third| busy(busy(busy(idle(), 2, first), 3, second), 4, third);
+    vec![
+        holds(rule, "as soon as an idle one", three(25, 25, 25)),
+        holds(rule, "at best, whatever the others take", three(2_000, 320, 2_000)),
+        violated(rule, "at best a millisecond more", three(321, 400, 500)),
+        unclear(rule, "late, but so was the harness", {
+            let run = busy(busy(idle(), 2, 400), 3, 400);
+            let run = run.process(4).at(40_000).started().sent("r4", Role::InFlight).at(41_000).signal("SIGTERM");
+            run.at(41_600).head("r4", 200).complete("r4", 10).at(42_000).stalled(350).at(42_100).exited(0)
+        }),
+        unclear(rule, "too few of them", busy(idle(), 2, 25)),
+        unclear(rule, "none of them idle", {
+            let first = run().sent("r1", Role::InFlight).at(1_000).signal("SIGTERM").answered("r1", 200).exited(0);
+            busy(busy(busy(first, 2, 25), 3, 25), 4, 25)
+        }),
+        unclear(rule, "no signal", run()),
     ]
 }
 
