@@ -20,6 +20,7 @@ use crate::recorder::Recorder;
 use crate::report::{self, Progress};
 use crate::runner;
 use crate::scenario::{Manner, Route, Stranger, Subject};
+use crate::timeline::Param;
 use crate::verdict::Verdict;
 
 /// Arguments of `drainspec check`.
@@ -212,10 +213,9 @@ impl Args {
             launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
             features,
             promises_contract: false,
-            params: [("idle_linger", IDLE_LINGER), ("drain_timeout", self.grace as f64)]
+            params: [(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)]
                 .into_iter()
-                .chain(learned.and_then(|l| l.slow.as_ref()).map(|(_, n)| ("in_flight_for", n.takes.as_secs_f64())))
-                .map(|(name, value)| (name.to_owned(), value))
+                .chain(learned.and_then(|l| l.slow.as_ref()).map(|(_, n)| (Param::InFlightFor, n.takes.as_secs_f64())))
                 .collect(),
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Stranger {

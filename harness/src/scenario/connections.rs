@@ -9,7 +9,7 @@ use super::run::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow, Upload};
 use crate::client::{Ask, Payload, Raw};
-use crate::timeline::{RequestId, Role};
+use crate::timeline::{Param, RequestId, Role};
 
 /// What a drain may take to close the listener, before a scenario goes on without it.
 const CLOSES: Duration = Duration::from_secs(4);
@@ -44,7 +44,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "Clients keep their connection after the answer to a request that was in flight: as a pool does, deaf to FIN, sending on after it, or without ever reading.",
         needs: &[KeepAlive, Slow],
         rules: &["kept-open-holds-nothing", "in-flight-answered", "clean-exit-status"],
-        params: &[("in_flight_for", 1.5)],
+        params: &[(Param::InFlightFor, 1.5)],
         pace: Pace::Long,
         body: body!(kept_open_after_answer),
     },
@@ -54,7 +54,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "A client has sent half a head, and another one half a body, and both say no more when SIGTERM arrives.",
         needs: &[],
         rules: &["half-request-holds-nothing", "clean-exit-status"],
-        params: &[("header_timeout", 2.0), ("body_timeout", 2.0)],
+        params: &[(Param::HeaderTimeout, 2.0), (Param::BodyTimeout, 2.0)],
         pace: Pace::Long,
         body: body!(half_a_request),
     },
@@ -64,7 +64,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "Idle connections ask once more after the listener closed: at once, and late in their linger.",
         needs: &[KeepAlive, Slow],
         rules: &["late-request-answered", "in-flight-answered", "clean-exit-status", "term-ends-process"],
-        params: &[("idle_linger", 3.0), ("in_flight_for", 1.5)],
+        params: &[(Param::IdleLinger, 3.0), (Param::InFlightFor, 1.5)],
         pace: Pace::Long,
         body: body!(late_request_on_keep_alive),
     },
@@ -80,7 +80,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "clean-exit-status",
             "term-ends-process",
         ],
-        params: &[("shutdown_delay", 1.5), ("idle_linger", 3.0)],
+        params: &[(Param::ShutdownDelay, 1.5), (Param::IdleLinger, 3.0)],
         pace: Pace::Long,
         body: body!(late_request_rejected),
     },
@@ -90,7 +90,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "Clients connect while a request drains, at several moments of the drain.",
         needs: &[Slow],
         rules: &["new-connections-refused", "in-flight-answered", "clean-exit-status", "term-ends-process"],
-        params: &[("in_flight_for", 2.5)],
+        params: &[(Param::InFlightFor, 2.5)],
         pace: Pace::Long,
         body: body!(new_connection_refused),
     },
@@ -155,7 +155,7 @@ async fn unused_connection_closes(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn kept_open_after_answer(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let lasts = run.param("in_flight_for");
+    let lasts = run.param(Param::InFlightFor);
     let pooled = run.used_connection(&target, Role::Kept).await?;
     let (deaf, deaf_id) = raw_in_flight(&target, run.subject.ask_slow(lasts, Role::InFlight)).await?;
     let (talker, talker_id) = raw_in_flight(&target, run.subject.ask_slow(lasts, Role::InFlight)).await?;
@@ -215,7 +215,7 @@ async fn late_request_on_keep_alive(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let mut idle = run.used_connection(&target, Role::Idle).await?;
     let mut patient = run.used_connection(&target, Role::Idle).await?;
-    let lasts = run.duration("in_flight_for");
+    let lasts = run.duration(Param::InFlightFor);
     let pending = run.in_flight(&target, run.subject.ask_slow(lasts.as_secs_f64(), Role::InFlight)).await?;
     target.signal(run.stop_signal());
     if run.subject.promises_contract {
@@ -235,7 +235,7 @@ async fn late_request_on_keep_alive(run: &mut Run<'_>) -> Result<(), Stop> {
     }
     idle.ask(run.subject.ask(Role::Late)).await;
     if run.subject.promises_contract {
-        tokio::time::sleep(run.duration("idle_linger") * 2 / 3).await;
+        tokio::time::sleep(run.duration(Param::IdleLinger) * 2 / 3).await;
         patient.ask(run.subject.ask(Role::Late)).await;
     }
     drop(patient);
@@ -250,7 +250,7 @@ async fn late_request_rejected(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut idle = run.used_connection(&target, Role::Idle).await?;
     let pending = run.in_flight(&target, run.subject.ask_slow(3.0, Role::InFlight)).await?;
     target.signal(run.stop_signal());
-    tokio::time::sleep(run.duration("shutdown_delay") / 3).await;
+    tokio::time::sleep(run.duration(Param::ShutdownDelay) / 3).await;
     early.ask(run.subject.ask(Role::LameDuck)).await;
     closed(&target).await?;
     idle.ask(run.subject.ask(Role::LateRejected)).await;
@@ -272,7 +272,7 @@ async fn new_connection_refused(run: &mut Run<'_>) -> Result<(), Stop> {
     /// In so many parts of the drain somebody connects.
     const PARTS: u32 = 8;
     let mut target = run.start().await?;
-    let lasts = run.duration("in_flight_for");
+    let lasts = run.duration(Param::InFlightFor);
     let pending = run.in_flight(&target, run.subject.ask_slow(lasts.as_secs_f64(), Role::InFlight)).await?;
     target.signal(run.stop_signal());
     let signalled = Instant::now();

@@ -10,7 +10,7 @@ use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{KeepAlive, Limits};
 use crate::client::{Answer, Arrivals, Connection, Load, arrive, back_to_back, connect_storm};
 use crate::process;
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 /// What a link may be late. A server waits for half-open handshakes for a second, and each takes two packets more.
 const LINK_SLACK: Duration = Duration::from_millis(250);
@@ -31,7 +31,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "clean-exit-status",
             "term-ends-process",
         ],
-        params: &[("clients", 80.0), ("max_in_flight", 1000.0), ("rounds", 3.0)],
+        params: &[(Param::Clients, 80.0), (Param::MaxInFlight, 1000.0), (Param::Rounds, 3.0)],
         pace: Pace::Heavy,
         body: body!(keep_alive_race),
     },
@@ -41,7 +41,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "80 clients connect for each request when SIGTERM arrives; several starts, because it is a race.",
         needs: &[],
         rules: &["nothing-lost-in-accept-queue", "load-does-not-hold-exit", "clean-exit-status", "term-ends-process"],
-        params: &[("clients", 80.0), ("max_in_flight", 1000.0), ("rounds", 3.0)],
+        params: &[(Param::Clients, 80.0), (Param::MaxInFlight, 1000.0), (Param::Rounds, 3.0)],
         pace: Pace::Heavy,
         body: body!(accept_queue_storm),
     },
@@ -56,7 +56,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "clean-exit-status",
             "term-ends-process",
         ],
-        params: &[("connections", 64.0), ("idle", 16.0), ("max_in_flight", 1000.0)],
+        params: &[(Param::Connections, 64.0), (Param::Idle, 16.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Short,
         body: body!(held_when_signalled),
     },
@@ -66,7 +66,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "The process is held by SIGSTOP while idle connections linger: they ask, their linger ends, and it goes on.",
         needs: &[KeepAlive, Limits],
         rules: &["nothing-lost-on-keep-alive", "clean-exit-status", "term-ends-process"],
-        params: &[("idle", 16.0), ("max_in_flight", 1000.0), ("idle_linger", 2.0)],
+        params: &[(Param::Idle, 16.0), (Param::MaxInFlight, 1000.0), (Param::IdleLinger, 2.0)],
         pace: Pace::Long,
         body: body!(held_while_lingering),
     },
@@ -77,11 +77,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[],
         rules: &["nothing-lost-in-accept-queue", "clean-exit-status", "term-ends-process"],
         params: &[
-            ("round_trip", 0.02),
-            ("connections", 200.0),
-            ("over", 0.1),
-            ("half_open", 5.0),
-            ("max_in_flight", 1000.0),
+            (Param::RoundTrip, 0.02),
+            (Param::Connections, 200.0),
+            (Param::Over, 0.1),
+            (Param::HalfOpen, 5.0),
+            (Param::MaxInFlight, 1000.0),
         ],
         pace: Pace::Heavy,
         body: body!(connect_storm_over_delay),
@@ -97,16 +97,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "nothing-lost-in-accept-queue",
             "clean-exit-status",
         ],
-        params: &[("clients", 16.0), ("max_in_flight", 1000.0)],
+        params: &[(Param::Clients, 16.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Heavy,
         body: body!(sustained_load_exits),
     },
 ];
 
 async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
-    for _ in 0..run.param("rounds") as usize {
+    for _ in 0..run.param(Param::Rounds) as usize {
         let mut target = run.start().await?;
-        let (ask, clients) = (run.subject.ask(Role::KeepAlive), run.param("clients") as usize);
+        let (ask, clients) = (run.subject.ask(Role::KeepAlive), run.param(Param::Clients) as usize);
         let load = back_to_back(&run.client, target.address, &ask, clients);
         under_load(run, &mut target, load).await?;
         target.kill().await; // whatever is left of it, before the next one starts
@@ -115,9 +115,9 @@ async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
 }
 
 async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
-    for _ in 0..run.param("rounds") as usize {
+    for _ in 0..run.param(Param::Rounds) as usize {
         let mut target = run.start().await?;
-        let (ask, clients) = (run.subject.ask(Role::Storm), run.param("clients") as usize);
+        let (ask, clients) = (run.subject.ask(Role::Storm), run.param(Param::Clients) as usize);
         let load = connect_storm(&run.client, target.address, &ask, clients);
         under_load(run, &mut target, load).await?;
         target.kill().await;
@@ -131,7 +131,7 @@ async fn held_when_signalled(run: &mut Run<'_>) -> Result<(), Stop> {
     target.connect(Role::Storm).await?.ask(run.subject.ask(Role::Storm)).await;
     let mut idle = Vec::new();
     if run.has(KeepAlive) {
-        for _ in 0..run.param("idle") as usize {
+        for _ in 0..run.param(Param::Idle) as usize {
             let mut connection = target.connect(Role::KeepAlive).await?;
             connection.ask(run.subject.ask(Role::KeepAlive)).await;
             idle.push(connection);
@@ -141,7 +141,7 @@ async fn held_when_signalled(run: &mut Run<'_>) -> Result<(), Stop> {
     tokio::time::sleep(HELD).await;
     let mut asked = ask_all(run, idle, Role::KeepAlive);
     let mut waiting = Vec::new();
-    for _ in 0..run.param("connections") as usize {
+    for _ in 0..run.param(Param::Connections) as usize {
         // A short queue takes no more: they are neither accepted nor refused.
         match tokio::time::timeout(HELD, target.try_connect(Role::Storm)).await {
             Ok(Ok(connection)) => waiting.push(connection),
@@ -165,26 +165,26 @@ async fn held_when_signalled(run: &mut Run<'_>) -> Result<(), Stop> {
 async fn held_while_lingering(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let mut idle = Vec::new();
-    for _ in 0..run.param("idle") as usize {
+    for _ in 0..run.param(Param::Idle) as usize {
         let mut connection = target.connect(Role::KeepAlive).await?;
         connection.ask(run.subject.ask(Role::KeepAlive)).await;
         idle.push(connection);
     }
     target.signal(run.stop_signal());
-    if !target.listener_closed(run.duration("idle_linger")).await {
+    if !target.listener_closed(run.duration(Param::IdleLinger)).await {
         return Err(unconfirmed("the listener closes", "it was open when the linger was to be over"));
     }
     let closed = Instant::now();
-    tokio::time::sleep(run.duration("idle_linger") / 4).await;
+    tokio::time::sleep(run.duration(Param::IdleLinger) / 4).await;
     target.freeze();
     let mut asked = ask_all(run, idle, Role::KeepAlive);
     tokio::time::sleep(HELD).await;
-    if closed.elapsed() > run.duration("idle_linger") * 3 / 4 {
+    if closed.elapsed() > run.duration(Param::IdleLinger) * 3 / 4 {
         target.thaw();
         return Err(unconfirmed("connections ask within their linger", "the harness was too slow"));
     }
     // By then both are due: the end of the linger, and what was asked before it.
-    tokio::time::sleep_until(closed + run.duration("idle_linger") * 5 / 4).await;
+    tokio::time::sleep_until(closed + run.duration(Param::IdleLinger) * 5 / 4).await;
     target.thaw();
     while asked.join_next().await.is_some() {}
     target.exited().await;
@@ -202,9 +202,9 @@ fn ask_all(run: &Run<'_>, connections: Vec<Connection>, role: Role) -> JoinSet<A
 }
 
 async fn connect_storm_over_delay(run: &mut Run<'_>) -> Result<(), Stop> {
-    run.over_link(run.duration("round_trip")).await?;
+    run.over_link(run.duration(Param::RoundTrip)).await?;
     let mut target = run.start().await?;
-    let (connections, over) = (run.param("connections") as usize, run.duration("over"));
+    let (connections, over) = (run.param(Param::Connections) as usize, run.duration(Param::Over));
     let mut arrivals = arrive(&run.client, target.address, &run.subject.ask(Role::Storm), connections, over);
     let listed = half_way(run, &target, &arrivals).await?;
     let signalled = Instant::now();
@@ -214,7 +214,7 @@ async fn connect_storm_over_delay(run: &mut Run<'_>) -> Result<(), Stop> {
     arrivals.done().await;
     // Handshakes by SYN cookies are in no table: the client's side shows them, once it is known how they ended.
     let half_open = listed.max(arrivals.half_way_at(signalled));
-    if half_open < run.param("half_open") as usize {
+    if half_open < run.param(Param::HalfOpen) as usize {
         return Err(unconfirmed("handshakes are half done when the signal is sent", format!("only {half_open} are")));
     }
     run.confirmed(&format!("{half_open} handshakes are half done when the signal is sent"));
@@ -224,7 +224,7 @@ async fn connect_storm_over_delay(run: &mut Run<'_>) -> Result<(), Stop> {
 /// Waits for the middle of a storm over a link: half of the clients have arrived, the first have their answers, and
 /// enough are half-way through their handshake. Returns how many are, by the kernel's word.
 async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result<usize, Stop> {
-    let (connections, wanted) = (run.param("connections") as usize, run.param("half_open") as usize);
+    let (connections, wanted) = (run.param(Param::Connections) as usize, run.param(Param::HalfOpen) as usize);
     let latest = Instant::now() + Duration::from_secs(2);
     // Where SYN cookies leave the kernel's table empty there is nothing to wait for.
     let mut listed_by = None;
@@ -232,7 +232,8 @@ async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result
         if arrivals.begun() >= connections / 2 && arrivals.answered() > 0 {
             let listed = process::half_open(target.process().place(), target.address.port())
                 .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
-            if listed >= wanted || Instant::now() > *listed_by.get_or_insert(Instant::now() + run.duration("over")) {
+            if listed >= wanted || Instant::now() > *listed_by.get_or_insert(Instant::now() + run.duration(Param::Over))
+            {
                 return Ok(listed);
             }
         }
@@ -245,7 +246,7 @@ async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result
 
 async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let clients = run.param("clients") as usize;
+    let clients = run.param(Param::Clients) as usize;
     let storm = connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), clients);
     let load = back_to_back(&run.client, target.address, &run.subject.ask(Role::Sustained), clients);
     under_load(run, &mut target, load).await?;
@@ -255,7 +256,7 @@ async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
 
 /// Signals once every client has been answered several times, and lets the load go on until the process is gone.
 async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Result<(), Stop> {
-    load.warm(5 * run.param("clients") as u64).await?;
+    load.warm(5 * run.param(Param::Clients) as u64).await?;
     run.confirmed("every client has been answered several times");
     target.signal(run.stop_signal());
     target.exited().await;

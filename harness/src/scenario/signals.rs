@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{Admin, LameDuck, Limits, Reload, Slow};
 use crate::client::{Ask, Pending};
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 /// Time for a server to act on a signal that it has taken.
 const TAKEN: Duration = Duration::from_millis(200);
@@ -52,7 +52,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "SIGTERM arrives while a long request is in flight, and again once the drain has begun; and SIGINT as the second one, in the lame-duck.",
         needs: &[Slow],
         rules: &["second-signal-exits"],
-        params: &[("in_flight_for", 12.0)],
+        params: &[(Param::InFlightFor, 12.0)],
         pace: Pace::Short,
         body: body!(second_signal_forces_exit),
     },
@@ -62,7 +62,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "SIGHUP arrives while a request is in flight, and again while one drains.",
         needs: &[Slow],
         rules: &["hup-keeps-serving"],
-        params: &[("in_flight_for", 3.0)],
+        params: &[(Param::InFlightFor, 3.0)],
         pace: Pace::Long,
         body: body!(sighup_keeps_serving),
     },
@@ -145,7 +145,7 @@ async fn sigint_like_sigterm(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn second_signal_forces_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let lasts = run.duration("in_flight_for");
+    let lasts = run.duration(Param::InFlightFor);
     let pending = run.in_flight(&target, run.subject.ask_slow(lasts.as_secs_f64(), Role::Doomed)).await?;
     target.signal(run.stop_signal());
     // By the time that the listener is closed the first signal was certainly taken. Some close it last.
@@ -181,7 +181,7 @@ async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
     std::fs::write(&file, "# nothing yet\n").map_err(|error| Stop::Io("writing CONFIG_FILE", error))?;
     let path = file.to_string_lossy().into_owned();
     let mut target = run.start_with(&[("CONFIG_FILE", &path)]).await?;
-    let pending = run.in_flight(&target, run.subject.ask_slow(run.param("in_flight_for"), Role::InFlight)).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(run.param(Param::InFlightFor), Role::InFlight)).await?;
     if run.has(Reload) {
         let write = |text| std::fs::write(&file, text).map_err(|error| Stop::Io("writing CONFIG_FILE", error));
         // Below what is in flight, so that the new value shows; a bad file after it must change nothing.

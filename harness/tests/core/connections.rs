@@ -1,6 +1,6 @@
 //! Cases of the group *connections*.
 
-use drainspec::timeline::{Break, Ending, NotOpened, Role};
+use drainspec::timeline::{Break, Ending, NotOpened, Param, Role};
 
 use crate::case::{Case, holds, unclear, violated};
 use crate::run::{Run, run, stopped};
@@ -142,7 +142,7 @@ fn nothing_lost() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rule, role) in [("nothing-lost-on-keep-alive", Role::KeepAlive), ("nothing-lost-in-accept-queue", Role::Storm)]
     {
-        let before = || run().param("clients", 2.0).sent("a", role).answered("a", 200);
+        let before = || run().param(Param::Clients, 2.0).sent("a", role).answered("a", 200);
         let load = || before().sent("b", role).answered("b", 200).at(1_000).sent("c", role).signal("SIGTERM");
         cases.extend([
             holds(rule, "all answered", load().answered("c", 200).exited(0)),
@@ -194,7 +194,8 @@ fn nothing_lost() -> Vec<Case> {
 
 /// A loss on a connection that had answered is another one than a loss on a connection that had not.
 fn losses_have_their_rule() -> Vec<Case> {
-    let load = || run().param("clients", 1.0).opened(1, Role::KeepAlive).sent("a", Role::KeepAlive).answered("a", 200);
+    let load =
+        || run().param(Param::Clients, 1.0).opened(1, Role::KeepAlive).sent("a", Role::KeepAlive).answered("a", 200);
     let used = || load().at(1_000).signal("SIGTERM").sent("b", Role::KeepAlive).broken("b", Break::Reset).exited(0);
     let fresh = || {
         let run = load().at(1_000).signal("SIGTERM").opened(2, Role::KeepAlive);
@@ -252,14 +253,14 @@ fn new_connections_refused() -> Vec<Case> {
     let refused = |run: Run, id| run.not_opened(id, Role::New, NotOpened::Refused);
     // From 1 s to 3 s a request drains: what comes up to 2 s is early.
     let drains = || {
-        let run = run().param("in_flight_for", 2.5).at(500).sent("slow", Role::InFlight);
+        let run = run().param(Param::InFlightFor, 2.5).at(500).sent("slow", Role::InFlight);
         run.at(1_000).signal("SIGTERM")
     };
     let drained = |run: Run| run.at(3_000).answered_close("slow", 200);
     let closed = || drains().listener_closed();
     let last = |run: Run| drained(run).at(3_010).listener_closed();
     let short = || {
-        let run = run().param("in_flight_for", 0.4).at(900).sent("slow", Role::InFlight).at(1_000).signal("SIGTERM");
+        let run = run().param(Param::InFlightFor, 0.4).at(900).sent("slow", Role::InFlight).at(1_000).signal("SIGTERM");
         run.at(1_250).opened(1, Role::New).at(1_300).answered_close("slow", 200)
     };
     vec![

@@ -1,7 +1,7 @@
 //! From what a rule finds to the verdict: levels, preconditions, and the worst of several.
 
 use drainspec::rules::{self, Basis, Level};
-use drainspec::timeline::{Break, Role};
+use drainspec::timeline::{Break, Param, Role};
 use drainspec::verdict::{NoVerdict, Verdict, judge};
 
 use crate::run::{Run, run, stopped};
@@ -124,7 +124,7 @@ fn a_race_that_was_played_several_times_says_how_often_it_was_lost() {
         let run = run.sent_on(id, &first, Role::KeepAlive).answered(&first, 200);
         run.sent_on(id, &second, Role::KeepAlive).signal("SIGTERM")
     };
-    let first = load(run().param("rounds", 3.0).opened(1, Role::KeepAlive), 1).answered_close("b1", 200).exited(0);
+    let first = load(run().param(Param::Rounds, 3.0).opened(1, Role::KeepAlive), 1).answered_close("b1", 200).exited(0);
     let second = load(start(first, 2, 5_000), 2).broken("b2", Break::Reset).exited(0);
     let third = |at| load(start(second.clone(), 3, at), 3);
     let told = |run: Run, rule: &str| judge(&run.judged_by(&[rule])).unwrap().remove(0);

@@ -1,6 +1,6 @@
 //! Cases of the group *signals*.
 
-use drainspec::timeline::{Break, Ending, NotOpened, Role};
+use drainspec::timeline::{Break, Ending, NotOpened, Param, Role};
 
 use crate::case::{Case, holds, unclear, violated};
 use crate::run::{Run, run, stopped};
@@ -126,7 +126,7 @@ fn term_ends_process() -> Vec<Case> {
             let run = stopped().at(6_000).exited(0).process(2).started();
             run.sent("next", Role::Successor).answered("next", 200)
         }),
-        holds(rule, "a delay is granted", idle().param("shutdown_delay", 2.0).at(7_000).exited(0)),
+        holds(rule, "a delay is granted", idle().param(Param::ShutdownDelay, 2.0).at(7_000).exited(0)),
         unclear(rule, "no signal was sent", run().exited(0)),
         unclear(rule, "late, but so was the harness", stopped().at(4_000).stalled(2_000).at(5_500).exited(0)),
         violated(rule, "late, the harness by little", stopped().at(4_000).stalled(1_400).at(5_500).exited(0)),
@@ -218,7 +218,7 @@ fn int_like_term() -> Vec<Case> {
 fn second_signal_exits() -> Vec<Case> {
     let rule = "second-signal-exits";
     // Twelve seconds long, as long as the drain would take without a second signal.
-    let held = || run().at(900).sent("slow", Role::Doomed).at(1_000).signal("SIGTERM").param("in_flight_for", 12.0);
+    let held = || run().at(900).sent("slow", Role::Doomed).at(1_000).signal("SIGTERM").param(Param::InFlightFor, 12.0);
     let twice = || held().at(1_500).signal("SIGTERM");
     let exits = |run: Run, code| run.exited(code).broken("slow", Break::Fin);
     vec![
@@ -259,17 +259,17 @@ fn second_signal_exits() -> Vec<Case> {
         }),
         // Sent at 0.9 s, and 0.5 s of 1.5 s are left.
         unclear(rule, "too little was left to tell", {
-            exits(held().param("in_flight_for", 1.5).at(1_900).signal("SIGTERM"), 143)
+            exits(held().param(Param::InFlightFor, 1.5).at(1_900).signal("SIGTERM"), 143)
         }),
         holds(rule, "long before the end of a short request", {
-            exits(held().param("in_flight_for", 2.5).at(1_400).signal("SIGTERM").at(1_500), 143)
+            exits(held().param(Param::InFlightFor, 2.5).at(1_400).signal("SIGTERM").at(1_500), 143)
         }),
         violated(rule, "with the end of a short request", {
-            let run = held().without_promise().param("in_flight_for", 2.5).at(1_400).signal("SIGTERM");
+            let run = held().without_promise().param(Param::InFlightFor, 2.5).at(1_400).signal("SIGTERM");
             run.at(3_400).answered("slow", 200).killed_by(15)
         }),
         unclear(rule, "with the end of a short request, or the harness stalled", {
-            let run = held().param("in_flight_for", 2.5).at(1_400).signal("SIGTERM");
+            let run = held().param(Param::InFlightFor, 2.5).at(1_400).signal("SIGTERM");
             exits(run.at(3_300).stalled(1_500), 143)
         }),
     ]
@@ -283,7 +283,7 @@ fn hup_keeps_serving() -> Vec<Case> {
     let limited = |shed: fn(Run) -> Run| {
         let run = shed(in_flight_at("SIGHUP").at(1_100).sent("shed", Role::Overload));
         let run = run.at(1_500).answered("slow", 200);
-        to_the_end(run.sent("again", Role::AfterReload).answered("again", 200)).param("in_flight_for", 0.45)
+        to_the_end(run.sent("again", Role::AfterReload).answered("again", 200)).param(Param::InFlightFor, 0.45)
     };
     vec![
         holds(rule, "all is served", to_the_end(asked_again())),
@@ -312,7 +312,8 @@ fn hup_keeps_serving() -> Vec<Case> {
         unclear(
             rule,
             "the limit had nothing to show itself on",
-            to_the_end(asked_again().sent("shed", Role::Overload).answered("shed", 200)).param("in_flight_for", 0.45),
+            to_the_end(asked_again().sent("shed", Role::Overload).answered("shed", 200))
+                .param(Param::InFlightFor, 0.45),
         ),
         unclear(
             rule,
