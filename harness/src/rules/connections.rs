@@ -168,14 +168,15 @@ fn close_announced(view: &View) -> Finding {
 const ON_KEEP_ALIVE: [Role; 2] = [Role::KeepAlive, Role::Sustained];
 const UNDER_LOAD: [Role; 3] = [Role::KeepAlive, Role::Sustained, Role::Storm];
 
-/// Connections that had answered by the time that the signal was sent, and since when.
+/// Connections from before the signal that have answered, and since when.
 fn in_use(view: &View, signalled: u64) -> BTreeMap<ConnectionId, u64> {
+    let late = view.connections.iter().filter(|connection| connection.at > signalled);
+    let late: BTreeSet<ConnectionId> = late.map(|connection| connection.id).collect();
     let mut answered = BTreeMap::new();
-    for request in view.requests.iter().filter(|request| request.answered()) {
-        if let Some(ended) = request.ended.filter(|ended| *ended <= signalled) {
-            let first = answered.entry(request.connection).or_insert(ended);
-            *first = ended.min(*first);
-        }
+    let others = view.requests.iter().filter(|request| request.answered() && !late.contains(&request.connection));
+    for (request, ended) in others.filter_map(|request| Some((request, request.ended?))) {
+        let first = answered.entry(request.connection).or_insert(ended);
+        *first = ended.min(*first);
     }
     answered
 }

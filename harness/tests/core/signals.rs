@@ -233,7 +233,7 @@ fn second_signal_exits() -> Vec<Case> {
             second.signal("SIGTERM").signal("SIGINT")
         }),
         violated(rule, "killed, where a status is promised", twice().killed_by(15).broken("slow", Break::Fin)),
-        holds(rule, "killed, nothing promised", { twice().without_promise().killed_by(15).broken("slow", Break::Fin) }),
+        holds(rule, "killed, nothing promised", twice().without_promise().killed_by(15).broken("slow", Break::Fin)),
         violated(rule, "the first one ended it", exits(held().at(1_300), 0)),
         violated(rule, "never", twice()),
         unclear(rule, "late, but so was the harness", exits(twice().at(4_400).stalled(2_000).at(4_600), 143)),

@@ -134,19 +134,16 @@ def close_timeout_per_read() -> None:
 
 def answered_connection_left_to_client() -> None:
     """A response that is sent while requests drain says `close`, and it is left to the client to do it."""
-    finish_request, close = Registry.finish_request, Connection.close
-
-    def finish_and_note(self, connection):
-        connection.left = self.draining.is_set()
-        finish_request(self, connection)
+    close = Connection.close
 
     def close_after_client(self):
-        if getattr(self, "left", False):
+        if self.in_flight and self.registry.draining.is_set():
+            self.registry.set_closing(self)
             with contextlib.suppress(Cut):
                 self._wait(CLIENT_LEFT, None, self.registry.cut)
         close(self)
 
-    Registry.finish_request, Connection.close = finish_and_note, close_after_client
+    Connection.close = close_after_client
 
 
 def posted_connection_holds_exit() -> None:

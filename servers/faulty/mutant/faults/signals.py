@@ -83,7 +83,7 @@ def second_signal_exits_like_first() -> None:
 
 
 def startup_signal_dropped_late() -> None:
-    """A start takes a second, and a signal that comes in the second half of it is thrown away."""
+    """A start takes long, and a signal that comes in its last second is thrown away."""
     made = []
     init, load = Signals.__init__, Config.load
 
@@ -96,7 +96,7 @@ def startup_signal_dropped_late() -> None:
             time.sleep(0.5)
             if _received(made[0]):
                 os._exit(0)
-            time.sleep(0.5)
+            time.sleep(1)
             _received(made.pop())
         return load(lookup)
 
