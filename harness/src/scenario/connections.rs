@@ -44,7 +44,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "Clients keep their connection after the answer to a request that was in flight: as a pool does, deaf to FIN, sending on after it, or without ever reading.",
         needs: &[KeepAlive, Slow],
         rules: &["kept-open-holds-nothing", "in-flight-answered", "clean-exit-status"],
-        params: &[(Param::InFlightFor, 1.5)],
+        params: &[(Param::InFlightFor, 3.0)],
         pace: Pace::Long,
         body: body!(kept_open_after_answer),
     },
