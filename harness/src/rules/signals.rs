@@ -376,7 +376,7 @@ fn startup_signal_ends_process(view: &View) -> Finding {
 
 fn kill_recovers(view: &View) -> Finding {
     let lost = view.requests.iter().filter(|request| request.lost()).count();
-    if let Some(successor) = view.processes.values().nth(1).filter(|it| it.started > 0 && it.listening.is_none()) {
+    if let Some(successor) = view.processes.values().nth(1).filter(|successor| successor.listening.is_none()) {
         // A child that outlives its leader may keep the port, or share it.
         let actual = format!("{lost} lost by SIGKILL; no successor listens, or somebody else answers on its port");
         return Finding::violated(actual, [successor.started]);

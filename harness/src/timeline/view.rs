@@ -255,31 +255,31 @@ impl<'t> View<'t> {
                 self.processes.insert(*process, Process { started: t, ..Process::default() });
             }
             Event::Listening { process, instance, .. } => {
-                let process = self.processes.entry(*process).or_default();
+                let process = self.mentioned(*process, t);
                 process.listening = Some(t);
                 process.instance.clone_from(instance);
             }
             Event::Signal { process, name } => {
-                self.processes.entry(*process).or_default().signals.push((t, name.clone()));
+                self.mentioned(*process, t).signals.push((t, name.clone()));
             }
             Event::ListenerClosed { process, open_until_us } => {
-                let process = self.processes.entry(*process).or_default();
+                let process = self.mentioned(*process, t);
                 process.listener_closed.get_or_insert(t);
                 process.listener_open_until = process.listener_open_until.or(*open_until_us);
             }
-            Event::Muted { process } => self.processes.entry(*process).or_default().muted = Some(t),
+            Event::Muted { process } => self.mentioned(*process, t).muted = Some(t),
             Event::ListenerBroken { process } => {
-                self.processes.entry(*process).or_default().listener_broken = Some(t);
+                self.mentioned(*process, t).listener_broken = Some(t);
             }
-            Event::Killed { process } => self.processes.entry(*process).or_default().killed = true,
+            Event::Killed { process } => self.mentioned(*process, t).killed = true,
             Event::Exited { process, code, signal } => {
-                let process = self.processes.entry(*process).or_default();
+                let process = self.mentioned(*process, t);
                 if !process.killed {
                     process.exited = Some((t, *code, *signal));
                 }
             }
             Event::InFlight { process, requests } => {
-                self.processes.entry(*process).or_default().in_flight.push((t, *requests));
+                self.mentioned(*process, t).in_flight.push((t, *requests));
             }
             Event::Opened { connection, role } => {
                 connections.insert(*connection, self.connections.len());
@@ -368,6 +368,11 @@ impl<'t> View<'t> {
             | Event::Confirmed { .. }
             | Event::Finished => {}
         }
+    }
+
+    /// A process, which counts as started from when it is first heard of.
+    fn mentioned(&mut self, process: ProcessId, t: Micros) -> &mut Process {
+        self.processes.entry(process).or_insert_with(|| Process { started: t, ..Process::default() })
     }
 
     /// The process under test: the first one.
