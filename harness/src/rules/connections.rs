@@ -319,13 +319,21 @@ fn load_does_not_hold_exit(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
-    let load = |request: &Request| UNDER_LOAD.contains(&request.role) || request.role == Role::Saturated;
-    if !view.requests.iter().any(load) {
+    let load = |request: &&Request| UNDER_LOAD.contains(&request.role) || request.role == Role::Saturated;
+    if !view.requests.iter().any(|request| load(&request)) {
         return Finding::inconclusive("nobody asked");
     }
+    // Where the machine lets an answer take long, those who wait when the signal comes take as long, one after the other.
+    let before = view.requests.iter().filter(load).filter(|request| request.answered());
+    let took = before.filter_map(|request| request.ended.filter(|at| *at < signalled)?.checked_sub(request.sent));
+    let answers = LAST_ANSWERS * took.max().unwrap_or(0);
     let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
-    within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(lingering))
+    let exited = process.exited.map(|(at, ..)| at);
+    within(view, "the process ended", signalled, exited, seconds(lingering).saturating_add(answers))
 }
+
+/// The request under way, the one that follows it on the same connection, and the one that waits in the accept queue.
+const LAST_ANSWERS: u64 = 3;
 
 fn port_free_after_exit(view: &View) -> Finding {
     let mut processes = view.processes.values();

@@ -304,6 +304,10 @@ fn load_does_not_hold_exit() -> Vec<Case> {
             load().at(4_990).answered("b", 200).at_us(5_000_001).exited(0)
         }),
         violated(rule, "never", load().answered("b", 200)),
+        holds(rule, "where each answer took two seconds, on a machine that is busy", {
+            let load = run().sent("a", Role::Sustained).at(2_100).answered("a", 200).at(3_000).signal("SIGTERM");
+            load.sent("b", Role::Sustained).at(10_000).answered_close("b", 200).exited(0)
+        }),
         violated(rule, "any load will do", {
             let load = run().sent("a", Role::KeepAlive).answered("a", 200).at(1_000).signal("SIGTERM");
             load.sent("b", Role::KeepAlive)
