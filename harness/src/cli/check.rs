@@ -218,7 +218,7 @@ impl Args {
                 .chain(learned.and_then(|l| l.slow.as_ref()).map(|(_, n)| (Param::InFlightFor, n.takes.as_secs_f64())))
                 .collect(),
             learned: learned.map_or(Vec::new(), Learned::words),
-            manner: Manner::Stranger(Stranger {
+            manner: Manner::Stranger(Box::new(Stranger {
                 quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.0.clone()),
                 slow: match learned {
                     Some(learned) => learned.slow.as_ref().map(|(route, _)| route.clone()),
@@ -233,7 +233,7 @@ impl Args {
                 },
                 port,
                 start_within: Duration::from_secs(self.start),
-            }),
+            })),
         })
     }
 
