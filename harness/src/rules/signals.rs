@@ -20,8 +20,8 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         slug: "exit-is-prompt",
-        level: Level::Should,
-        basis: Basis::Wire,
+        level: Level::Must,
+        basis: Basis::Contract,
         sentence: "When the last response is sent, the process ends as soon as it does when nothing is going on.",
         judge: exit_is_prompt,
     },

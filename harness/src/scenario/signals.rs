@@ -120,10 +120,12 @@ async fn prompt_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     // The best of several is what the server takes, and not the machine.
     for busy in [false, true, true, false, true, true, true] {
         let mut target = run.start().await?;
+        // By then the connection that showed that it serves is gone.
+        target.exited_within(TAKEN).await;
         let mut pending = None;
         if busy {
             let connection = run.used_connection(&target, Role::Warmup).await?;
-            let asked = connection.begin(run.subject.ask_slow(1.0, Role::InFlight)).await;
+            let asked = connection.begin(run.subject.ask_slow(1.1, Role::InFlight)).await;
             // Where it is over by now the rule sees that this one was idle, too.
             let _ = run.read(&target, &[asked.client_port], 1).await;
             pending = Some(asked);

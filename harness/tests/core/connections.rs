@@ -299,9 +299,9 @@ fn load_does_not_hold_exit() -> Vec<Case> {
         || run().sent("a", Role::Sustained).answered("a", 200).at(1_000).signal("SIGTERM").sent("b", Role::Sustained);
     vec![
         holds(rule, "ends", load().answered_close("b", 200).at(2_000).exited(0)),
-        holds(rule, "at the very end of the slack", load().at(5_000).exited(0)),
+        holds(rule, "at the very end of the slack", load().at(5_006).exited(0)),
         violated(rule, "too late, though it answers to the end", {
-            load().at(4_990).answered("b", 200).at_us(5_000_001).exited(0)
+            load().at(4_990).answered("b", 200).at_us(5_006_001).exited(0)
         }),
         violated(rule, "never", load().answered("b", 200)),
         holds(rule, "where each answer took two seconds, on a machine that is busy", {
@@ -312,7 +312,7 @@ fn load_does_not_hold_exit() -> Vec<Case> {
             let load = run().sent("a", Role::KeepAlive).answered("a", 200).at(1_000).signal("SIGTERM");
             load.sent("b", Role::KeepAlive)
         }),
-        unclear(rule, "late, but so was the harness", load().at(5_000).stalled(2_000).exited(0)),
+        unclear(rule, "late, but so was the harness", load().at(5_005).stalled(2_000).at(5_010).exited(0)),
         unclear(rule, "nobody asked", stopped().exited(0)),
         unclear(rule, "no signal", run().sent("a", Role::Sustained)),
     ]
