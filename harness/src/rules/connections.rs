@@ -146,7 +146,8 @@ fn late_request_answered(view: &View) -> Finding {
     let closed = view.process().and_then(|process| process.listener_open_until).unwrap_or(u64::MAX);
     let over = closed.saturating_add(view.param(Param::IdleLinger).map_or(0, seconds));
     let late = view.requests.iter().filter(|r| matches!(r.role, Role::Late | Role::LateRejected) && r.sent < over);
-    each(late, "nothing was asked after the listener closed", |request| match request.role {
+    let nothing = format!("nothing was asked while a request drained: {LONGER}");
+    each(late, &nothing, |request| match request.role {
         Role::LateRejected => request.status == Some(503) && request.retry_after && request.close && request.answered(),
         _ => request.served() && request.close,
     })
