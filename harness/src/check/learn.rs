@@ -1,6 +1,5 @@
 //! What can be learnt of a server by starting it once: its port, its latency, its ways.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use super::Diagnosis;
@@ -12,6 +11,10 @@ use crate::timeline::Role;
 
 /// The least latency of a path on which a single request is certainly in flight when the signal arrives.
 pub const SLOW_ENOUGH: Duration = Duration::from_millis(300);
+/// Scenarios played side by side at most, where each can have a port of its own.
+const SIDE_BY_SIDE: usize = 6;
+/// What starting side by side may take of each processor.
+const STARTS: Duration = Duration::from_secs(2);
 /// Requests by which latency is measured.
 const SAMPLES: usize = 5;
 /// How long a connection is watched for being closed after its first response.
@@ -24,6 +27,8 @@ pub struct Learned {
     pub port: u16,
     /// Whether that is the port that it was given.
     pub own_port: bool,
+    /// The time of processors that it takes to start.
+    pub starting: Duration,
     /// The status of its answers.
     pub status: u16,
     /// The median latency of its path.
@@ -40,14 +45,6 @@ pub struct Learned {
     pub diagnoses: Vec<Diagnosis>,
 }
 
-/// A port that nobody uses at this moment.
-///
-/// # Errors
-/// When the system has none.
-pub fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 /// Starts the subject, watches it, and stops it again.
 ///
 /// # Errors
@@ -56,7 +53,8 @@ pub async fn learn(subject: &Subject, slow: Option<&str>, recorder: Recorder) ->
     let mut run =
         Run::new(recorder, subject, Default::default()).map_err(|error| Stop::Io("making a folder", error))?;
     let mut target = run.start().await?;
-    let Manner::Stranger(Stranger { path, port: asked, .. }) = &subject.manner else {
+    let (starting, asked) = (target.process().tree().cpu(), run.port());
+    let Manner::Stranger(Stranger { path, .. }) = &subject.manner else {
         return Err(crate::scenario::unconfirmed("the subject is a stranger", "it keeps the contract"));
     };
     let (status, keep_alive) = first_answer(&target, path).await?;
@@ -75,7 +73,8 @@ pub async fn learn(subject: &Subject, slow: Option<&str>, recorder: Recorder) ->
     target.kill().await;
     Ok(Learned {
         port,
-        own_port: port == *asked,
+        own_port: Some(port) == asked,
+        starting,
         status,
         latency,
         keep_alive,
@@ -87,6 +86,13 @@ pub async fn learn(subject: &Subject, slow: Option<&str>, recorder: Recorder) ->
 }
 
 impl Learned {
+    /// How many of it can be started side by side, and none of them be late for it.
+    pub fn side_by_side(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let starts = (STARTS * cores as u32).as_secs_f64() / self.starting.as_secs_f64().max(f64::EPSILON);
+        if self.own_port { (starts as usize).clamp(1, SIDE_BY_SIDE) } else { 1 }
+    }
+
     /// What the subject can do.
     pub fn features(&self, ready: bool) -> impl Iterator<Item = Feature> {
         let health = ready.then_some([Feature::Health, Feature::LameDuck]).into_iter().flatten();

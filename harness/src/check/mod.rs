@@ -5,22 +5,21 @@ mod learn;
 mod profile;
 
 pub use diagnose::Diagnosis;
-pub use learn::{Learned, free_port, learn};
+pub use learn::{Learned, learn};
 pub use profile::Profile;
 
 use std::path::Path;
+use std::time::Instant;
 
 use tokio::task::JoinSet;
 
 use crate::catalog::{Feature, KnownFailures};
+use crate::quiet::quiet;
 use crate::results::Outcome;
 use crate::rules::Level;
 use crate::runner;
 use crate::scenario::{self, Pace, Scenario, Subject};
 use crate::verdict::{RuleVerdict, Verdict};
-
-/// Scenarios played side by side, where each can have a port of its own.
-const SIDE_BY_SIDE: usize = 6;
 
 /// What one scenario came to.
 pub struct Played {
@@ -60,17 +59,18 @@ pub fn choose(subject: &Subject) -> (Vec<&'static Scenario>, Vec<Left>) {
 }
 
 /// Plays scenarios, each against a process of its own. `subject` makes the subject for one run: where the server
-/// takes the port that it is given, every run has another one, and light scenarios go on side by side.
+/// takes the port that it is given, every run has another one, and light scenarios go on side by side. What stalls have
+/// left without a verdict is played again when everything else has been, alone.
 pub async fn play(
     scenarios: Vec<&'static Scenario>,
     subject: impl Fn() -> Subject,
-    own_ports: bool,
+    side_by_side: usize,
     out: &Path,
     mut done: impl FnMut(&Played),
 ) -> Vec<Played> {
-    let mut all = Vec::new();
+    let (mut all, mut again) = (Vec::new(), Vec::new());
     let (heavy, light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.pace == Pace::Heavy);
-    for (scenarios, limit) in [(light, if own_ports { SIDE_BY_SIDE } else { 1 }), (heavy, 1)] {
+    for (scenarios, limit) in [(light, side_by_side), (heavy, 1)] {
         let mut waiting = scenarios.into_iter();
         let mut running = JoinSet::new();
         loop {
@@ -78,11 +78,12 @@ pub async fn play(
                 && let Some(scenario) = waiting.next()
             {
                 let (subject, out) = (subject(), out.to_owned());
-                running.spawn(
-                    async move { Played { scenario, outcome: runner::play(&subject, scenario, 1, &out).await } },
-                );
+                running.spawn(async move {
+                    Played { scenario, outcome: runner::play(&subject, scenario, 1, 0, &out).await }
+                });
             }
             match running.join_next().await {
+                Some(Ok(played)) if played.outcome.disturbed => again.push(played),
                 Some(Ok(played)) => {
                     done(&played);
                     all.push(played);
@@ -91,6 +92,21 @@ pub async fn play(
                 None => break,
             }
         }
+    }
+    let until = Instant::now() + runner::QUIET_WITHIN;
+    for mut played in again {
+        for turn in 1..=runner::AGAIN {
+            quiet(until).await;
+            let mut replaced = std::mem::take(&mut played.outcome.replaced);
+            replaced.extend(played.outcome.timeline.take());
+            let outcome = runner::play(&subject(), played.scenario, 1, turn, out).await;
+            played.outcome = Outcome { replaced, ..outcome };
+            if !played.outcome.disturbed {
+                break;
+            }
+        }
+        done(&played);
+        all.push(played);
     }
     all
 }

@@ -12,6 +12,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{HeaderMap, Request, Response, Version, header};
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Client;
@@ -20,6 +21,8 @@ use crate::timeline::{Break, ConnectionId, Ending, Event, NotOpened, RequestId, 
 
 /// Longest wait for an answer, unless the request says otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a client that reads slowly says that it still does.
+const PROGRESS: Duration = Duration::from_millis(500);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -127,7 +130,7 @@ impl Ask {
         Self { patience, ..self }
     }
 
-    /// Reads the response slowly: a pause after each piece.
+    /// Reads the response slowly: a pause after each piece on the average.
     pub fn read_slowly(self, pause: Duration) -> Self {
         Self { pace: Some(pause), ..self }
     }
@@ -242,7 +245,12 @@ impl Connection {
             self.sender.ready().await.map_err(|error| self.why(&error))?;
             let response = self.sender.send_request(request).await.map_err(|error| self.why(&error))?;
             self.head(&id, &response, &mut came);
-            receive(response.into_body(), ask.pace, &mut bytes, &mut received).await.map_err(|error| self.why(&error))
+            let body = response.into_body();
+            let receiving = match ask.pace {
+                None => receive(body, &mut bytes, &mut received).await,
+                Some(pause) => self.receive_slowly(body, &id, pause, &mut bytes).await,
+            };
+            receiving.map_err(|error| self.why(&error))
         };
         let result = tokio::time::timeout(ask.patience, exchange).await.unwrap_or(Err(Break::TimedOut));
         self.log.rest();
@@ -264,6 +272,29 @@ impl Connection {
         };
         came.body = received.into();
         came
+    }
+
+    /// Counts the body, and reads it at a pace: a pause after each piece, and none where it is behind already, as on a
+    /// machine that has other things to do.
+    async fn receive_slowly(
+        &self,
+        mut body: Incoming,
+        id: &RequestId,
+        pause: Duration,
+        bytes: &mut u64,
+    ) -> Result<(), hyper::Error> {
+        let mut next = Instant::now();
+        let mut told = next;
+        while let Some(frame) = body.frame().await {
+            *bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
+            if told.elapsed() >= PROGRESS {
+                told = Instant::now();
+                self.log.recorder.record(Event::Received { request: id.clone(), body_bytes: *bytes });
+            }
+            next += pause;
+            tokio::time::sleep_until(next).await;
+        }
+        Ok(())
     }
 
     fn head(&self, id: &RequestId, response: &Response<Incoming>, came: &mut Answer) {
@@ -290,21 +321,13 @@ impl Connection {
     }
 }
 
-/// Counts the body, keeps its first part, and reads it no faster than asked.
-async fn receive(
-    mut body: Incoming,
-    pace: Option<Duration>,
-    bytes: &mut u64,
-    kept: &mut Vec<u8>,
-) -> Result<(), hyper::Error> {
+/// Counts the body, and keeps its first part.
+async fn receive(mut body: Incoming, bytes: &mut u64, kept: &mut Vec<u8>) -> Result<(), hyper::Error> {
     const KEPT: usize = 4 << 20;
     while let Some(frame) = body.frame().await {
         if let Some(data) = frame?.data_ref() {
             *bytes += data.len() as u64;
             kept.extend_from_slice(&data[..data.len().min(KEPT - kept.len())]);
-        }
-        if let Some(pause) = pace {
-            tokio::time::sleep(pause).await;
         }
     }
     Ok(())
@@ -337,6 +360,11 @@ impl Pending {
     /// Whether the request is still on its way.
     pub fn is_open(&self) -> bool {
         !self.task.is_finished()
+    }
+
+    /// Waits until it is no longer on its way.
+    pub async fn ended(&self) {
+        self.log.done(&self.id).await;
     }
 
     /// Waits until the head of the response has come; `false` where none has in time.

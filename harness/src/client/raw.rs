@@ -71,6 +71,7 @@ impl Raw {
             role,
             path: path.to_owned(),
             expect_bytes,
+            begun_us: None,
         });
     }
 

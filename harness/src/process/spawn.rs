@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 
 use super::groups::Group;
-use super::{Tree, guardian, listener_inode, sabotage};
+use super::{Tree, guardian, listener_inode, sabotage, starved};
 use crate::link::Place;
 use crate::recorder::Recorder;
 use crate::timeline::{Event, ProcessId};
@@ -28,7 +28,7 @@ const MAX_EXECUTED: usize = 200_000;
 /// Lines of standard error that are shown when a server does not start.
 const LAST_LINES: usize = 8;
 /// Time for a server to say that it listens.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -188,6 +188,15 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
         let ear = Ear { muted: muted.subscribe(), exit: exit.clone() };
         tokio::spawn(read_stdout(out, ear.clone(), id, recorder.clone(), listening_sender));
         tokio::spawn(read_stderr(err, ear, id, recorder.clone(), stderr.clone()));
+    }
+    if !recorder.discards() {
+        let (watched, mut ended) = (starved::watch(pid, id, recorder.clone()), exit.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = watched => {}
+                _ = ended.wait_for(Option::is_some) => {}
+            }
+        });
     }
     tokio::spawn(wait(child, id, recorder.clone(), exit_sender));
     let tag = tag.map(|(_, value)| value);

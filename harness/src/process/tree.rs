@@ -1,9 +1,13 @@
 //! A process and what it has started: by descent, by process group, and by the run's tag.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{groups, guardian, sockets};
 use crate::link::Place;
+
+/// USER_HZ, which is part of the ABI: the same on all architectures of today.
+const TICKS_PER_SECOND: u64 = 100;
 
 /// The processes that belong to one leader, at one moment.
 #[derive(Debug, Clone)]
@@ -36,6 +40,11 @@ impl Tree {
         Self { pids, leader, place: place.clone() }
     }
 
+    /// The time of processors that these processes have taken so far.
+    pub fn cpu(&self) -> Duration {
+        self.pids.iter().filter_map(|pid| stat(*pid)).map(|stat| stat.cpu).sum()
+    }
+
     /// Ports that these processes listen on.
     pub fn ports(&self) -> BTreeSet<u16> {
         let inodes = self.pids.iter().flat_map(|pid| socket_inodes(*pid)).collect();
@@ -66,6 +75,7 @@ fn orphans_among(processes: &BTreeMap<i32, Stat>) -> impl Iterator<Item = i32> {
 struct Stat {
     parent: i32,
     group: i32,
+    cpu: Duration,
 }
 
 fn processes() -> BTreeMap<i32, Stat> {
@@ -78,7 +88,10 @@ fn processes() -> BTreeMap<i32, Stat> {
 fn stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(1);
-    Some(Stat { parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
+    let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    // In user mode and in the kernel, of itself and of the children that it has waited for.
+    let ticks: u64 = fields.skip(8).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Some(Stat { parent, group, cpu: Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND) })
 }
 
 fn carries(pid: i32, tag: &str) -> bool {

@@ -1,9 +1,10 @@
 //! Connections: the listener first, idle ones last, nothing reset.
 
 use super::{
-    Basis, Finding, Level, Rule, SLACK_US, each, ending_word, fate, in_flight, ms, opened, seconds, stopped, within,
+    Basis, Finding, Level, Rule, SLACK_US, TOLERANCE_US, busy, cost, each, ending_word, fate, in_flight, ms, opened,
+    seconds, stalled, stopped, within,
 };
-use crate::timeline::{End, Ending, NotOpened, Opening, Role, View};
+use crate::timeline::{End, Ending, NotOpened, Opening, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -119,10 +120,12 @@ fn holds_nothing(view: &View, role: Role) -> Finding {
 
 fn late_request_answered(view: &View) -> Finding {
     // What was asked when the linger was over, on a machine that had other things to do, has been promised nothing.
-    let closed = view.process().and_then(|process| process.listener_open_until).unwrap_or(u64::MAX);
-    let over = closed.saturating_add(view.param("idle_linger").map_or(0, seconds));
-    let late = view.requests.iter().filter(|r| matches!(r.role, Role::Late | Role::LateRejected) && r.sent < over);
-    each(late, "nothing was asked after the listener closed", |request| match request.role {
+    // Where nobody has seen the listener open after the signal, the linger may have begun with that.
+    let closed = view.process().and_then(|process| process.listener_open_until.or(process.signalled()));
+    let over = closed.unwrap_or(u64::MAX).saturating_add(view.param("idle_linger").map_or(0, seconds));
+    let in_time = |request: &&Request| request.sent.saturating_add(TOLERANCE_US) < over;
+    let late = view.requests.iter().filter(|r| matches!(r.role, Role::Late | Role::LateRejected)).filter(in_time);
+    each(late, "nothing was asked after the listener closed, within the linger", |request| match request.role {
         Role::LateRejected => request.status == Some(503) && request.retry_after && request.close && request.answered(),
         _ => request.served() && request.close,
     })
@@ -133,12 +136,27 @@ fn close_announced(view: &View) -> Finding {
         Ok((_, signalled)) => signalled,
         Err(finding) => return finding,
     };
+    // A response that is read soon after the signal may have been on its way before it, and the server be about to
+    // learn of it. Whoever says that he is not ready has.
+    let knew = |request: &Request, head: u64| {
+        request.role == Role::Ready || head > signalled.saturating_add(TOLERANCE_US + cost(view, signalled, head))
+    };
     let told = in_flight(view, Role::InFlight, signalled)
         .chain(view.requests(Role::LameDuck))
         .chain(view.requests(Role::NotFound))
         .chain(view.requests(Role::Ready).filter(|probe| probe.status == Some(503)))
-        .filter(|request| request.head.is_some_and(|head| head > signalled));
+        .filter(|request| request.head.is_some_and(|head| knew(request, head)));
     each(told, "no response came after the signal", |request| request.close)
+}
+
+/// Whether a client asked so late on an open connection that the linger was over, and stalls can be why.
+fn asked_late(view: &View, request: &Request, signalled: u64) -> bool {
+    let linger = view.param("idle_linger").map_or(0, seconds);
+    let began = view.process().and_then(|process| process.listener_open_until).unwrap_or(signalled);
+    let opened = view.connections.iter().find(|connection| connection.id == request.connection);
+    let since = opened.map_or(signalled, |connection| connection.begun.max(signalled));
+    request.sent.saturating_add(TOLERANCE_US) >= began.saturating_add(linger)
+        && stalled(view, since, request.sent, linger)
 }
 
 fn nothing_lost(view: &View, roles: &[Role]) -> Finding {
@@ -153,8 +171,14 @@ fn nothing_lost(view: &View, roles: &[Role]) -> Finding {
         return Finding::inconclusive(format!("only {before} requests by {clients} clients before the signal"));
     }
     // Without an end it has no complete response either.
-    let lost: Vec<_> = asked().filter(|request| request.lost() || request.end == End::Open).collect();
+    let lost = asked().filter(|request| request.lost() || request.end == End::Open);
+    let (late, lost): (Vec<_>, Vec<_>) = lost.partition(|request| asked_late(view, request, signalled));
     match lost.first() {
+        None if !late.is_empty() => Finding::inconclusive(format!(
+            "{} asked when their linger was over, for the machine was busy: {}",
+            late.len(),
+            fate(late[0])
+        )),
         None => Finding::holds(format!("0 of {} lost", asked().count())),
         Some(first) => Finding::violated(
             format!("{} of {} lost: {}", lost.len(), asked().count(), fate(first)),
@@ -195,13 +219,18 @@ fn new_connections_refused(view: &View) -> Finding {
     };
     let mut refused = 0;
     for connection in view.connections(Role::New) {
-        let listening = process.listener_closed.is_none_or(|closed| closed > connection.at);
+        let (begun, at) = (connection.begun, connection.at);
+        let listening = process.listener_closed.is_none_or(|closed| closed > begun);
         let state = if listening { "the listener was still open" } else { "the listener had closed" };
         match connection.opening {
             Opening::Failed(NotOpened::Refused) => refused += 1,
-            Opening::Opened => return Finding::violated(format!("accepted: {state}"), [connection.at]),
-            Opening::Failed(NotOpened::TimedOut) if view.stalled(signalled, connection.at, SLACK_US / 2) => {
-                return Finding::inconclusive("connecting took too long, but the harness itself stalled meanwhile");
+            // Who has not had the time to take the signal has not had the time to close.
+            Opening::Opened if listening && stalled(view, signalled, at, at.saturating_sub(signalled)) => {
+                return busy(&format!("accepted: {state}"), view, signalled, at);
+            }
+            Opening::Opened => return Finding::violated(format!("accepted: {state}"), [at]),
+            Opening::Failed(NotOpened::TimedOut) if stalled(view, begun, at, SLACK_US) => {
+                return busy("connecting took too long", view, begun, at);
             }
             Opening::Failed(NotOpened::TimedOut) => {
                 return Finding::violated("neither accepted nor refused: left hanging", [connection.at]);
@@ -212,8 +241,12 @@ fn new_connections_refused(view: &View) -> Finding {
     // Whoever is kept out for the whole drain is refused by its end, and no sooner.
     let drained = view.requests(Role::InFlight).filter(|r| r.answered()).filter_map(|r| r.ended).max();
     if let (Some(drained), Some(closed)) = (drained, process.listener_closed.filter(|closed| Some(*closed) > drained)) {
-        if view.stalled(signalled, closed, SLACK_US / 2) {
-            return Finding::inconclusive("the listener closed late, but the harness itself stalled meanwhile");
+        // Where the answer was about to come when the signal did, there was no drain to speak of.
+        let from = view.requests(Role::InFlight).map(|request| request.begun).min().unwrap_or(signalled);
+        if stalled(view, signalled, closed, closed.saturating_sub(signalled))
+            || stalled(view, from, drained, drained.saturating_sub(signalled.saturating_add(TOLERANCE_US)))
+        {
+            return busy("the listener closed late", view, from.min(signalled), closed);
         }
         return Finding::violated("the listener closed only after the last request was answered", [drained, closed]);
     }
@@ -251,8 +284,8 @@ fn port_free_after_exit(view: &View) -> Finding {
             format!("the successor could not start: {}", super::signals::exit_words(code, signal)),
             [second.started, at],
         ),
-        (None, None) if view.stalled(second.started, u64::MAX, SLACK_US) => {
-            Finding::inconclusive("the harness itself stalled while the successor started")
+        (None, None) if stalled(view, second.started, view.end, view.end.saturating_sub(second.started)) => {
+            busy("the successor did not start in time", view, second.started, view.end)
         }
         (None, None) => Finding::violated("the successor never listened", [second.started]),
     }

@@ -1,7 +1,8 @@
 //! Requests in flight: they finish, or their end is bounded.
 
 use super::{
-    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, each, fate, in_flight, ms, seconds, signals, stopped, within,
+    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, busy, cost, each, fate, in_flight, ms, seconds, signals,
+    stalled, stopped, within,
 };
 use crate::timeline::{Break, End, Ending, Request, Role, View};
 
@@ -113,9 +114,50 @@ const DUE: [Role; 5] = [Role::InFlight, Role::Finite, Role::Upload, Role::SlowRe
 const READ_BEFORE_US: u64 = 5_000;
 
 fn due<'v, 't>(view: &'v View<'t>, signalled: u64) -> impl Iterator<Item = &'v Request<'t>> {
-    let read = move |request: &&Request| request.read.is_some_and(|read| read + READ_BEFORE_US <= signalled);
+    // Whoever is kept from running between reading a request and looking at it has it not in hand yet.
+    let read = move |request: &&Request| {
+        request.read.is_some_and(|read| read + READ_BEFORE_US + cost(view, read, signalled) <= signalled)
+    };
     let saturated = in_flight(view, Role::Saturated, signalled).filter(read);
     DUE.into_iter().flat_map(move |role| in_flight(view, role, signalled)).chain(saturated)
+}
+
+/// How long a client that reads slowly may have heard nothing when it is cut, in microseconds, and still count as
+/// reading: it says so more often.
+const STILL_READING_US: u64 = 2_000_000;
+
+/// Whether a request was given up when the drain deadline came, or the patience of the harness ended, and the server
+/// need not be why it had not come to its end by then: the client reads slowly, or stalls had cost the time.
+fn held_up(view: &View, signalled: u64, request: &Request) -> bool {
+    let (End::Lost(why), Some(ended)) = (request.end, request.ended) else { return false };
+    let start = view.process().and_then(|process| process.listener_open_until).unwrap_or(signalled);
+    let deadline = view.param("drain_timeout").map(|timeout| start.saturating_add(seconds(timeout)));
+    let cut = deadline.is_some_and(|deadline| ended.saturating_add(TOLERANCE_US) >= deadline);
+    let reading = request.received.is_some_and(|last| ended.saturating_sub(last) < STILL_READING_US);
+    cut && reading
+        || (cut || why == Break::TimedOut) && stalled(view, request.begun, ended, ended.saturating_sub(request.begun))
+}
+
+/// As [`each`], of requests that are due an answer: those that were held up are nobody's fault, and nobody's merit.
+fn each_due<'v, 't>(
+    view: &'v View<'t>,
+    signalled: u64,
+    requests: impl Iterator<Item = &'v Request<'t>>,
+    nothing: &str,
+    good: impl Fn(&Request) -> bool,
+) -> Finding
+where
+    't: 'v,
+{
+    let (held, others): (Vec<_>, Vec<_>) = requests.partition(|request| held_up(view, signalled, request));
+    let found = each(others.into_iter(), nothing, good);
+    match held.first() {
+        Some(first) if found.outcome != Outcome::Violated => Finding::inconclusive(format!(
+            "the deadline came first, while this side was slow or the machine busy: {}",
+            fate(first)
+        )),
+        _ => found,
+    }
 }
 
 fn in_flight_answered(view: &View) -> Finding {
@@ -123,7 +165,8 @@ fn in_flight_answered(view: &View) -> Finding {
         Ok((_, signalled)) => signalled,
         Err(finding) => return finding,
     };
-    each(due(view, signalled), "no request was certainly in flight when the signal was sent", |request| {
+    let nothing = "no request was certainly in flight when the signal was sent";
+    each_due(view, signalled, due(view, signalled), nothing, |request| {
         request.status.is_some_and(|status| status < 400)
     })
 }
@@ -136,7 +179,7 @@ fn response_untruncated(view: &View) -> Finding {
     let begun = due(view, signalled).filter(|request| request.head.is_some());
     // An error that is delivered whole is another rule's concern.
     let delivered = |request: &Request| request.whole() || request.status.is_some_and(|status| status >= 400);
-    each(begun, "no response had begun", |request| request.answered() && delivered(request))
+    each_due(view, signalled, begun, "no response had begun", |request| request.answered() && delivered(request))
 }
 
 fn endless_stream_ends(view: &View) -> Finding {
@@ -151,7 +194,8 @@ fn endless_stream_ends(view: &View) -> Finding {
         return Finding::violated(format!("ended {before} before the listener closed: {}", fate(early)), [ended]);
     }
     let streams = in_flight(view, Role::Endless, signalled);
-    each(streams, "no endless stream was in progress when the signal was sent", |stream| stream.answered())
+    let nothing = "no endless stream was in progress when the signal was sent";
+    each_due(view, signalled, streams, nothing, |stream| stream.answered())
 }
 
 fn deadline_bounds_drain(view: &View) -> Finding {
@@ -227,8 +271,10 @@ fn connection_bounded(view: &View, role: Role, limit: &str) -> Finding {
     let answered = view.requests(role).next().filter(by_server).and_then(|request| request.ended);
     let closed = connection.ended.filter(|(_, how)| *how != Ending::Local).map(|(at, _)| at);
     let given_up = [answered, closed].into_iter().flatten().min();
-    if let Some(early) = given_up.filter(|at| at + TOLERANCE_US < connection.at.saturating_add(seconds(limit))) {
-        let (after, due) = (ms(early.saturating_sub(connection.at)), ms(seconds(limit)));
+    // It may have been accepted, and its time have begun, before this side knew.
+    let begun = connection.begun;
+    if let Some(early) = given_up.filter(|at| at + TOLERANCE_US < begun.saturating_add(seconds(limit))) {
+        let (after, due) = (ms(early.saturating_sub(begun)), ms(seconds(limit)));
         return Finding::violated(format!("given up after {after}, where {due} are promised"), [early]);
     }
     within(view, "the server gave up", connection.at, given_up, seconds(limit))
@@ -251,6 +297,9 @@ fn client_gone_releases(view: &View) -> Finding {
     if let Some((at, requests)) = process.in_flight.iter().rfind(|(at, _)| at > left && *at < next)
         && *requests > 0
     {
+        if stalled(view, *left, *at, at - left) {
+            return busy("a client that had left was still counted", view, *left, *at);
+        }
         return Finding::violated(
             format!("{requests} in flight by its own metrics, {} after the client left", ms(at - left)),
             [*left, *at],
@@ -310,12 +359,23 @@ fn overload_sheds(view: &View) -> Finding {
     }
     if served + shed == all && served <= limit as usize && shed > 0 && served > 0 {
         Finding::holds(tally)
+    } else if served + shed == all && !at_once(view, limit as usize) {
+        Finding::inconclusive(tally + ": they were not all in flight at the same time, for the machine was busy")
     } else {
         let odd = view.requests(Role::Overload).find(|r| !(r.served() || r.status == Some(429) && r.retry_after));
         let detail = odd.map_or(String::new(), |request| format!("; {}", fate(request)));
         let shown = odd.or_else(|| view.requests(Role::Overload).last());
         Finding::violated(tally + &detail, shown.map(|request| request.ended.unwrap_or(request.sent)))
     }
+}
+
+/// Whether the requests that were to be too many have certainly been in flight at the same time.
+fn at_once(view: &View, limit: usize) -> bool {
+    let served = || view.requests(Role::Overload).filter(|request| request.served());
+    let last = view.requests(Role::Overload).map(|request| request.sent).max().unwrap_or(0);
+    let ends = served().filter_map(|request| Some((request.begun, request.ended?)));
+    let Some((begun, first)) = ends.min_by_key(|(_, ended)| *ended) else { return true };
+    served().count() <= limit || last < first && !stalled(view, begun, first, first - begun)
 }
 
 fn slow_reader_bounded(view: &View) -> Finding {

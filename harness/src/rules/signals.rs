@@ -1,7 +1,9 @@
 //! What a signal does.
 
-use super::{Basis, Finding, Level, Outcome, Rule, each, in_flight, ms, not_opened, seconds, stopped, within};
-use crate::timeline::{Connection, Opening, Process, Role, View};
+use super::{
+    Basis, Finding, Level, Outcome, Rule, busy, each, in_flight, ms, not_opened, seconds, stalled, stopped, within,
+};
+use crate::timeline::{Connection, Opening, Process, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -220,6 +222,11 @@ fn second_signal_ends(view: &View, process: &Process) -> Finding {
         "SIGQUIT" => 3,
         _ => 15,
     };
+    // Of two signals of one kind that come before the process runs, the kernel keeps one.
+    let taken = process.listener_closed.is_some_and(|closed| closed < *second);
+    if !taken && stalled(view, *first, *second, second - first) {
+        return busy("the first signal may not have been taken before the second", view, *first, *second);
+    }
     let bounded = within(view, &format!("the process ended on {name}"), *second, process.exited.map(|(at, ..)| at), 0);
     match process.exited {
         Some((at, code, signal)) if bounded.outcome == Outcome::Holds => {
@@ -262,11 +269,17 @@ fn hup_keeps_serving(view: &View) -> Finding {
     // A limit of one shows only as long as that one is in flight: for the time that it was asked to take, whenever
     // its response was read.
     let lasts = seconds(view.param("in_flight_for").unwrap_or(0.0));
-    let until = view.requests(Role::InFlight).map(|request| request.sent.saturating_add(lasts)).max();
-    let shed = view.requests(Role::Overload).filter(|request| request.ended.is_some() && request.ended < until);
-    let limited = each(shed, "nothing was asked while a request was in flight", |request| request.status == Some(429));
+    let until = view.requests(Role::InFlight).map(|request| request.begun.saturating_add(lasts)).max();
+    let shed = || view.requests(Role::Overload).filter(|request| request.ended.is_some() && request.ended < until);
+    let turned_away = |request: &Request| request.status == Some(429);
+    let limited = each(shed(), "nothing was asked while a request was in flight", turned_away);
     match limited.outcome {
         Outcome::Violated => {
+            // It may not have had the time to read the file.
+            let first = shed().find(|request| !turned_away(request)).and_then(|request| request.ended).unwrap_or(hup);
+            if stalled(view, hup, first, first.saturating_sub(hup)) {
+                return busy("MAX_IN_FLIGHT=1 from the file is not in force", view, hup, first);
+            }
             Finding { actual: format!("MAX_IN_FLIGHT=1 from the file is not in force: {}", limited.actual), ..limited }
         }
         _ => limited,

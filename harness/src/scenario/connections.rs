@@ -307,7 +307,7 @@ async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Resul
 }
 
 async fn immediate_rebind(run: &mut Run<'_>) -> Result<(), Stop> {
-    let mut target = run.start().await?;
+    let mut target = run.start_before_successor().await?;
     // The server closes these first, so that their TIME-WAIT is on its side.
     let mut idle = Vec::new();
     for _ in 0..3 {

@@ -198,11 +198,22 @@ pub enum Event {
     Stderr { process: ProcessId, line: String },
     /// The server says that it executed this request.
     Executed { process: ProcessId, request: RequestId },
-    /// A connection was made.
-    Opened { connection: ConnectionId, role: Role },
+    /// A connection was made; connecting began no earlier than `begun_us`.
+    Opened {
+        connection: ConnectionId,
+        role: Role,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        begun_us: Option<Micros>,
+    },
     /// A connection was not made.
-    NotOpened { connection: ConnectionId, role: Role, why: NotOpened },
-    /// The first bytes of a request were written.
+    NotOpened {
+        connection: ConnectionId,
+        role: Role,
+        why: NotOpened,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        begun_us: Option<Micros>,
+    },
+    /// The first bytes of a request were written, no earlier than `begun_us`.
     Sent {
         connection: ConnectionId,
         request: RequestId,
@@ -210,6 +221,8 @@ pub enum Event {
         path: String,
         /// Length of the body that a whole response has, where it is known.
         expect_bytes: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        begun_us: Option<Micros>,
     },
     /// A request could not be written at all: the connection had ended.
     Unsent { connection: ConnectionId, request: RequestId, role: Role },
@@ -221,6 +234,8 @@ pub enum Event {
     Continued { request: RequestId },
     /// The head of a response came.
     Head { request: RequestId, status: u16, close: bool, retry_after: bool, instance: Option<String> },
+    /// So much of a body has come to a client that reads slowly, and that is still reading.
+    Received { request: RequestId, body_bytes: u64 },
     /// The response is complete, with a valid end.
     Answered { request: RequestId, body_bytes: u64, intact: Option<bool> },
     /// No complete response will come.
@@ -242,8 +257,19 @@ pub enum Event {
     Exited { process: ProcessId, code: Option<i32>, signal: Option<i32> },
     /// What the server's metrics say.
     InFlight { process: ProcessId, requests: u64 },
-    /// The harness itself was late: a timer fired so much after its time.
-    Stalled { late_us: u64 },
+    /// The harness itself was late: timers fired so much after their times, in all, in the last `within_us`.
+    Stalled {
+        late_us: u64,
+        #[serde(default)]
+        within_us: u64,
+    },
+    /// The kernel says that the process and its children were ready to run, and had no processor, for so long in the
+    /// last `within_us`.
+    Starved { process: ProcessId, waited_us: u64, within_us: u64 },
+    /// A load has asked so often that it goes on at a slower pace. Everything that it asks is recorded all the same.
+    Eased { asked: u64, per_second: u64 },
+    /// Somebody else has taken the port that the process was to use: another one is tried.
+    PortTaken { process: ProcessId, port: u16 },
     /// A precondition of the scenario holds.
     Confirmed { what: String },
     /// A precondition could not be established: no verdict is possible.

@@ -24,7 +24,17 @@ pub struct View<'t> {
     pub skipped: Option<&'t str>,
     /// Why the run went no further, where it did not.
     pub aborted: Option<&'t str>,
-    stalls: Vec<(Micros, Micros)>,
+    /// When its last record was made.
+    pub end: Micros,
+    lost: Vec<Lost>,
+}
+
+/// Time that somebody lost because the machine had other things to do.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    from: Micros,
+    to: Micros,
+    us: u64,
 }
 
 /// One request and what became of it.
@@ -38,8 +48,10 @@ pub struct Request<'t> {
     pub role: Role,
     /// The path it asks for.
     pub path: &'t str,
-    /// When its first bytes were written, or should have been.
+    /// When its first bytes had been written, or should have been.
     pub sent: Micros,
+    /// No earlier than this were they written.
+    pub begun: Micros,
     /// When the server had certainly read it, where that is known.
     pub read: Option<Micros>,
     /// When the last byte of its body was written, where it has one.
@@ -58,6 +70,8 @@ pub struct Request<'t> {
     pub instance: Option<&'t str>,
     /// Length of the body of a whole response, where it is known.
     pub expect_bytes: Option<u64>,
+    /// When the last piece of its body came, to a client that reads slowly.
+    pub received: Option<Micros>,
     /// Bytes of the body that came.
     pub body_bytes: u64,
     /// Whether the body is what it should be, where that was checked.
@@ -90,8 +104,10 @@ pub struct Connection {
     pub id: ConnectionId,
     /// What it is for.
     pub role: Role,
-    /// When it was opened or not.
+    /// When it was there, or was known not to come about.
     pub at: Micros,
+    /// When connecting began.
+    pub begun: Micros,
     /// Whether it was opened.
     pub opening: Opening,
     /// When and how it ended.
@@ -140,6 +156,12 @@ impl Process {
     }
 }
 
+impl Connection {
+    fn new(id: ConnectionId, role: Role, at: Micros, begun: Option<Micros>, opening: Opening) -> Self {
+        Self { id, role, at, begun: begun.unwrap_or(at).min(at), opening, ended: None }
+    }
+}
+
 impl<'t> Request<'t> {
     fn new(id: &'t str, connection: ConnectionId, role: Role, sent: Micros) -> Self {
         Self {
@@ -148,6 +170,7 @@ impl<'t> Request<'t> {
             role,
             path: "",
             sent,
+            begun: sent,
             read: None,
             uploaded: None,
             continued: None,
@@ -157,6 +180,7 @@ impl<'t> Request<'t> {
             retry_after: false,
             instance: None,
             expect_bytes: None,
+            received: None,
             body_bytes: 0,
             intact: None,
             end: End::Open,
@@ -197,12 +221,18 @@ impl<'t> View<'t> {
             unconfirmed: Vec::new(),
             skipped: None,
             aborted: None,
-            stalls: Vec::new(),
+            end: timeline.records.last().map_or(0, |record| record.t_us),
+            lost: Vec::new(),
         };
         let mut requests: BTreeMap<&RequestId, usize> = BTreeMap::new();
         let mut connections: BTreeMap<ConnectionId, usize> = BTreeMap::new();
         for record in &timeline.records {
             view.add(record.t_us, &record.event, &mut requests, &mut connections);
+        }
+        for record in &timeline.records {
+            if let Event::PortTaken { process, .. } = record.event {
+                view.processes.remove(&process); // it has never been under test
+            }
         }
         view
     }
@@ -246,25 +276,26 @@ impl<'t> View<'t> {
             Event::InFlight { process, requests } => {
                 self.processes.entry(*process).or_default().in_flight.push((t, *requests));
             }
-            Event::Opened { connection, role } => {
+            Event::Opened { connection, role, begun_us } => {
                 connections.insert(*connection, self.connections.len());
                 let opening = Opening::Opened;
-                self.connections.push(Connection { id: *connection, role: *role, at: t, opening, ended: None });
+                self.connections.push(Connection::new(*connection, *role, t, *begun_us, opening));
             }
-            Event::NotOpened { connection, role, why } => {
+            Event::NotOpened { connection, role, why, begun_us } => {
                 let opening = Opening::Failed(*why);
-                self.connections.push(Connection { id: *connection, role: *role, at: t, opening, ended: None });
+                self.connections.push(Connection::new(*connection, *role, t, *begun_us, opening));
             }
             Event::Ended { connection, how } => {
                 if let Some(&index) = connections.get(connection) {
                     self.connections[index].ended.get_or_insert((t, *how));
                 }
             }
-            Event::Sent { connection, request: id, role, path, expect_bytes } => {
+            Event::Sent { connection, request: id, role, path, expect_bytes, begun_us } => {
                 requests.insert(id, self.requests.len());
                 let mut request = Request::new(id, *connection, *role, t);
                 request.path = path;
                 request.expect_bytes = *expect_bytes;
+                request.begun = begun_us.unwrap_or(t).min(t);
                 self.requests.push(request);
             }
             Event::Unsent { connection, request: id, role } => {
@@ -299,6 +330,11 @@ impl<'t> View<'t> {
                     request.instance = instance.as_deref();
                 }
             }
+            Event::Received { request: id, .. } => {
+                if let Some(index) = request(id) {
+                    self.requests[index].received = Some(t);
+                }
+            }
             Event::Answered { request: id, body_bytes, intact } => {
                 if let Some(index) = request(id) {
                     let request = &mut self.requests[index];
@@ -321,11 +357,18 @@ impl<'t> View<'t> {
                     self.requests[index].executed = true;
                 }
             }
-            Event::Stalled { late_us } => self.stalls.push((t, *late_us)),
+            Event::Stalled { late_us: us, within_us } | Event::Starved { waited_us: us, within_us, .. } => {
+                self.lost.push(Lost { from: t.saturating_sub(*us.max(within_us)), to: t, us: *us });
+            }
             Event::Skipped { why } => self.skipped = Some(why),
             Event::Aborted { why } => self.aborted = Some(why),
             Event::Unconfirmed { what, why } => self.unconfirmed.push((what, why)),
-            Event::Log { .. } | Event::Stderr { .. } | Event::Confirmed { .. } | Event::Finished => {}
+            Event::Log { .. }
+            | Event::Stderr { .. }
+            | Event::Confirmed { .. }
+            | Event::Eased { .. }
+            | Event::PortTaken { .. }
+            | Event::Finished => {}
         }
     }
 
@@ -349,8 +392,11 @@ impl<'t> View<'t> {
         self.header.params.get(name).copied()
     }
 
-    /// Whether the harness itself was late by more than `slack` at some moment from `from` to `to`.
-    pub fn stalled(&self, from: Micros, to: Micros, slack: Micros) -> bool {
-        self.stalls.iter().any(|(at, late)| *late > slack && *at >= from && at.saturating_sub(*late) <= to)
+    /// How much of the time from `from` to `to` was lost, by the harness or by a process that it had started, because
+    /// the machine had other things to do: many short stalls count as much as one long one. Never more than all of it.
+    pub fn lost(&self, from: Micros, to: Micros) -> u64 {
+        let within = |lost: &Lost| lost.us.min(lost.to.min(to).saturating_sub(lost.from.max(from)));
+        let sum = self.lost.iter().map(within).fold(0, u64::saturating_add);
+        sum.min(to.saturating_sub(from))
     }
 }

@@ -204,6 +204,13 @@ fn second_signal_exits() -> Vec<Case> {
         violated(rule, "the first one ended it", stopped().at(1_300).exited(0)),
         violated(rule, "never", twice()),
         unclear(rule, "late, but so was the harness", twice().at(4_400).stalled(2_000).at(4_600).exited(143)),
+        unclear(rule, "both may have come before it ran", {
+            stopped().at(1_400).starved(300, 390).at(1_500).signal("SIGTERM").at(9_000).exited(0)
+        }),
+        violated(rule, "it had taken the first, and ignored the second", {
+            let taken = stopped().at(1_400).starved(300, 390).listener_closed();
+            taken.at(1_500).signal("SIGTERM").at(9_000).exited(143)
+        }),
         unclear(rule, "no second signal", stopped()),
         unclear(rule, "no signal", run()),
         // The harness cannot know that a process is ending while it sends the second signal.
@@ -246,6 +253,9 @@ fn hup_keeps_serving() -> Vec<Case> {
             to_the_end(reloaded().not_opened(7, Role::AfterReload, NotOpened::Refused)),
         ),
         violated(rule, "the new limit is not in force", limited(|run| run.answered("shed", 200))),
+        unclear(rule, "the new limit is not in force, and it had hardly run", {
+            limited(|run| run.at(1_150).starved(90, 140).answered("shed", 200))
+        }),
         holds(rule, "the new limit is in force", limited(|run| run.turned_away("shed", 429, false))),
         unclear(
             rule,
