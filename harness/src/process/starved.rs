@@ -18,13 +18,13 @@ pub async fn watch(pid: u32, process: ProcessId, recorder: Recorder) {
     let mut before = BTreeMap::new();
     let (mut told, mut waited) = (Instant::now(), Duration::ZERO);
     loop {
-        // At once: how long it waits for its first turn counts as well.
+        // At once: how long it waits for its first turn counts as well. Of threads that wait at the same time, as those
+        // of a server with much to do always do, the one that waited longest tells.
         let now = waits(pid);
         let more = now.iter().map(|(task, wait)| wait.saturating_sub(before.get(task).copied().unwrap_or_default()));
-        waited += more.sum::<Duration>();
+        waited += more.max().unwrap_or_default();
         before = now;
         if waited >= STARVED {
-            // Several threads may have waited at the same time.
             let within = told.elapsed();
             let waited_us = waited.min(within).as_micros() as u64;
             recorder.record(Event::Starved { process, waited_us, within_us: within.as_micros() as u64 });

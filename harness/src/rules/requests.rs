@@ -1,8 +1,8 @@
 //! Requests in flight: they finish, or their end is bounded.
 
 use super::{
-    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, busy, cost, each, fate, in_flight, ms, seconds, signals,
-    stalled, stopped, within,
+    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, busy, each, fate, in_flight, ms, seconds, signals, stalled,
+    stopped, within,
 };
 use crate::timeline::{Break, End, Ending, Request, Role, View};
 
@@ -114,10 +114,7 @@ const DUE: [Role; 5] = [Role::InFlight, Role::Finite, Role::Upload, Role::SlowRe
 const READ_BEFORE_US: u64 = 5_000;
 
 fn due<'v, 't>(view: &'v View<'t>, signalled: u64) -> impl Iterator<Item = &'v Request<'t>> {
-    // Whoever is kept from running between reading a request and looking at it has it not in hand yet.
-    let read = move |request: &&Request| {
-        request.read.is_some_and(|read| read + READ_BEFORE_US + cost(view, read, signalled) <= signalled)
-    };
+    let read = move |request: &&Request| request.read.is_some_and(|read| read + READ_BEFORE_US <= signalled);
     let saturated = in_flight(view, Role::Saturated, signalled).filter(read);
     DUE.into_iter().flat_map(move |role| in_flight(view, role, signalled)).chain(saturated)
 }

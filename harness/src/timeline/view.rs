@@ -35,6 +35,8 @@ struct Lost {
     from: Micros,
     to: Micros,
     us: u64,
+    /// It is somewhere in the last so many microseconds before `to`.
+    within: u64,
 }
 
 /// One request and what became of it.
@@ -358,7 +360,8 @@ impl<'t> View<'t> {
                 }
             }
             Event::Stalled { late_us: us, within_us } | Event::Starved { waited_us: us, within_us, .. } => {
-                self.lost.push(Lost { from: t.saturating_sub(*us.max(within_us)), to: t, us: *us });
+                let within = (*us).max(*within_us);
+                self.lost.push(Lost { from: t.saturating_sub(within), to: t, us: *us, within });
             }
             Event::Skipped { why } => self.skipped = Some(why),
             Event::Aborted { why } => self.aborted = Some(why),
@@ -393,10 +396,14 @@ impl<'t> View<'t> {
     }
 
     /// How much of the time from `from` to `to` was lost, by the harness or by a process that it had started, because
-    /// the machine had other things to do: many short stalls count as much as one long one. Never more than all of it.
+    /// the machine had other things to do: many short stalls count as much as one long one, and of those that are only
+    /// partly in that time, that part. Never more than all of it.
     pub fn lost(&self, from: Micros, to: Micros) -> u64 {
-        let within = |lost: &Lost| lost.us.min(lost.to.min(to).saturating_sub(lost.from.max(from)));
-        let sum = self.lost.iter().map(within).fold(0, u64::saturating_add);
+        let part = |lost: &Lost| {
+            let overlap = lost.to.min(to).saturating_sub(lost.from.max(from));
+            (u128::from(lost.us) * u128::from(overlap) / u128::from(lost.within.max(1))) as u64
+        };
+        let sum = self.lost.iter().map(part).fold(0, u64::saturating_add);
         sum.min(to.saturating_sub(from))
     }
 }

@@ -66,10 +66,6 @@ fn in_flight_answered() -> Vec<Case> {
         holds(rule, "saturated, answered", saturated(900_000).answered("full", 200)),
         violated(rule, "saturated, and the server had read it", saturated(900_000).broken("full", Break::Reset)),
         unclear(rule, "saturated, read too late to be certain", saturated(999_000).broken("full", Break::Reset)),
-        unclear(rule, "saturated, read in time, but nobody looked at it", {
-            let run = run().at(800).sent("full", Role::Saturated).at(900).read("full").at(999).starved(50, 90);
-            run.at(1_000).signal("SIGTERM").broken("full", Break::Reset)
-        }),
         unclear(rule, "saturated, and nobody knows whether it was read", {
             run().sent("full", Role::Saturated).at(1_000).signal("SIGTERM").broken("full", Break::Reset)
         }),

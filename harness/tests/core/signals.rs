@@ -128,7 +128,8 @@ fn term_ends_process() -> Vec<Case> {
         holds(rule, "a delay is granted", idle().param("shutdown_delay", 2.0).at(7_000).exited(0)),
         unclear(rule, "no signal was sent", run().exited(0)),
         unclear(rule, "late, but so was the harness", stopped().at(4_000).stalled(2_000).at(5_500).exited(0)),
-        violated(rule, "late, the harness by little", stopped().at(4_000).stalled(1_400).at(5_500).exited(0)),
+        violated(rule, "late, the harness by little", stopped().at(4_000).stalled(200).at(5_500).exited(0)),
+        violated(rule, "later than stalls explain", stopped().at(4_000).stalled(1_400).at(8_000).exited(0)),
         violated(
             rule,
             "late, and the harness only before the signal",
