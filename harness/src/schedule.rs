@@ -170,13 +170,39 @@ fn cores() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::Verdict;
 
     #[test]
-    fn what_takes_long_comes_first_and_what_is_heavy_last_in_every_repeat() {
+    fn only_what_stalls_have_left_without_a_verdict_is_played_again_and_not_for_ever() {
+        let mut job = job("");
+        let outcome = |verdict, disturbed| Outcome { disturbed, ..Outcome::without_run(verdict, "") };
+        assert!(job.again(&outcome(Verdict::Inconclusive, true)));
+        assert!(!job.again(&outcome(Verdict::Inconclusive, false)));
+        assert!(!job.again(&outcome(Verdict::Fail, false)));
+        job.replaced.push(PathBuf::from("first.ndjson"));
+        assert!(job.again(&outcome(Verdict::Inconclusive, true)));
+        job.replaced.push(PathBuf::from("second.ndjson"));
+        assert!(!job.again(&outcome(Verdict::Inconclusive, true)));
+        let unclear = self::job("[[known]]\npattern = \"*/*\"\nverdict = \"inconclusive\"\nreason = \"one at a time\"");
+        assert!(!unclear.again(&outcome(Verdict::Inconclusive, true)));
+    }
+
+    fn job(known: &str) -> Job {
+        let scenario = crate::scenario::find("idle-exit").unwrap();
+        Job { server: Arc::new(server(known)), scenario, repeat: 1, replaced: Vec::new() }
+    }
+
+    fn server(known: &str) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let spec = "kind = \"framework\"\nlanguage = \"go\"\nsummary = \"\"\nfeatures = []\nrun = [\"true\"]";
         std::fs::write(folder.path().join("server.toml"), spec).unwrap();
-        let server = Arc::new(Server::load(folder.path(), folder.path()).unwrap());
+        std::fs::write(folder.path().join("known.toml"), known).unwrap();
+        Server::load(folder.path(), folder.path()).unwrap()
+    }
+
+    #[test]
+    fn what_takes_long_comes_first_and_what_is_heavy_last_in_every_repeat() {
+        let server = Arc::new(server(""));
         let scenarios: Vec<&Scenario> = crate::scenario::all().collect();
         let jobs = jobs(&[server.clone(), server], &scenarios, 3);
         assert_eq!(jobs.len(), 2 * 3 * scenarios.len());

@@ -89,8 +89,7 @@ impl Learned {
     /// How many of it can be started side by side, and none of them be late for it.
     pub fn side_by_side(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let starts = (STARTS * cores as u32).as_secs_f64() / self.starting.as_secs_f64().max(f64::EPSILON);
-        if self.own_port { (starts as usize).clamp(1, SIDE_BY_SIDE) } else { 1 }
+        if self.own_port { side_by_side(self.starting, cores) } else { 1 }
     }
 
     /// What the subject can do.
@@ -99,6 +98,11 @@ impl Learned {
         let slow = self.slow.is_some().then_some(Feature::Slow);
         self.keep_alive.then_some(Feature::KeepAlive).into_iter().chain(slow).chain(health)
     }
+}
+
+fn side_by_side(starting: Duration, cores: usize) -> usize {
+    let starts = STARTS.as_secs_f64() * cores as f64 / starting.as_secs_f64().max(f64::EPSILON);
+    (starts as usize).clamp(1, SIDE_BY_SIDE)
 }
 
 async fn first_answer(target: &Target, path: &str) -> Result<(u16, bool), Stop> {
@@ -134,4 +138,17 @@ async fn latency(target: &Target, path: &str, keep_alive: bool) -> Result<Durati
     }
     took.sort();
     Ok(took[took.len() / 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_long_to_start_is_started_less_often_at_once() {
+        let of = |ms, cores| side_by_side(Duration::from_millis(ms), cores);
+        assert_eq!((of(0, 2), of(100, 2), of(660, 2)), (6, 6, 6));
+        assert_eq!((of(1_000, 2), of(2_000, 2), of(2_001, 2), of(60_000, 2)), (4, 2, 1, 1));
+        assert_eq!(of(2_000, 8), 6);
+    }
 }

@@ -202,17 +202,15 @@ impl<'s> Run<'s> {
     /// # Errors
     /// When it does not start, or somebody else answers.
     pub async fn start(&mut self) -> Result<Target, Stop> {
-        for _ in 0..OTHER_PORTS {
-            match self.start_with(&[]).await {
-                Err(Stop::Start(StartError::Exited { output, .. })) if process::says_taken(&output.0) => {
-                    if !self.another_port()? {
-                        return self.start_with(&[]).await;
-                    }
-                }
-                started => return started,
+        let mut others = 0;
+        loop {
+            let started = self.start_with(&[]).await;
+            let taken = matches!(&started, Err(Stop::Start(StartError::Exited { output, .. })) if process::says_taken(&output.0));
+            if !taken || others == OTHER_PORTS || !self.another_port()? {
+                return started;
             }
+            others += 1;
         }
-        self.start_with(&[]).await
     }
 
     /// As [`Self::start`], on a port that the kernel gives to no client: a successor can be given the same one.
