@@ -229,8 +229,8 @@ fn prestop_waits(view: &View) -> Finding {
                 return Finding::inconclusive("nobody asked whether the server is ready");
             };
             if probe.status != Some(503) {
-                // It was asked for a part of the delay.
-                let over = first.sent.saturating_add(delay);
+                // It is asked for a third of the delay, or more.
+                let over = first.sent.saturating_add(delay / 3);
                 if stalled(view, first.begun, over, delay / 3) {
                     return busy("readiness did not fail", view, first.begun, over);
                 }
@@ -285,6 +285,10 @@ fn prestop_delay_once(view: &View) -> Finding {
     // The delay begins with the hook, also where that does not wait for its end.
     let over = signalled.max(hook.begun.saturating_add(delay));
     let latest = over.saturating_add(delay / 4 * 3);
+    let until = process.listener_closed.unwrap_or(view.end).max(latest);
+    // What it may have lost before it knew of the hook, and when the delay was over.
+    let told = view.requests(Role::Ready).find(|probe| probe.status == Some(503)).and_then(|probe| probe.ended);
+    let spent = cost(view, hook.begun, told.unwrap_or(hook.sent)) + cost(view, over, until);
     match process.listener_closed {
         Some(closed) if closed + TOLERANCE_US < over => Finding::violated(
             format!("the signal ended the delay: the listener closed {} before its end", ms(over - closed)),
@@ -293,15 +297,7 @@ fn prestop_delay_once(view: &View) -> Finding {
         Some(closed) if closed <= latest => {
             Finding::holds(format!("the listener closed {} after the signal", ms(closed.saturating_sub(signalled))))
         }
-        closed
-            if {
-                let until = closed.unwrap_or(view.end).max(latest);
-                stalled(view, hook.begun, until, until - latest)
-            } =>
-        {
-            let until = closed.unwrap_or(view.end).max(latest);
-            busy("the listener closed late", view, hook.begun, until)
-        }
+        _ if spent > 0 && spent >= until - latest => busy("the listener closed late", view, hook.begun, until),
         closed => Finding::violated(
             format!(
                 "the hook had waited {}, and the listener stayed open {} more after the signal",
