@@ -10,7 +10,7 @@ use crate::recorder::Recorder;
 use crate::report::excerpt;
 use crate::results::Outcome;
 use crate::scenario::{DEFAULTS, Run, Scenario, Stop, Subject};
-use crate::timeline::{self, Event, Header, Timeline, View};
+use crate::timeline::{self, Event, Header, Param, Timeline, View};
 use crate::verdict::{NoVerdict, Verdict, judge};
 
 /// The machine that this runs on.
@@ -30,7 +30,7 @@ pub const AGAIN: u32 = 2;
 /// How long a run waits, in all, for the machine to be quiet before it plays cells again.
 pub const QUIET_WITHIN: Duration = Duration::from_secs(60);
 /// What stalls must have cost, in microseconds, to be the reason why there is no verdict.
-const DISTURBED_US: u64 = 500_000;
+const DISTURBED_US: u64 = 200_000;
 
 /// Plays one repeat of one cell, for the first time or again. The timeline is written below `out`.
 pub async fn play(subject: &Subject, scenario: &Scenario, repeat: u32, again: u32, out: &Path) -> Outcome {
@@ -106,9 +106,8 @@ pub fn verdict(timeline: &Timeline) -> Outcome {
     }
 }
 
-fn params(subject: &Subject, scenario: &Scenario) -> BTreeMap<String, f64> {
-    let own = DEFAULTS.iter().chain(scenario.params).map(|(name, value)| ((*name).to_owned(), *value));
-    own.chain(subject.params.iter().cloned()).collect()
+fn params(subject: &Subject, scenario: &Scenario) -> BTreeMap<Param, f64> {
+    DEFAULTS.iter().chain(scenario.params).chain(&subject.params).copied().collect()
 }
 
 fn header(subject: &Subject, scenario: &Scenario, repeat: u32) -> Header {
@@ -123,6 +122,7 @@ fn header(subject: &Subject, scenario: &Scenario, repeat: u32) -> Header {
         features: subject.features.iter().map(|feature| feature.word().to_owned()).collect(),
         params: params(subject, scenario),
         environment: machine(),
+        learned: subject.learned.clone(),
     }
 }
 
@@ -139,6 +139,7 @@ pub fn plain_header(subject: &Subject, what: &str) -> Header {
         features: Vec::new(),
         params: BTreeMap::new(),
         environment: machine(),
+        learned: subject.learned.clone(),
     }
 }
 

@@ -24,6 +24,7 @@ fn client() -> Client {
         features: Vec::new(),
         params: Default::default(),
         environment: Default::default(),
+        learned: Vec::new(),
     }))
 }
 

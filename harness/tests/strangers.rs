@@ -1,109 +1,139 @@
-//! Starting somebody's server: it is given a port, and another one where that is taken.
+//! `drainspec check` tells the truth about strangers: `servers/strangers`, a folder a case, each with its verdicts.
+//!
+//! `STRANGERS=GLOB` chooses cases, `STRANGERS_REPEAT=N` plays each so many times.
 
-use std::path::Path;
-use std::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Instant;
 
-use drainspec::check::learn;
-use drainspec::link::Place;
-use drainspec::process::{Launch, free_port};
-use drainspec::recorder::Recorder;
-use drainspec::runner::plain_header;
-use drainspec::scenario::{Manner, Run, Stop, Stranger, Subject};
-use drainspec::timeline::{Event, Timeline};
-use nix::sys::signal::Signal;
+use serde::Deserialize;
+use serde_json::Value;
 
-/// Says of its first ports, as many as its second argument, that they are taken; then it serves.
-const SERVER: &str = r"
-import http.server, os, sys
-port, taken = int(sys.argv[1]), int(sys.argv[2])
-assert port == int(os.environ['PORT'])
-with open('starts', 'a+') as starts:
-    starts.write(f'{port}\n')
-    starts.seek(0)
-    if len(starts.readlines()) <= taken:
-        sys.exit('OSError: [Errno 98] Address already in use')
-for _ in range(int(sys.argv[3]) * 10**6): pass
-http.server.HTTPServer(('127.0.0.1', port), http.server.SimpleHTTPRequestHandler).serve_forever()
-";
+/// Cases played side by side: most of the time of a check is spent waiting.
+const SIDE_BY_SIDE: usize = 2;
 
-fn subject(folder: &Path, taken: u32, work: u32, takes_port: bool) -> Subject {
-    let (taken, work) = (taken.to_string(), work.to_string());
-    let command = ["python3", "-c", SERVER, "{port}", &taken, &work].map(str::to_owned).to_vec();
-    Subject {
-        name: "somebody".to_owned(),
-        launch: Launch { command, folder: folder.to_owned(), env: Default::default(), place: Place::HERE },
-        features: Default::default(),
-        promises_contract: false,
-        params: Vec::new(),
-        manner: Manner::Stranger(Stranger {
-            path: "/".to_owned(),
-            slow: None,
-            ready: None,
-            stop: Signal::SIGTERM,
-            port: free_port().unwrap(),
-            takes_port,
-            start_within: Duration::from_secs(60),
-        }),
-    }
+/// A `stranger.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stranger {
+    summary: String,
+    stands_for: String,
+    run: Vec<String>,
+    #[serde(default)]
+    check: Vec<String>,
+    exit: i32,
+    #[serde(default)]
+    says: Vec<String>,
+    #[serde(default)]
+    never: Vec<String>,
+    #[serde(default)]
+    needs: Vec<String>,
+    verdicts: BTreeMap<String, String>,
 }
 
-/// Starts it once. What came of that, its timeline, and the ports that it was given.
-async fn start(taken: u32, takes_port: bool) -> (Result<u16, Stop>, Timeline, Vec<u16>) {
-    let folder = tempfile::tempdir().unwrap();
-    let subject = subject(folder.path(), taken, 0, takes_port);
-    let path = folder.path().join("timeline.ndjson");
-    let recorder = Recorder::create(plain_header(&subject, "start"), &path).unwrap();
-    let mut run = Run::new(recorder.clone(), &subject, Default::default()).unwrap();
-    let started = match run.start().await {
-        Ok(target) => {
-            target.kill().await;
-            Ok(target.address.port())
-        }
-        Err(stop) => Err(stop),
+fn cases() -> Vec<(PathBuf, Stranger)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../servers/strangers").canonicalize().unwrap();
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|folder| folder.is_dir());
+    folders.sort();
+    let read = |folder: PathBuf| {
+        let file = folder.join("stranger.toml");
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let case = toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        (folder, case)
     };
-    let ports = std::fs::read_to_string(folder.path().join("starts")).unwrap();
-    (started, recorder.finish().unwrap(), ports.lines().map(|port| port.parse().unwrap()).collect())
+    folders.into_iter().map(read).collect()
 }
 
-fn told_taken(timeline: &Timeline) -> Vec<u16> {
-    let port = |event: &Event| if let Event::PortTaken { port, .. } = event { Some(*port) } else { None };
-    timeline.records.iter().filter_map(|record| port(&record.event)).collect()
+fn name(folder: &Path) -> String {
+    folder.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-#[tokio::test]
-async fn where_a_port_is_taken_another_one_is_tried_and_the_timeline_says_so() {
-    let (started, timeline, ports) = start(2, true).await;
-    assert_eq!((started.unwrap(), ports.len()), (ports[2], 3), "{ports:?}");
-    assert_eq!(told_taken(&timeline), ports[..2]);
-    assert!(ports[0] != ports[1] && ports[1] != ports[2]);
-    // Who could not have its port has never been under test.
-    let view = drainspec::timeline::View::new(&timeline);
-    assert_eq!(view.processes.keys().copied().collect::<Vec<_>>(), [3]);
+fn is_there(program: &str) -> bool {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
 }
 
-#[tokio::test]
-async fn no_more_than_three_others_are_tried() {
-    let (started, _, ports) = start(9, true).await;
-    assert!(started.unwrap_err().to_string().contains("already in use"));
-    assert_eq!(ports.len(), 4);
-}
-
-#[tokio::test]
-async fn whoever_takes_no_port_is_told_no_other() {
-    let (started, timeline, ports) = start(9, false).await;
-    assert!(started.unwrap_err().to_string().contains("already in use"));
-    assert!(told_taken(&timeline).is_empty());
-    assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
-}
-
-#[tokio::test]
-async fn the_processor_time_of_a_start_is_learnt() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut starting = Vec::new();
-    for work in [0, 60] {
-        let subject = subject(folder.path(), 0, work, true);
-        let recorder = Recorder::discard(plain_header(&subject, "learning"));
-        starting.push(learn(&subject, None, recorder).await.unwrap().starting);
+/// What is wrong with the report on this stranger, and the report.
+fn play(folder: &Path, case: &Stranger) -> (Vec<String>, String) {
+    let done = Command::new(env!("CARGO_BIN_EXE_drainspec"))
+        .args(["check", "--format", "json"])
+        .args(&case.check)
+        .arg("--")
+        .args(&case.run)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let report: Value = serde_json::from_str(&out).unwrap_or_default();
+    let all = format!("{out}{err}");
+    let mut wrong = Vec::new();
+    if done.status.code() != Some(case.exit) {
+        wrong.push(format!("exit status {:?} instead of {}", done.status.code(), case.exit));
     }
-    assert!(starting[1] > 2 * starting[0], "{starting:?}");
+    let mut due = case.verdicts.clone();
+    for rule in report["rules"].as_array().into_iter().flatten() {
+        let (slug, verdict) = (rule["rule"].as_str().unwrap_or_default(), rule["verdict"].as_str().unwrap_or_default());
+        match due.remove(slug) {
+            Some(expected) if expected != verdict => {
+                wrong.push(format!("{slug}: {verdict} instead of {expected}: {}", rule["actual"]));
+            }
+            None if verdict == "fail" => wrong.push(format!("{slug}: an unexpected fail: {}", rule["actual"])),
+            _ => {}
+        }
+    }
+    wrong.extend(due.keys().map(|rule| format!("{rule} was not judged")));
+    wrong.extend(case.says.iter().filter(|text| !all.contains(*text)).map(|text| format!("does not say {text:?}")));
+    wrong.extend(case.never.iter().filter(|text| all.contains(*text)).map(|text| format!("says {text:?}")));
+    (wrong, all)
+}
+
+#[test]
+fn each_says_what_it_stands_for() {
+    let cases = cases();
+    assert!(!cases.is_empty());
+    for (folder, case) in cases {
+        assert!(!case.summary.is_empty() && !case.stands_for.is_empty(), "{}", folder.display());
+        let known = |rule: &&String| drainspec::rules::find(rule).is_none();
+        let unknown: Vec<_> = case.verdicts.keys().filter(known).collect();
+        assert!(unknown.is_empty(), "{}: no rules: {unknown:?}", folder.display());
+    }
+}
+
+#[test]
+fn each_is_judged_as_is_right() {
+    let chosen = std::env::var("STRANGERS").unwrap_or_else(|_| "*".to_owned());
+    let chosen = globset::Glob::new(&chosen).expect("STRANGERS is a glob").compile_matcher();
+    let repeat =
+        std::env::var("STRANGERS_REPEAT").map_or(1, |text| text.parse().expect("STRANGERS_REPEAT is a number"));
+    let mut cases = cases();
+    cases.retain(|(folder, case)| {
+        let lacks = case.needs.iter().find(|program| !is_there(program));
+        if let Some(program) = lacks {
+            println!("{}: left out, there is no {program}", name(folder));
+        }
+        chosen.is_match(name(folder)) && lacks.is_none()
+    });
+    assert!(!cases.is_empty(), "nothing is chosen");
+    let waiting: Mutex<VecDeque<_>> = Mutex::new((0..repeat).flat_map(|_| &cases).collect());
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE {
+            scope.spawn(|| {
+                while let Some((folder, case)) = { waiting.lock().unwrap().pop_front() } {
+                    let began = Instant::now();
+                    let (wrong, report) = play(folder, case);
+                    let word = if wrong.is_empty() { "ok" } else { "WRONG" };
+                    println!("{} {word} {:.1} s", name(folder), began.elapsed().as_secs_f64());
+                    if !wrong.is_empty() {
+                        println!("{report}");
+                        failed.lock().unwrap().push(format!("{}:\n  {}", name(folder), wrong.join("\n  ")));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::Diagnosis;
 use crate::catalog::Feature;
-use crate::client::{Ask, Outcome};
+use crate::client::{Answer, Expected, Outcome};
 use crate::recorder::Recorder;
-use crate::scenario::{Manner, Run, Stop, Stranger, Subject, Target};
+use crate::scenario::{Manner, Normal, Route, Run, Stop, Stranger, Subject, Target};
 use crate::timeline::Role;
 
 /// The least latency of a path on which a single request is certainly in flight when the signal arrives.
@@ -15,8 +15,10 @@ pub const SLOW_ENOUGH: Duration = Duration::from_millis(300);
 const SIDE_BY_SIDE: usize = 6;
 /// What starting side by side may take of each processor.
 const STARTS: Duration = Duration::from_secs(2);
-/// Requests by which latency is measured.
+/// Requests by which it is learnt what a route gets.
 const SAMPLES: usize = 5;
+/// How long they may take together; there are two at least.
+const SAMPLING: Duration = Duration::from_secs(4);
 /// How long a connection is watched for being closed after its first response.
 const CLOSES_WITHIN: Duration = Duration::from_millis(150);
 
@@ -29,14 +31,12 @@ pub struct Learned {
     pub own_port: bool,
     /// The time of processors that it takes to start.
     pub starting: Duration,
-    /// The status of its answers.
-    pub status: u16,
-    /// The median latency of its path.
-    pub latency: Duration,
     /// Whether a connection stays open after a response.
     pub keep_alive: bool,
-    /// The path that is slow enough, and its latency.
-    pub slow: Option<(String, Duration)>,
+    /// What it answers at once, and what comes.
+    pub quick: (Route, Normal),
+    /// What is slow enough, and what comes.
+    pub slow: Option<(Route, Normal)>,
     /// Why the slow path that was given is not used.
     pub not_slow: Option<String>,
     /// Its language, where the program tells.
@@ -49,40 +49,37 @@ pub struct Learned {
 ///
 /// # Errors
 /// When it does not start or does not answer.
-pub async fn learn(subject: &Subject, slow: Option<&str>, recorder: Recorder) -> Result<Learned, Stop> {
+pub async fn learn(subject: &Subject, recorder: Recorder) -> Result<Learned, Stop> {
+    let Manner::Stranger(stranger) = &subject.manner else {
+        return Err(crate::scenario::unconfirmed("the subject is a stranger", "it keeps the contract"));
+    };
     let mut run =
         Run::new(recorder, subject, Default::default()).map_err(|error| Stop::Io("making a folder", error))?;
     let mut target = run.start().await?;
-    let (starting, asked) = (target.process().tree().cpu(), run.port());
-    let Manner::Stranger(Stranger { path, .. }) = &subject.manner else {
-        return Err(crate::scenario::unconfirmed("the subject is a stranger", "it keeps the contract"));
-    };
-    let (status, keep_alive) = first_answer(&target, path).await?;
-    let latency = latency(&target, path, keep_alive).await?;
-    let (mut chosen, mut not_slow) = (None, None);
-    let candidate = slow.unwrap_or(path);
-    let takes = if slow.is_some() { self::latency(&target, candidate, keep_alive).await? } else { latency };
-    if takes >= SLOW_ENOUGH {
-        chosen = Some((candidate.to_owned(), takes));
-    } else if slow.is_some() {
-        not_slow = Some(format!("{candidate} takes {takes:.1?}; at least {SLOW_ENOUGH:.1?} are needed"));
+    let starting = target.process().tree().cpu();
+    let asked = run.port();
+    let keep_alive = keeps_open(&target, stranger).await?;
+    let quick = known(&target, stranger, &stranger.quick, keep_alive).await?;
+    let (mut slow, mut not_slow) = (None, None);
+    match &stranger.slow {
+        Some(route) => {
+            let (route, normal) = known(&target, stranger, route, keep_alive).await?;
+            if normal.takes >= SLOW_ENOUGH {
+                slow = Some((route, normal));
+            } else {
+                let (path, takes) = (&route.path, normal.takes);
+                not_slow = Some(format!("{path} takes {takes:.1?}; at least {SLOW_ENOUGH:.1?} are needed"));
+            }
+        }
+        None if quick.1.takes >= SLOW_ENOUGH => slow = Some(quick.clone()),
+        None => {}
     }
     let port = target.address.port();
     let language = Diagnosis::language(&target);
     let diagnoses = Diagnosis::watch_stop(&mut target, subject.stop_signal()).await;
     target.kill().await;
-    Ok(Learned {
-        port,
-        own_port: Some(port) == asked,
-        starting,
-        status,
-        latency,
-        keep_alive,
-        slow: chosen,
-        not_slow,
-        language,
-        diagnoses,
-    })
+    let own_port = Some(port) == asked;
+    Ok(Learned { port, own_port, starting, keep_alive, quick, slow, not_slow, language, diagnoses })
 }
 
 impl Learned {
@@ -98,6 +95,22 @@ impl Learned {
         let slow = self.slow.is_some().then_some(Feature::Slow);
         self.keep_alive.then_some(Feature::KeepAlive).into_iter().chain(slow).chain(health)
     }
+
+    /// The same in words, a sentence each.
+    pub fn words(&self) -> Vec<String> {
+        let port = if self.own_port { "as it was told" } else { "found: it takes neither {port} nor PORT" };
+        let mut words = vec![format!("port {} ({port})", self.port), described(&self.quick)];
+        if let Some(slow) = self.slow.as_ref().filter(|slow| slow.0.path != self.quick.0.path) {
+            words.push(described(slow));
+        }
+        words.extend(self.not_slow.clone());
+        words.push(match self.keep_alive {
+            true => "it keeps connections open".to_owned(),
+            false => "it closes the connection after each response".to_owned(),
+        });
+        words.extend(self.language.map(|language| format!("it is written in {language}")));
+        words
+    }
 }
 
 fn side_by_side(starting: Duration, cores: usize) -> usize {
@@ -105,39 +118,52 @@ fn side_by_side(starting: Duration, cores: usize) -> usize {
     (starts as usize).clamp(1, SIDE_BY_SIDE)
 }
 
-async fn first_answer(target: &Target, path: &str) -> Result<(u16, bool), Stop> {
-    let mut connection = target.connect(Role::Warmup).await?;
-    let answer = connection.ask(Ask::get(path, Role::Warmup)).await;
-    let Some(status) = answer.status.filter(|_| answer.outcome == Outcome::Answered) else {
-        return Err(crate::scenario::unconfirmed("the server answers", format!("GET {path}: {:?}", answer.outcome)));
-    };
-    let stays = !answer.close && connection.ended(CLOSES_WITHIN).await.is_none();
-    Ok((status, stays))
+fn described((route, normal): &(Route, Normal)) -> String {
+    let status = normal.due.status.map_or(String::new(), |status| format!("{status} "));
+    let length = normal.due.bytes.map_or("a body that changes".to_owned(), |bytes| format!("{bytes} bytes"));
+    format!("{} {} is answered {status}with {length} in {:.1?}", route.method, route.path, normal.takes)
 }
 
-/// The median of several requests, on one connection where that stays open.
-async fn latency(target: &Target, path: &str, keep_alive: bool) -> Result<Duration, Stop> {
-    let mut took = Vec::new();
+/// Whether a connection stays open after a response.
+async fn keeps_open(target: &Target, stranger: &Stranger) -> Result<bool, Stop> {
     let mut connection = target.connect(Role::Warmup).await?;
-    for _ in 0..SAMPLES {
-        if !keep_alive {
+    let answer = connection.ask(stranger.ask(&stranger.quick, Role::Warmup)).await;
+    if answer.outcome != Outcome::Answered {
+        return Err(unanswered(&stranger.quick, answer.outcome));
+    }
+    Ok(!answer.close && connection.ended(CLOSES_WITHIN).await.is_none())
+}
+
+/// What a route gets, by several requests: on one connection where that stays open.
+async fn known(target: &Target, stranger: &Stranger, route: &Route, keep_alive: bool) -> Result<(Route, Normal), Stop> {
+    let mut answers = Vec::new();
+    let mut connection = target.connect(Role::Warmup).await?;
+    let began = Instant::now();
+    while answers.len() < SAMPLES && (answers.len() < 2 || began.elapsed() < SAMPLING) {
+        if !keep_alive && !answers.is_empty() {
             connection = target.connect(Role::Warmup).await?;
         }
-        let began = Instant::now();
-        let answer = connection.ask(Ask::get(path, Role::Warmup)).await;
-        if answer.outcome != Outcome::Answered {
-            return Err(crate::scenario::unconfirmed(
-                "the server answers",
-                format!("GET {path}: {:?}", answer.outcome),
-            ));
-        }
-        took.push(began.elapsed());
-        if took.len() >= 2 && took.iter().sum::<Duration>() > Duration::from_secs(4) {
-            break;
+        let asked = Instant::now();
+        let answer = connection.ask(stranger.ask(route, Role::Warmup)).await;
+        match (answer.outcome, answer.framing) {
+            (Outcome::Answered, Some(framing)) => answers.push((asked.elapsed(), answer, framing)),
+            (outcome, _) => return Err(unanswered(route, outcome)),
         }
     }
-    took.sort();
-    Ok(took[took.len() / 2])
+    answers.sort_by_key(|(took, ..)| *took);
+    let (takes, first, framing) = &answers[answers.len() / 2];
+    let same = |of: fn(&Answer) -> u64| answers.iter().all(|(_, answer, _)| of(answer) == of(first));
+    let due = Expected {
+        status: first.status,
+        bytes: same(|answer| answer.bytes).then_some(first.bytes),
+        digest: same(Answer::digest).then(|| first.digest()),
+    };
+    let normal = Normal { due, framing: *framing, takes: *takes };
+    Ok((Route { normal: Some(normal), ..route.clone() }, normal))
+}
+
+fn unanswered(route: &Route, outcome: Outcome) -> Stop {
+    crate::scenario::unconfirmed("the server answers", format!("{} {}: {outcome}", route.method, route.path))
 }
 
 #[cfg(test)]

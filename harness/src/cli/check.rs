@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anstyle::Style;
 use clap::ValueEnum;
+use hyper::header::{HOST, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -17,7 +19,8 @@ use crate::process::{self, Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
 use crate::runner;
-use crate::scenario::{Manner, Stranger, Subject};
+use crate::scenario::{Manner, Route, Stranger, Subject};
+use crate::timeline::Param;
 use crate::verdict::Verdict;
 
 /// Arguments of `drainspec check`.
@@ -37,6 +40,18 @@ pub struct Args {
     /// A path that takes half a second or more: with it a request is certainly in flight when the signal arrives
     #[arg(long, value_name = "PATH", value_parser = path)]
     slow: Option<String>,
+    /// The method of the slow path
+    #[arg(long, value_name = "METHOD", default_value = "GET", requires = "slow")]
+    method: Method,
+    /// The body of the request to the slow path
+    #[arg(long, value_name = "TEXT", requires = "slow")]
+    body: Option<String>,
+    /// A header field of every request (may be repeated)
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    header: Vec<(HeaderName, HeaderValue)>,
+    /// The host that is asked for
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    host: HeaderValue,
     /// The readiness probe: with it the probe must fail before the listener closes
     #[arg(long, value_name = "PATH", value_parser = path)]
     ready: Option<String>,
@@ -99,6 +114,13 @@ fn path(text: &str) -> Result<String, String> {
     good.then(|| text.to_owned()).ok_or_else(|| "expected a path that begins with /, without spaces".to_owned())
 }
 
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("expected `Name: value`")?;
+    let name = name.trim().parse().map_err(|_| format!("{name:?} is no name of a header field"))?;
+    let value = value.trim().parse().map_err(|_| format!("{:?} is no value of a header field", value.trim()))?;
+    Ok((name, value))
+}
+
 /// Runs it.
 pub fn run(args: &Args) -> Result<Status, CliError> {
     let known = match &args.known {
@@ -132,7 +154,7 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     let first = subject(None)?;
     let recorder = Recorder::create(runner::plain_header(&first, "learning"), &log)
         .map_err(|source| CliError::Io { path: log.clone(), source })?;
-    let learned = check::learn(&first, args.slow.as_deref(), recorder).await;
+    let learned = check::learn(&first, recorder).await;
     let learned =
         learned.map_err(|stop| CliError::NotTestable { command: args.command.join(" "), why: stop.to_string() })?;
     let chosen_for = subject(Some(&learned))?;
@@ -171,6 +193,19 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
 }
 
 impl Args {
+    fn slow_route(&self, path: &str) -> Route {
+        let body = self.body.as_ref().map(|body| body.clone().into());
+        Route { method: self.method.clone(), body, ..Route::get(path) }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::from_iter([(HOST, self.host.clone())]);
+        for (name, value) in &self.header {
+            headers.append(name, value.clone());
+        }
+        headers
+    }
+
     /// The subject of one run, with a port of its own where the server takes it.
     fn subject(&self, folder: &std::path::Path, learned: Option<&Learned>) -> Result<Subject, CliError> {
         let fixed = learned.filter(|learned| !learned.own_port).map(|learned| learned.port);
@@ -189,11 +224,16 @@ impl Args {
             },
             features,
             promises_contract: false,
-            params: vec![("idle_linger".to_owned(), IDLE_LINGER), ("drain_timeout".to_owned(), self.grace as f64)],
+            params: vec![(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)],
+            learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Stranger {
-                path: self.path.clone(),
-                slow: learned.and_then(|learned| learned.slow.clone()),
+                quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.0.clone()),
+                slow: match learned {
+                    Some(learned) => learned.slow.as_ref().map(|(route, _)| route.clone()),
+                    None => self.slow.as_ref().map(|path| self.slow_route(path)),
+                },
                 ready: self.ready.clone(),
+                headers: self.headers(),
                 stop: match self.signal {
                     StopSignal::Term => Signal::SIGTERM,
                     StopSignal::Quit => Signal::SIGQUIT,
@@ -229,7 +269,9 @@ impl Args {
     ) -> Result<(), CliError> {
         let bold = Style::new().bold();
         say!("{}", report::paint(bold, &self.command.join(" ")))?;
-        say!("  {}", learned_words(learned, &self.path))?;
+        for words in learned.words() {
+            say!("  learnt  {words}")?;
+        }
         for diagnosis in &learned.diagnoses {
             say!("  {} {diagnosis}", report::paint(report::verdict_style(Verdict::Warn), "note"))?;
         }
@@ -294,21 +336,6 @@ fn total(summaries: &[RuleSummary], took: Duration) -> String {
     )
 }
 
-fn learned_words(learned: &Learned, path: &str) -> String {
-    let port = if learned.own_port { "as it was told" } else { "found; it takes neither {port} nor PORT" };
-    let stays = if learned.keep_alive { "keeps connections open" } else { "closes the connection after each response" };
-    let slow = match (&learned.slow, &learned.not_slow) {
-        (Some((path, takes)), _) => format!("; {path} takes {takes:.1?}"),
-        (None, Some(why)) => format!("; {why}"),
-        (None, None) => String::new(),
-    };
-    let language = learned.language.map_or(String::new(), |language| format!("; written in {language}"));
-    format!(
-        "port {} ({port}); GET {path} is answered {} in {:.1?}; {stays}{slow}{language}",
-        learned.port, learned.status, learned.latency
-    )
-}
-
 fn to_test(learned: &Learned, rule: &str) -> &'static str {
     match rule {
         "in-flight-answered" | "response-untruncated" if learned.slow.is_none() => {
@@ -328,7 +355,8 @@ fn print_json(
     let value = json!({
         "port": learned.port,
         "keep_alive": learned.keep_alive,
-        "latency_ms": learned.latency.as_secs_f64() * 1e3,
+        "latency_ms": learned.quick.1.takes.as_secs_f64() * 1e3,
+        "learned": learned.words(),
         "language": learned.language,
         "notes": learned.diagnoses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "rules": summaries.iter().map(|summary| json!({

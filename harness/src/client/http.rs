@@ -8,9 +8,10 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{HeaderMap, Request, Response, Version, header};
+use hyper::header::HeaderValue;
+use hyper::{HeaderMap, Method, Request, Response, Version, header};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -39,14 +40,37 @@ pub struct Connection {
 /// What to ask.
 #[derive(Clone)]
 pub struct Ask {
-    method: &'static str,
+    method: Method,
     path: String,
     role: Role,
     payload: Payload,
-    expect_bytes: Option<u64>,
+    headers: HeaderMap,
+    expected: Expected,
     patience: Duration,
     pace: Option<Duration>,
     carries_id: bool,
+}
+
+/// The response that is due, as far as it is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Its status.
+    pub status: Option<u16>,
+    /// The length of its body.
+    pub bytes: Option<u64>,
+    /// The digest of its body, see [`Answer::digest`].
+    pub digest: Option<u64>,
+}
+
+/// How the end of a body is told (RFC 9112, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// By its length.
+    Length,
+    /// By its last chunk.
+    Chunked,
+    /// By the end of the connection: a body that was cut looks like a whole one.
+    UntilEnd,
 }
 
 /// The body of a request.
@@ -76,6 +100,16 @@ pub enum Outcome {
     Unsent,
 }
 
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Answered => f.write_str("a complete response"),
+            Self::Lost(why) => write!(f, "no complete response, but {}", why.words()),
+            Self::Unsent => f.write_str("the connection ended before the request was sent"),
+        }
+    }
+}
+
 /// What came of a request, with what the caller may need at once. The timeline has the rest.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -87,7 +121,13 @@ pub struct Answer {
     pub close: bool,
     /// The instance that answered.
     pub instance: Option<String>,
-    /// The first part of the body.
+    /// The length of the body.
+    pub bytes: u64,
+    /// How the end of the body is told, where a head came.
+    pub framing: Option<Framing>,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The first part of the body: 4 MiB.
     pub body: Bytes,
 }
 
@@ -104,11 +144,12 @@ impl Ask {
     /// A GET.
     pub fn get(path: impl Into<String>, role: Role) -> Self {
         Self {
-            method: "GET",
+            method: Method::GET,
             path: path.into(),
             role,
             payload: Payload::None,
-            expect_bytes: None,
+            headers: HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("drainspec"))]),
+            expected: Expected::default(),
             patience: PATIENCE,
             pace: None,
             carries_id: true,
@@ -117,12 +158,38 @@ impl Ask {
 
     /// A POST.
     pub fn post(path: impl Into<String>, role: Role, payload: Payload) -> Self {
-        Self { method: "POST", payload, ..Self::get(path, role) }
+        Self { method: Method::POST, payload, ..Self::get(path, role) }
+    }
+
+    /// With another method.
+    pub fn method(self, method: Method) -> Self {
+        Self { method, ..self }
+    }
+
+    /// With a body.
+    pub fn payload(self, payload: Payload) -> Self {
+        Self { payload, ..self }
+    }
+
+    /// With these header fields, which replace those of the same name.
+    pub fn headers(mut self, headers: &HeaderMap) -> Self {
+        for name in headers.keys() {
+            self.headers.remove(name);
+            for value in headers.get_all(name) {
+                self.headers.append(name, value.clone());
+            }
+        }
+        self
     }
 
     /// The length of the body of a whole response.
     pub fn expect_bytes(self, bytes: u64) -> Self {
-        Self { expect_bytes: Some(bytes), ..self }
+        Self { expected: Expected { bytes: Some(bytes), ..self.expected }, ..self }
+    }
+
+    /// The response that is due.
+    pub fn expect(self, expected: Expected) -> Self {
+        Self { expected, ..self }
     }
 
     /// How long to wait for the answer.
@@ -159,7 +226,10 @@ impl Ask {
                 StreamBody::new(drip).boxed_unsync()
             }
         };
-        let mut request = Request::builder().method(self.method).uri(&self.path).header(header::HOST, "drainspec");
+        let mut request = Request::builder().method(&self.method).uri(&self.path);
+        if let Some(headers) = request.headers_mut() {
+            headers.clone_from(&self.headers);
+        }
         if self.carries_id {
             request = request.header("x-request-id", id);
         }
@@ -231,12 +301,7 @@ impl Connection {
 
     async fn exchange(&mut self, ask: Ask, id: RequestId) -> Answer {
         let Ok(request) = ask.request(&id) else { return Answer::without(Outcome::Unsent) };
-        self.log.announce(Announced {
-            id: id.clone(),
-            role: ask.role,
-            path: ask.path.clone(),
-            expect_bytes: ask.expect_bytes,
-        });
+        self.log.announce(Announced { id: id.clone(), role: ask.role, path: ask.path.clone(), expected: ask.expected });
         let mut came = Answer::without(Outcome::Unsent);
         let mut bytes = 0;
         let mut received = Vec::new();
@@ -246,18 +311,20 @@ impl Connection {
             let response = self.sender.send_request(request).await.map_err(|error| self.why(&error))?;
             self.head(&id, &response, &mut came);
             let body = response.into_body();
-            let receiving = match ask.pace {
-                None => receive(body, &mut bytes, &mut received).await,
-                Some(pause) => self.receive_slowly(body, &id, pause, &mut bytes).await,
-            };
-            receiving.map_err(|error| self.why(&error))
+            let receiving = self.receive(body, &id, ask.pace, &mut bytes, &mut received);
+            receiving.await.map_err(|error| self.why(&error))
         };
         let result = tokio::time::timeout(ask.patience, exchange).await.unwrap_or(Err(Break::TimedOut));
         self.log.rest();
         let recorder = &self.log.recorder;
         came.outcome = match result {
             Ok(()) => {
-                let intact = (ask.path == "/echo").then(|| ask.payload.is(&received));
+                let due =
+                    ask.expected.digest.filter(|_| ask.expected.status.is_none_or(|due| came.status == Some(due)));
+                let intact = match due {
+                    Some(due) => Some(due == digest(&received)),
+                    None => (ask.path == "/echo").then(|| ask.payload.is(&received)),
+                };
                 recorder.record(Event::Answered { request: id, body_bytes: bytes, intact });
                 Outcome::Answered
             }
@@ -270,23 +337,30 @@ impl Connection {
                 Outcome::Lost(why)
             }
         };
+        came.bytes = bytes;
         came.body = received.into();
         came
     }
 
-    /// Counts the body, and reads it at a pace: a pause after each piece, and none where it is behind already, as on a
-    /// machine that has other things to do.
-    async fn receive_slowly(
+    /// Counts the body and keeps its first part. At a pace there is a pause after each piece, and none where this side
+    /// is behind already, as on a machine that has other things to do; and every now and then it says that it still reads.
+    async fn receive(
         &self,
         mut body: Incoming,
         id: &RequestId,
-        pause: Duration,
+        pace: Option<Duration>,
         bytes: &mut u64,
+        kept: &mut Vec<u8>,
     ) -> Result<(), hyper::Error> {
+        const KEPT: usize = 4 << 20;
         let mut next = Instant::now();
         let mut told = next;
         while let Some(frame) = body.frame().await {
-            *bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
+            if let Some(data) = frame?.data_ref() {
+                *bytes += data.len() as u64;
+                kept.extend_from_slice(&data[..data.len().min(KEPT - kept.len())]);
+            }
+            let Some(pause) = pace else { continue };
             if told.elapsed() >= PROGRESS {
                 told = Instant::now();
                 self.log.recorder.record(Event::Received { request: id.clone(), body_bytes: *bytes });
@@ -302,6 +376,8 @@ impl Connection {
         came.status = Some(response.status().as_u16());
         came.close = says_close(headers, response.version());
         came.instance = text(headers, "x-instance-id");
+        came.framing = Some(framing(response));
+        came.headers.clone_from(headers);
         self.log.recorder.record(Event::Head {
             request: id.clone(),
             status: response.status().as_u16(),
@@ -321,16 +397,21 @@ impl Connection {
     }
 }
 
-/// Counts the body, and keeps its first part.
-async fn receive(mut body: Incoming, bytes: &mut u64, kept: &mut Vec<u8>) -> Result<(), hyper::Error> {
-    const KEPT: usize = 4 << 20;
-    while let Some(frame) = body.frame().await {
-        if let Some(data) = frame?.data_ref() {
-            *bytes += data.len() as u64;
-            kept.extend_from_slice(&data[..data.len().min(KEPT - kept.len())]);
-        }
+fn framing(response: &Response<Incoming>) -> Framing {
+    let headers = response.headers();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        Framing::Chunked
+    } else if headers.contains_key(header::CONTENT_LENGTH) || response.body().is_end_stream() {
+        Framing::Length
+    } else {
+        Framing::UntilEnd
     }
-    Ok(())
+}
+
+fn digest(body: &[u8]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    std::hash::Hasher::write(&mut hasher, body);
+    std::hash::Hasher::finish(&hasher)
 }
 
 fn says_close(headers: &HeaderMap, version: Version) -> bool {
@@ -347,7 +428,21 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 impl Answer {
     pub(super) fn without(outcome: Outcome) -> Self {
-        Self { outcome, status: None, close: false, instance: None, body: Bytes::new() }
+        Self {
+            outcome,
+            status: None,
+            close: false,
+            instance: None,
+            bytes: 0,
+            framing: None,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
+
+    /// A digest of the first part of the body: two that are the same within a run are of the same bytes.
+    pub fn digest(&self) -> u64 {
+        digest(&self.body)
     }
 
     /// Whether a complete response below 400 came.

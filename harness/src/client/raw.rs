@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Client;
+use super::http::Expected;
 use super::wire::{Announced, Wire, WireLog};
 use crate::timeline::{Break, Ending, Event, RequestId, Role};
 
@@ -60,7 +61,8 @@ impl Raw {
 
     /// Says that the next bytes belong to this request.
     pub fn announce(&self, id: &RequestId, role: Role, path: &str, expect_bytes: Option<u64>) {
-        self.log.announce(Announced { id: id.clone(), role, path: path.to_owned(), expect_bytes });
+        let expected = Expected { bytes: expect_bytes, ..Expected::default() };
+        self.log.announce(Announced { id: id.clone(), role, path: path.to_owned(), expected });
     }
 
     /// Says that a request has been written along with the one before it.
@@ -72,6 +74,7 @@ impl Raw {
             path: path.to_owned(),
             expect_bytes,
             begun_us: None,
+            expect_status: None,
         });
     }
 

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::UnderWay;
+use super::http::Expected;
 use crate::recorder::Recorder;
 use crate::timeline::{ConnectionId, Ending, Event, RequestId, Role};
 
@@ -49,8 +50,8 @@ pub struct Announced {
     pub role: Role,
     /// What it asks for.
     pub path: String,
-    /// Length of the body of a whole response, where it is known.
-    pub expect_bytes: Option<u64>,
+    /// The response that is due.
+    pub expected: Expected,
 }
 
 impl Wire {
@@ -156,7 +157,8 @@ impl WireLog {
                 request: request.id,
                 role: request.role,
                 path: request.path,
-                expect_bytes: request.expect_bytes,
+                expect_bytes: request.expected.bytes,
+                expect_status: request.expected.status,
                 begun_us: Some(self.recorder.micros(begun)),
             });
             self.sent.send_replace(Some(id));

@@ -4,7 +4,7 @@ use super::{
     Basis, Finding, Level, Rule, SLACK_US, TOLERANCE_US, busy, cost, each, ending_word, fate, in_flight, ms, opened,
     seconds, stalled, stopped, within,
 };
-use crate::timeline::{End, Ending, NotOpened, Opening, Request, Role, View};
+use crate::timeline::{End, Ending, NotOpened, Opening, Param, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -114,7 +114,7 @@ fn holds_nothing(view: &View, role: Role) -> Finding {
     if !opened(view, &[role]).any(|connection| still_open(connection.ended)) {
         return Finding::inconclusive("no such connection was open when the signal was sent");
     }
-    let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
+    let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
     within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(lingering))
 }
 
@@ -122,9 +122,18 @@ fn late_request_answered(view: &View) -> Finding {
     // What was asked when the linger was over, on a machine that had other things to do, has been promised nothing.
     // Where nobody has seen the listener open after the signal, the linger may have begun with that.
     let closed = view.process().and_then(|process| process.listener_open_until.or(process.signalled()));
-    let over = closed.unwrap_or(u64::MAX).saturating_add(view.param("idle_linger").map_or(0, seconds));
+    let over = closed.unwrap_or(u64::MAX).saturating_add(view.param(Param::IdleLinger).map_or(0, seconds));
     let in_time = |request: &&Request| request.sent.saturating_add(TOLERANCE_US) < over;
-    let late = view.requests.iter().filter(|r| matches!(r.role, Role::Late | Role::LateRejected)).filter(in_time);
+    // A server may learn a moment after the kernel that its listener is closed: until then it serves.
+    let unaware = |request: &&Request| {
+        let (from, ended) = (closed.unwrap_or(request.begun), request.ended.unwrap_or(request.sent));
+        request.served() && request.close && stalled(view, from, ended, ended.saturating_sub(from))
+    };
+    let late = view.requests.iter().filter(|request| match request.role {
+        Role::Late => in_time(request),
+        Role::LateRejected => in_time(request) && !unaware(request),
+        _ => false,
+    });
     each(late, "nothing was asked after the listener closed, within the linger", |request| match request.role {
         Role::LateRejected => request.status == Some(503) && request.retry_after && request.close && request.answered(),
         _ => request.served() && request.close,
@@ -151,7 +160,7 @@ fn close_announced(view: &View) -> Finding {
 
 /// Whether a client asked so late on an open connection that the linger was over, and stalls can be why.
 fn asked_late(view: &View, request: &Request, signalled: u64) -> bool {
-    let linger = view.param("idle_linger").map_or(0, seconds);
+    let linger = view.param(Param::IdleLinger).map_or(0, seconds);
     let began = view.process().and_then(|process| process.listener_open_until).unwrap_or(signalled);
     let opened = view.connections.iter().find(|connection| connection.id == request.connection);
     let since = opened.map_or(signalled, |connection| connection.begun.max(signalled));
@@ -166,7 +175,7 @@ fn nothing_lost(view: &View, roles: &[Role]) -> Finding {
     };
     let asked = || view.requests.iter().filter(|request| roles.contains(&request.role));
     let before = asked().filter(|request| request.ended.is_some_and(|ended| ended < signalled)).count();
-    let clients = view.param("clients").unwrap_or(1.0) as usize;
+    let clients = view.param(Param::Clients).unwrap_or(1.0) as usize;
     if before < clients {
         return Finding::inconclusive(format!("only {before} requests by {clients} clients before the signal"));
     }
@@ -264,7 +273,7 @@ fn load_does_not_hold_exit(view: &View) -> Finding {
     if view.requests(Role::Sustained).count() == 0 {
         return Finding::inconclusive("nobody asked");
     }
-    let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
+    let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
     within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(lingering))
 }
 

@@ -234,29 +234,20 @@ fn fate(request: &Request) -> String {
         None => ", before any response byte".to_owned(),
     };
     match request.end {
-        End::Answered if !request.whole() && request.status.is_none_or(|status| status < 400) => {
-            let expected = request.expect_bytes.map_or("the bytes sent".to_owned(), |n| format!("{n} bytes"));
-            format!("{what} ended as if whole with {} body bytes instead of {expected}", request.body_bytes)
-        }
+        End::Answered if !request.whole() && request.has_status_due() => match request.expect_bytes {
+            Some(expected) if expected != request.body_bytes => {
+                format!("{what} ended as if whole with {} body bytes instead of {expected}", request.body_bytes)
+            }
+            _ => format!("{what} was answered with another body than is due"),
+        },
         End::Answered => format!(
             "{what} was answered {}{}",
             request.status.map_or("without a status".to_owned(), |status| status.to_string()),
             if request.close { " with `Connection: close`" } else { "" }
         ),
-        End::Lost(why) => format!("{what} was lost by {}{after}{head}", break_word(why)),
+        End::Lost(why) => format!("{what} was lost by {}{after}{head}", why.words()),
         End::Unsent => format!("{what} could not be sent: the connection had ended"),
         End::Open => format!("{what} had no end when the run was over{head}"),
-    }
-}
-
-fn break_word(why: crate::timeline::Break) -> &'static str {
-    use crate::timeline::Break;
-    match why {
-        Break::Fin => "FIN",
-        Break::Reset => "RST",
-        Break::TimedOut => "waiting in vain",
-        Break::Malformed => "an answer that is not HTTP",
-        Break::Left => "the client's leaving",
     }
 }
 

@@ -7,14 +7,15 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
+use super::stop::{Stop, unconfirmed};
 use super::subject::{Manner, Stranger, Subject};
 use super::target::Target;
 use crate::catalog::Feature;
-use crate::client::{Ask, Client, Connection, NotWarm, Outcome, Pending};
-use crate::link::{Link, NoLink, WAY_OUT};
+use crate::client::{Ask, Client, Connection, Outcome, Pending};
+use crate::link::Link;
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
-use crate::timeline::{Event, NotOpened, ProcessId, RequestId, Role};
+use crate::timeline::{Event, NotOpened, Param, ProcessId, RequestId, Role};
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,77 +27,9 @@ const GONE: u32 = 100;
 const OTHER_PORTS: u32 = 3;
 /// So many requests are sent until one is in flight for certain.
 const ATTEMPTS: u32 = 3;
-/// Parameters that are variables of the contract.
-const VARIABLES: [&str; 9] = [
-    "shutdown_delay",
-    "drain_timeout",
-    "idle_linger",
-    "max_in_flight",
-    "max_streams",
-    "header_timeout",
-    "body_timeout",
-    "write_timeout",
-    "keep_alive_timeout",
-];
-
-/// Why a scenario went no further.
-#[derive(Debug, thiserror::Error)]
-pub enum Stop {
-    /// A precondition could not be established: there is no verdict.
-    #[error("{what}: {why}")]
-    Unconfirmed {
-        /// The precondition.
-        what: String,
-        /// Why it does not hold.
-        why: String,
-    },
-    /// This machine lacks something that the scenario needs: there is nothing to judge.
-    #[error("{0}")]
-    Skipped(String),
-    /// The server did not start.
-    #[error("the server {0}")]
-    Start(#[from] StartError),
-    /// Somebody else answers on the server's port.
-    #[error(
-        "the server says it is instance {expected}, but {found} answers on its port: is another one still running?"
-    )]
-    Impostor {
-        /// Who was started.
-        expected: String,
-        /// Who answers.
-        found: String,
-    },
-    /// The harness could not do its part.
-    #[error("{0}: {1}")]
-    Io(&'static str, std::io::Error),
-}
-
-/// A precondition does not hold.
-pub fn unconfirmed(what: &str, why: impl Into<String>) -> Stop {
-    Stop::Unconfirmed { what: what.to_owned(), why: why.into() }
-}
 
 fn free_port() -> Result<u16, Stop> {
     process::free_port().map_err(|error| Stop::Io("looking for a free port", error))
-}
-
-impl Stop {
-    /// Whether it comes of waiting for a time that a busy machine may need for other things.
-    pub fn is_late(&self) -> bool {
-        matches!(self, Self::Start(StartError::Silent { .. } | StartError::NeverListened { .. }))
-    }
-}
-
-impl From<NotWarm> for Stop {
-    fn from(load: NotWarm) -> Self {
-        unconfirmed("the load is running", load.to_string())
-    }
-}
-
-impl From<NoLink> for Stop {
-    fn from(why: NoLink) -> Self {
-        Self::Skipped(format!("no link with delay can be made here ({why}): {WAY_OUT}"))
-    }
 }
 
 /// One run of one scenario against one subject.
@@ -108,7 +41,7 @@ pub struct Run<'s> {
     /// What is under test.
     pub subject: &'s Subject,
     /// Parameters of the scenario.
-    pub params: BTreeMap<String, f64>,
+    pub params: BTreeMap<Param, f64>,
     /// A folder of its own, removed afterwards.
     pub folder: tempfile::TempDir,
     link: Option<Link>,
@@ -122,7 +55,7 @@ impl<'s> Run<'s> {
     ///
     /// # Errors
     /// When no temporary folder can be made.
-    pub fn new(recorder: Recorder, subject: &'s Subject, params: BTreeMap<String, f64>) -> std::io::Result<Self> {
+    pub fn new(recorder: Recorder, subject: &'s Subject, params: BTreeMap<Param, f64>) -> std::io::Result<Self> {
         Ok(Self {
             client: Client::new(recorder.clone()),
             recorder,
@@ -138,14 +71,21 @@ impl<'s> Run<'s> {
         })
     }
 
-    /// A parameter of the scenario; every one that a scenario asks for is in its table.
-    pub fn param(&self, name: &str) -> f64 {
-        self.params.get(name).copied().unwrap_or_default()
+    /// A parameter of the scenario.
+    ///
+    /// # Panics
+    /// Where its table lacks it.
+    pub fn param(&self, param: Param) -> f64 {
+        let value = self.params.get(&param);
+        *value.unwrap_or_else(|| panic!("the scenario asks for `{}`, which its table lacks", param.slug()))
     }
 
     /// A parameter that is a duration.
-    pub fn duration(&self, name: &str) -> Duration {
-        Duration::from_secs_f64(self.param(name))
+    ///
+    /// # Panics
+    /// As [`Self::param`].
+    pub fn duration(&self, param: Param) -> Duration {
+        Duration::from_secs_f64(self.param(param))
     }
 
     /// Whether the subject can do this.
@@ -251,7 +191,9 @@ impl<'s> Run<'s> {
             instance: listening.instance,
         });
         let admin = listening.admin_port.map(|port| SocketAddr::from((self.server_ip(), port)));
-        let longest = self.duration("shutdown_delay") + self.duration("drain_timeout") + Duration::from_secs(5);
+        let granted =
+            [Param::ShutdownDelay, Param::DrainTimeout].into_iter().filter_map(|param| self.params.get(&param));
+        let longest = Duration::from_secs_f64(granted.sum::<f64>()) + Duration::from_secs(5);
         Ok(Target::new(address, admin, process, &self.recorder, &self.client, longest))
     }
 
@@ -288,11 +230,9 @@ impl<'s> Run<'s> {
                 launch.env.insert("HOST".to_owned(), self.server_ip().to_string());
                 launch.env.insert("ADMIN_HOST".to_owned(), self.server_ip().to_string());
             }
-            for variable in VARIABLES {
-                if let Some(value) = self.params.get(variable) {
-                    launch.env.insert(variable.to_uppercase(), value.to_string());
-                }
-            }
+            let variables =
+                self.params.iter().filter_map(|(param, value)| Some((param.variable()?, value.to_string())));
+            launch.env.extend(variables);
             launch.env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         }
         if let Some(port) = self.port {
@@ -339,11 +279,12 @@ impl<'s> Run<'s> {
             NotOpened::Refused if stranger && self.link.is_some() => Stop::Skipped(
                 "the server listens where no link leads: have it listen on all addresses (0.0.0.0)".to_owned(),
             ),
-            why => unconfirmed("the server answers", format!("connecting to {address}: {why:?}")),
+            why => unconfirmed("the server answers", format!("connecting to {address}: {}", why.words())),
         })?;
         let answer = connection.ask(self.subject.ask(Role::Warmup).patience(PATIENCE)).await;
         if answer.outcome != Outcome::Answered || (!stranger && answer.status != Some(200)) {
-            return Err(unconfirmed("the server answers", format!("{:?}, status {:?}", answer.outcome, answer.status)));
+            let status = answer.status.map_or(String::new(), |status| format!(" with status {status}"));
+            return Err(unconfirmed("the server answers", format!("{}{status}", answer.outcome)));
         }
         match instance {
             Some(expected) if answer.instance.as_deref() != Some(expected) => Err(Stop::Impostor {
@@ -366,7 +307,7 @@ impl<'s> Run<'s> {
         let answer = connection.ask(self.subject.ask(Role::Warmup)).await;
         match answer.outcome {
             Outcome::Answered => Ok(connection),
-            _ => Err(unconfirmed("a connection answers", format!("{:?}", answer.outcome))),
+            _ => Err(unconfirmed("a connection answers", answer.outcome.to_string())),
         }
     }
 
@@ -435,7 +376,7 @@ impl<'s> Run<'s> {
     pub async fn not_ready(&self, target: &Target, until: Instant) {
         while Instant::now() < until {
             let Ok(mut connection) = target.try_connect(Role::Ready).await else { return };
-            let ask = Ask::get(self.subject.ready_path(), Role::Ready).patience(until - Instant::now());
+            let ask = self.subject.ask_ready().patience(until - Instant::now());
             if connection.ask(ask).await.status == Some(503) {
                 self.confirmed("the server says that it is not ready");
                 return;
@@ -497,7 +438,10 @@ impl<'s> Run<'s> {
             let text = String::from_utf8_lossy(&answer.body);
             let value = text.lines().find_map(|line| line.strip_prefix("http_requests_in_flight "));
             let Some(in_flight) = value.and_then(|value| value.trim().parse().ok()) else {
-                return Err(unconfirmed("metrics tell the requests in flight", format!("GET /metrics: {answer:?}")));
+                return Err(unconfirmed(
+                    "metrics tell the requests in flight",
+                    format!("GET /metrics: {} without the gauge", answer.outcome),
+                ));
             };
             let met = wanted(in_flight);
             if met || Instant::now() > deadline {

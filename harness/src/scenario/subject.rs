@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bytes::Bytes;
+use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
 
 use crate::catalog::{Feature, Server};
-use crate::client::Ask;
+use crate::client::{Ask, Expected, Framing, Payload};
 use crate::link::Place;
 use crate::process::Launch;
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 /// What is under test.
 #[derive(Debug, Clone)]
@@ -23,9 +25,11 @@ pub struct Subject {
     /// Whether breaking a contract rule is a failure for it.
     pub promises_contract: bool,
     /// Parameters that differ from the scenario's.
-    pub params: Vec<(String, f64)>,
+    pub params: Vec<(Param, f64)>,
     /// How to speak to it.
     pub manner: Manner,
+    /// What was learnt of it, in words.
+    pub learned: Vec<String>,
 }
 
 /// How to speak to a server.
@@ -40,12 +44,14 @@ pub enum Manner {
 /// What is known of somebody's server.
 #[derive(Debug, Clone)]
 pub struct Stranger {
-    /// A path that it answers.
-    pub path: String,
-    /// A path that takes its time, and how long.
-    pub slow: Option<(String, Duration)>,
+    /// What it answers at once.
+    pub quick: Route,
+    /// What takes its time.
+    pub slow: Option<Route>,
     /// The path of its readiness probe.
     pub ready: Option<String>,
+    /// Header fields of every request.
+    pub headers: HeaderMap,
     /// The signal that stops it.
     pub stop: Signal,
     /// The port that it is asked to listen on: in the place of `{port}` in its command, and in the variable PORT.
@@ -54,6 +60,49 @@ pub struct Stranger {
     pub takes_port: bool,
     /// How long it may take to start.
     pub start_within: Duration,
+}
+
+/// A request to somebody's server.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Its method.
+    pub method: Method,
+    /// Its path.
+    pub path: String,
+    /// Its body.
+    pub body: Option<Bytes>,
+    /// What it gets when nobody stops the server, once that is known.
+    pub normal: Option<Normal>,
+}
+
+/// What a request gets when nobody stops the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Normal {
+    /// The status of the response, and its length and content where they do not change.
+    pub due: Expected,
+    /// How the end of its body is told.
+    pub framing: Framing,
+    /// How long it takes: the median.
+    pub takes: Duration,
+}
+
+impl Route {
+    /// A GET of which nothing is known.
+    pub fn get(path: impl Into<String>) -> Self {
+        Self { method: Method::GET, path: path.into(), body: None, normal: None }
+    }
+}
+
+impl Stranger {
+    /// A request on one of its routes.
+    pub fn ask(&self, route: &Route, role: Role) -> Ask {
+        let ask = Ask::get(&route.path, role).method(route.method.clone()).headers(&self.headers);
+        let ask = match &route.body {
+            Some(body) => ask.payload(Payload::Whole(body.clone())),
+            None => ask,
+        };
+        ask.expect(route.normal.map_or(Expected::default(), |normal| normal.due))
+    }
 }
 
 impl Subject {
@@ -71,6 +120,7 @@ impl Subject {
             promises_contract: server.promises_contract(),
             params: Vec::new(),
             manner: Manner::Contract,
+            learned: Vec::new(),
         }
     }
 
@@ -92,11 +142,13 @@ impl Subject {
         }
     }
 
-    /// The path of its readiness probe.
-    pub fn ready_path(&self) -> &str {
+    /// A readiness probe.
+    pub fn ask_ready(&self) -> Ask {
         match &self.manner {
-            Manner::Stranger(Stranger { ready: Some(path), .. }) => path,
-            _ => "/health/ready",
+            Manner::Stranger(stranger @ Stranger { ready: Some(path), .. }) => {
+                Ask::get(path, Role::Ready).headers(&stranger.headers)
+            }
+            _ => Ask::get("/health/ready", Role::Ready),
         }
     }
 
@@ -104,7 +156,7 @@ impl Subject {
     pub fn ask(&self, role: Role) -> Ask {
         match &self.manner {
             Manner::Contract => Ask::get("/", role),
-            Manner::Stranger(stranger) => Ask::get(&stranger.path, role),
+            Manner::Stranger(stranger) => stranger.ask(&stranger.quick, role),
         }
     }
 
@@ -120,7 +172,7 @@ impl Subject {
     /// A request that takes about so many seconds; what a stranger's slow path takes is its own affair.
     pub fn ask_slow(&self, seconds: f64, role: Role) -> Ask {
         match &self.manner {
-            Manner::Stranger(Stranger { slow: Some((path, _)), .. }) => Ask::get(path, role),
+            Manner::Stranger(stranger @ Stranger { slow: Some(slow), .. }) => stranger.ask(slow, role),
             _ => Ask::get(format!("/slow?delay={seconds:.2}"), role),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
-use super::run::{Stop, unconfirmed};
+use super::stop::{Stop, unconfirmed};
 use crate::client::{Client, Connection, Raw};
 use crate::process::{self, Exit, Spawned, Watch};
 use crate::recorder::Recorder;
@@ -118,7 +118,7 @@ impl Target {
     pub async fn connect_admin(&self, role: Role) -> Result<Connection, Stop> {
         let admin = self.admin.ok_or_else(|| unconfirmed("the admin port answers", "the server has none"))?;
         let connected = self.client.connect(admin, role).await;
-        connected.map_err(|why| unconfirmed("the admin port answers", format!("{why:?}")))
+        connected.map_err(|why| unconfirmed("the admin port answers", why.words()))
     }
 
     /// Sends a signal to the leader; `false` where it has ended already. The first one that is meant to stop it
@@ -175,5 +175,5 @@ impl Target {
 }
 
 fn not_accepted(why: NotOpened) -> Stop {
-    unconfirmed("a connection is accepted", format!("{why:?}"))
+    unconfirmed("a connection is accepted", why.words())
 }

@@ -1,8 +1,10 @@
 //! The same facts, grouped by request, connection and process: what rules read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Break, ConnectionId, Ending, Event, Header, NotOpened, ProcessId, RequestId, Role, Timeline};
+use super::{
+    Break, ConnectionId, Ending, Event, Header, Lines, NotOpened, Param, ProcessId, RequestId, Role, Timeline,
+};
 
 /// Microseconds since the run began.
 pub type Micros = u64;
@@ -26,6 +28,7 @@ pub struct View<'t> {
     pub aborted: Option<&'t str>,
     /// When its last record was made.
     pub end: Micros,
+    unrecorded: BTreeSet<Lines>,
     lost: Vec<Lost>,
 }
 
@@ -72,6 +75,8 @@ pub struct Request<'t> {
     pub instance: Option<&'t str>,
     /// Length of the body of a whole response, where it is known.
     pub expect_bytes: Option<u64>,
+    /// Status of the response that this server gives when nobody stops it, where that was learnt.
+    pub expect_status: Option<u16>,
     /// When the last piece of its body came, to a client that reads slowly.
     pub received: Option<Micros>,
     /// Bytes of the body that came.
@@ -182,6 +187,7 @@ impl<'t> Request<'t> {
             retry_after: false,
             instance: None,
             expect_bytes: None,
+            expect_status: None,
             received: None,
             body_bytes: 0,
             intact: None,
@@ -201,9 +207,15 @@ impl<'t> Request<'t> {
         matches!(self.end, End::Lost(why) if why != Break::Left)
     }
 
-    /// Whether a complete response came with a status below 400 and with the body that was due.
+    /// Whether the complete response came that is due: with the status that this server gives in peace, where that is
+    /// known, and else with one below 400; and with the body that was due.
     pub fn served(&self) -> bool {
-        self.answered() && self.status.is_some_and(|status| status < 400) && self.whole()
+        self.answered() && self.has_status_due() && self.whole()
+    }
+
+    /// Whether the status is the one that is due.
+    pub fn has_status_due(&self) -> bool {
+        self.status.is_some_and(|status| self.expect_status.map_or(status < 400, |expected| status == expected))
     }
 
     /// Whether the body is as long as it should be and what it should be, as far as that is known.
@@ -224,6 +236,7 @@ impl<'t> View<'t> {
             skipped: None,
             aborted: None,
             end: timeline.records.last().map_or(0, |record| record.t_us),
+            unrecorded: BTreeSet::new(),
             lost: Vec::new(),
         };
         let mut requests: BTreeMap<&RequestId, usize> = BTreeMap::new();
@@ -248,6 +261,7 @@ impl<'t> View<'t> {
     ) {
         let request = |id: &RequestId| requests.get(id).copied();
         match event {
+            Event::Unrecorded { lines, .. } => drop(self.unrecorded.insert(*lines)),
             Event::Started { process, .. } => {
                 self.processes.insert(*process, Process { started: t, ..Process::default() });
             }
@@ -292,11 +306,12 @@ impl<'t> View<'t> {
                     self.connections[index].ended.get_or_insert((t, *how));
                 }
             }
-            Event::Sent { connection, request: id, role, path, expect_bytes, begun_us } => {
+            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status, begun_us } => {
                 requests.insert(id, self.requests.len());
                 let mut request = Request::new(id, *connection, *role, t);
                 request.path = path;
                 request.expect_bytes = *expect_bytes;
+                request.expect_status = *expect_status;
                 request.begun = begun_us.unwrap_or(t).min(t);
                 self.requests.push(request);
             }
@@ -391,8 +406,13 @@ impl<'t> View<'t> {
     }
 
     /// A parameter of the scenario.
-    pub fn param(&self, name: &str) -> Option<f64> {
-        self.header.params.get(name).copied()
+    pub fn param(&self, param: Param) -> Option<f64> {
+        self.header.params.get(&param).copied()
+    }
+
+    /// Whether such lines came that are not on the timeline.
+    pub fn unrecorded(&self, lines: Lines) -> bool {
+        self.unrecorded.contains(&lines)
     }
 
     /// How much of the time from `from` to `to` was lost, by the harness or by a process that it had started, because

@@ -1,6 +1,6 @@
 //! Cases of the group *connections*.
 
-use drainspec::timeline::{Break, Ending, NotOpened, Role};
+use drainspec::timeline::{Break, Ending, NotOpened, Param, Role};
 
 use crate::case::{Case, holds, unclear, violated};
 use crate::run::{Run, run, stopped};
@@ -83,6 +83,12 @@ fn late_request_answered() -> Vec<Case> {
         holds(rule, "503, Retry-After and close under `reject`", {
             late(Role::LateRejected).turned_away("late", 503, true)
         }),
+        unclear(rule, "served under `reject` by a server that had hardly run since", {
+            late(Role::LateRejected).at(1_500).starved(300, 490).answered_close("late", 200)
+        }),
+        violated(rule, "served under `reject` by a server that had run", {
+            late(Role::LateRejected).at(1_500).starved(200, 490).answered_close("late", 200)
+        }),
         violated(rule, "served under `reject`", late(Role::LateRejected).answered_close("late", 200)),
         violated(rule, "503 without Retry-After", late(Role::LateRejected).answered_close("late", 503)),
         violated(rule, "503 without close", late(Role::LateRejected).turned_away("late", 503, false)),
@@ -132,7 +138,7 @@ fn nothing_lost() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rule, role) in [("nothing-lost-on-keep-alive", Role::KeepAlive), ("nothing-lost-in-accept-queue", Role::Storm)]
     {
-        let before = || run().param("clients", 2.0).sent("a", role).answered("a", 200);
+        let before = || run().param(Param::Clients, 2.0).sent("a", role).answered("a", 200);
         let load = || before().sent("b", role).answered("b", 200).at(1_000).sent("c", role).signal("SIGTERM");
         cases.extend([
             holds(rule, "all answered", load().answered("c", 200).exited(0)),

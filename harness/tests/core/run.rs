@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use drainspec::timeline::{
-    Break, ConnectionId, Ending, Event, FORMAT, Header, NotOpened, ProcessId, Record, Role, Timeline,
+    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, ProcessId, Record, Role, Timeline,
 };
 
 /// Bytes of a body, where a run does not say otherwise.
@@ -19,7 +19,7 @@ pub struct Run {
 
 /// A server that promises the contract, started and listening. Defaults are those of the scenarios.
 pub fn run() -> Run {
-    let params = [("shutdown_delay", 0.0), ("drain_timeout", 15.0), ("idle_linger", 1.0)];
+    let params = [(Param::ShutdownDelay, 0.0), (Param::DrainTimeout, 15.0), (Param::IdleLinger, 1.0)];
     let header = Header {
         format: FORMAT,
         scenario: "by-hand".to_owned(),
@@ -29,8 +29,9 @@ pub fn run() -> Run {
         repeat: 1,
         promises_contract: true,
         features: Vec::new(),
-        params: params.map(|(name, value)| (name.to_owned(), value)).into(),
+        params: params.into(),
         environment: BTreeMap::new(),
+        learned: Vec::new(),
     };
     let timeline = Timeline { header, records: Vec::new() };
     Run { timeline, next_us: 0, process: 1 }.started().at(100).listening("first")
@@ -68,13 +69,13 @@ impl Run {
         self
     }
 
-    pub fn param(mut self, name: &str, value: f64) -> Self {
-        self.timeline.header.params.insert(name.to_owned(), value);
+    pub fn param(mut self, param: Param, value: f64) -> Self {
+        self.timeline.header.params.insert(param, value);
         self
     }
 
-    pub fn without_param(mut self, name: &str) -> Self {
-        self.timeline.header.params.remove(name);
+    pub fn without_param(mut self, param: Param) -> Self {
+        self.timeline.header.params.remove(&param);
         self
     }
 
@@ -86,7 +87,7 @@ impl Run {
 
     pub fn started(self) -> Self {
         let process = self.process;
-        self.record(Event::Started { process, pid: 1_000 + process })
+        self.record(Event::Started { process, pid: 1_000 + process, settings: BTreeMap::new() })
     }
 
     pub fn listening(self, instance: &str) -> Self {
@@ -183,12 +184,28 @@ impl Run {
     /// As `sent`, where its first bytes may have been written so many milliseconds after the start already.
     pub fn sent_since(self, request: &str, role: Role, begun_ms: u64) -> Self {
         let (request, begun_us) = (request.to_owned(), Some(1_000 * begun_ms));
-        self.record(Event::Sent { connection: 1, request, role, path: "/".to_owned(), expect_bytes: None, begun_us })
+        self.record(Event::Sent {
+            connection: 1,
+            request,
+            role,
+            path: "/".to_owned(),
+            expect_bytes: None,
+            expect_status: None,
+            begun_us,
+        })
     }
 
     fn send(self, request: &str, role: Role, expect_bytes: Option<u64>) -> Self {
         let request = request.to_owned();
-        self.record(Event::Sent { connection: 1, request, role, path: "/".to_owned(), expect_bytes, begun_us: None })
+        self.record(Event::Sent {
+            connection: 1,
+            request,
+            role,
+            path: "/".to_owned(),
+            expect_bytes,
+            expect_status: None,
+            begun_us: None,
+        })
     }
 
     pub fn unsent(self, request: &str, role: Role) -> Self {
@@ -198,6 +215,12 @@ impl Run {
     /// The kernel says that the server has read it.
     pub fn read(self, request: &str) -> Self {
         self.record(Event::Read { requests: vec![request.to_owned()] })
+    }
+
+    /// More `executed` lines come than are recorded.
+    pub fn executed_unrecorded(self) -> Self {
+        let process = self.process;
+        self.record(Event::Unrecorded { process, lines: Lines::Executed, recorded: 0 })
     }
 
     /// The server says that it executed it.
