@@ -226,7 +226,7 @@ impl Args {
             promises_contract: false,
             params: vec![(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)],
             learned: learned.map_or(Vec::new(), Learned::words),
-            manner: Manner::Stranger(Stranger {
+            manner: Manner::Stranger(Box::new(Stranger {
                 quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.0.clone()),
                 slow: match learned {
                     Some(learned) => learned.slow.as_ref().map(|(route, _)| route.clone()),
@@ -242,7 +242,7 @@ impl Args {
                 port,
                 takes_port: fixed.is_none(),
                 start_within: Duration::from_secs(self.start),
-            }),
+            })),
         })
     }
 

@@ -38,7 +38,7 @@ pub enum Manner {
     /// It announces itself on standard output and has the routes of the contract.
     Contract,
     /// It is somebody's.
-    Stranger(Stranger),
+    Stranger(Box<Stranger>),
 }
 
 /// What is known of somebody's server.
@@ -145,10 +145,11 @@ impl Subject {
     /// A readiness probe.
     pub fn ask_ready(&self) -> Ask {
         match &self.manner {
-            Manner::Stranger(stranger @ Stranger { ready: Some(path), .. }) => {
+            Manner::Contract => Ask::get("/health/ready", Role::Ready),
+            Manner::Stranger(stranger) => {
+                let path = stranger.ready.as_deref().unwrap_or("/health/ready");
                 Ask::get(path, Role::Ready).headers(&stranger.headers)
             }
-            _ => Ask::get("/health/ready", Role::Ready),
         }
     }
 
@@ -172,8 +173,8 @@ impl Subject {
     /// A request that takes about so many seconds; what a stranger's slow path takes is its own affair.
     pub fn ask_slow(&self, seconds: f64, role: Role) -> Ask {
         match &self.manner {
-            Manner::Stranger(stranger @ Stranger { slow: Some(slow), .. }) => stranger.ask(slow, role),
-            _ => Ask::get(format!("/slow?delay={seconds:.2}"), role),
+            Manner::Contract => Ask::get(format!("/slow?delay={seconds:.2}"), role),
+            Manner::Stranger(stranger) => stranger.ask(stranger.slow.as_ref().unwrap_or(&stranger.quick), role),
         }
     }
 }
