@@ -36,7 +36,7 @@ fn subject(folder: &Path, taken: u32, work: u32, takes_port: bool) -> Subject {
         promises_contract: false,
         params: Vec::new(),
         learned: Vec::new(),
-        manner: Manner::Stranger(Stranger {
+        manner: Manner::Stranger(Box::new(Stranger {
             quick: Route::get("/"),
             slow: None,
             ready: None,
@@ -45,7 +45,7 @@ fn subject(folder: &Path, taken: u32, work: u32, takes_port: bool) -> Subject {
             port: free_port().unwrap(),
             takes_port,
             start_within: Duration::from_secs(60),
-        }),
+        })),
     }
 }
 

@@ -131,7 +131,7 @@ impl Subject {
 
     /// Whether it can be asked to listen on another port.
     pub fn takes_port(&self) -> bool {
-        matches!(&self.manner, Manner::Stranger(Stranger { takes_port: true, .. }))
+        matches!(&self.manner, Manner::Stranger(stranger) if stranger.takes_port)
     }
 
     /// The signal that stops it.
