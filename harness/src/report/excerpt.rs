@@ -64,7 +64,13 @@ fn words(event: &Event) -> String {
             format!("{request} broken by {} after {body_bytes} body bytes", name(why))
         }
         Event::Ended { connection, how } => format!("connection {connection} ended by {}", name(how)),
+        Event::Signal { name, group: true, .. } => format!("{name} to the whole process group"),
         Event::Signal { name, .. } => name.clone(),
+        Event::SignalPast { name, .. } => format!("{name} to whoever listens, past the process"),
+        Event::Listeners { listeners, .. } => match &listeners[..] {
+            [] => "nobody listens".to_owned(),
+            [first, ..] => format!("{first} listens"),
+        },
         Event::ListenerClosed { .. } => "listener closed".to_owned(),
         Event::Killed { .. } => "the harness kills the process".to_owned(),
         Event::Muted { .. } => "nobody reads its output any more".to_owned(),
