@@ -119,7 +119,13 @@ impl Listeners {
 
 /// A process as people know it: its pid and its command line.
 pub fn see(pid: i32) -> Seen {
-    let line = command_line(pid).join(" ");
+    let mut words = command_line(pid);
+    if let Some(program) = words.first_mut() {
+        // The folder of the program says little, and is long.
+        let name = program.split(' ').next().unwrap_or_default().rsplit_once('/').map(|(folder, _)| folder.len() + 1);
+        program.drain(..name.unwrap_or(0));
+    }
+    let line = words.join(" ");
     let command = match line.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,

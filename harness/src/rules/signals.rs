@@ -110,8 +110,11 @@ fn signal_reaches_server(view: &View) -> Finding {
         return Finding::holds(format!("{} listens itself", first.leader));
     }
     if let Some(missed) = missed(process) {
-        let past = process.signalled_past.or(process.exited.map(|(at, ..)| at));
+        let past = process.left_behind().map(|left| left.at).or(process.signalled_past);
         return Finding::violated(missed, [Some(signalled), past].into_iter().flatten());
+    }
+    if process.left_behind().is_some() {
+        return Finding::holds(format!("{} passed it on: {} listens no more", first.leader, first.words()));
     }
     match process.listener_closed {
         Some(closed) => Finding::holds(format!(

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import lifecycle
 import log
@@ -13,6 +14,30 @@ from lifecycle import Latch, Lifecycle, Phase, Signals
 
 def none() -> None:
     """Changes nothing: this is the reference, which passes everything."""
+
+
+def signal_not_passed_on() -> None:
+    """A parent starts the server and passes no signal on: it ends, and the server serves on as an orphan."""
+    child = os.fork()
+    if child > 0:
+        os.waitpid(child, 0)
+        os._exit(0)
+
+
+def group_signal_counts_twice() -> None:
+    """A parent passes each signal on to the server, which has it already where the whole group was signalled."""
+    child = os.fork()
+    if child == 0:
+        return
+
+    def pass_on(number, _):
+        time.sleep(0.1)  # two that come at once are one
+        os.kill(child, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os._exit(status if status >= 0 else 128 - status)
 
 
 def never_exits() -> None:
