@@ -20,6 +20,7 @@ use crate::recorder::Recorder;
 use crate::report::{self, Progress};
 use crate::runner;
 use crate::scenario::{Manner, Route, Stranger, Subject};
+use crate::timeline::Param;
 use crate::verdict::Verdict;
 
 /// Arguments of `drainspec check`.
@@ -218,7 +219,7 @@ impl Args {
             launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
             features,
             promises_contract: false,
-            params: vec![("idle_linger".to_owned(), IDLE_LINGER), ("drain_timeout".to_owned(), self.grace as f64)],
+            params: vec![(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)],
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Stranger {
                 quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.0.clone()),

@@ -65,6 +65,14 @@ fn words(event: &Event) -> String {
         }
         Event::Ended { connection, how } => format!("connection {connection} ended by {}", name(how)),
         Event::Signal { name, group: true, .. } => format!("{name} to the whole process group"),
+        Event::Started { settings, .. } if settings.is_empty() => "process started".to_owned(),
+        Event::Started { settings, .. } => {
+            let settings: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            format!("process started with {}", settings.join(" "))
+        }
+        Event::Unrecorded { lines, recorded, .. } => {
+            format!("{} lines are not recorded any more, after {recorded}", name(lines))
+        }
         Event::Signal { name, .. } => name.clone(),
         Event::SignalPast { name, .. } => format!("{name} to whoever listens, past the process"),
         Event::Listeners { listeners, .. } => match &listeners[..] {

@@ -14,7 +14,7 @@ use crate::client::{Ask, Client, Connection, NotWarm, Outcome, Pending};
 use crate::link::{Link, NoLink, WAY_OUT};
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
-use crate::timeline::{Event, NotOpened, ProcessId, RequestId, Role, Seen};
+use crate::timeline::{Event, NotOpened, Param, ProcessId, RequestId, Role, Seen};
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,18 +22,6 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(10);
 /// So many looks in a row show that a connection is gone, and not merely on its way.
 const GONE: u32 = 100;
-/// Parameters that are variables of the contract.
-const VARIABLES: [&str; 9] = [
-    "shutdown_delay",
-    "drain_timeout",
-    "idle_linger",
-    "max_in_flight",
-    "max_streams",
-    "header_timeout",
-    "body_timeout",
-    "write_timeout",
-    "keep_alive_timeout",
-];
 
 /// Why a scenario went no further.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +89,7 @@ pub struct Run<'s> {
     /// What is under test.
     pub subject: &'s Subject,
     /// Parameters of the scenario.
-    pub params: BTreeMap<String, f64>,
+    pub params: BTreeMap<Param, f64>,
     /// A folder of its own, removed afterwards.
     pub folder: tempfile::TempDir,
     link: Option<Link>,
@@ -113,7 +101,7 @@ impl<'s> Run<'s> {
     ///
     /// # Errors
     /// When no temporary folder can be made.
-    pub fn new(recorder: Recorder, subject: &'s Subject, params: BTreeMap<String, f64>) -> std::io::Result<Self> {
+    pub fn new(recorder: Recorder, subject: &'s Subject, params: BTreeMap<Param, f64>) -> std::io::Result<Self> {
         Ok(Self {
             client: Client::new(recorder.clone()),
             recorder,
@@ -125,14 +113,21 @@ impl<'s> Run<'s> {
         })
     }
 
-    /// A parameter of the scenario; every one that a scenario asks for is in its table.
-    pub fn param(&self, name: &str) -> f64 {
-        self.params.get(name).copied().unwrap_or_default()
+    /// A parameter of the scenario.
+    ///
+    /// # Panics
+    /// Where its table lacks it.
+    pub fn param(&self, param: Param) -> f64 {
+        let value = self.params.get(&param);
+        *value.unwrap_or_else(|| panic!("the scenario asks for `{}`, which its table lacks", param.slug()))
     }
 
     /// A parameter that is a duration.
-    pub fn duration(&self, name: &str) -> Duration {
-        Duration::from_secs_f64(self.param(name))
+    ///
+    /// # Panics
+    /// As [`Self::param`].
+    pub fn duration(&self, param: Param) -> Duration {
+        Duration::from_secs_f64(self.param(param))
     }
 
     /// Whether the subject can do this.
@@ -211,7 +206,9 @@ impl<'s> Run<'s> {
             instance: listening.instance,
         });
         let admin = listening.admin_port.map(|port| SocketAddr::from((self.server_ip(), port)));
-        let longest = self.duration("shutdown_delay") + self.duration("drain_timeout") + Duration::from_secs(5);
+        let granted =
+            [Param::ShutdownDelay, Param::DrainTimeout].into_iter().filter_map(|param| self.params.get(&param));
+        let longest = Duration::from_secs_f64(granted.sum::<f64>()) + Duration::from_secs(5);
         let stop = Stopping { to: self.subject.addressee(), longest, ask: self.subject.ask(Role::AfterExit) };
         Ok(Target::new(address, admin, process, &self.recorder, &self.client, listeners, stop))
     }
@@ -250,11 +247,9 @@ impl<'s> Run<'s> {
                 launch.env.insert("HOST".to_owned(), self.server_ip().to_string());
                 launch.env.insert("ADMIN_HOST".to_owned(), self.server_ip().to_string());
             }
-            for variable in VARIABLES {
-                if let Some(value) = self.params.get(variable) {
-                    launch.env.insert(variable.to_uppercase(), value.to_string());
-                }
-            }
+            let variables =
+                self.params.iter().filter_map(|(param, value)| Some((param.variable()?, value.to_string())));
+            launch.env.extend(variables);
             launch.env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         }
         Ok(process::start(&launch, self.processes, &self.recorder)?)

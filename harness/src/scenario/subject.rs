@@ -11,7 +11,7 @@ use crate::catalog::{Feature, Server};
 use crate::client::{Ask, Expected, Framing, Payload};
 use crate::link::Place;
 use crate::process::{Addressee, Launch};
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 /// What is under test.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct Subject {
     /// Whether breaking a contract rule is a failure for it.
     pub promises_contract: bool,
     /// Parameters that differ from the scenario's.
-    pub params: Vec<(String, f64)>,
+    pub params: Vec<(Param, f64)>,
     /// How to speak to it.
     pub manner: Manner,
     /// What was learnt of it, in words.

@@ -1,8 +1,10 @@
 //! The same facts, grouped by request, connection and process: what rules read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Break, ConnectionId, Ending, Event, Header, NotOpened, ProcessId, RequestId, Role, Seen, Timeline};
+use super::{
+    Break, ConnectionId, Ending, Event, Header, Lines, NotOpened, Param, ProcessId, RequestId, Role, Seen, Timeline,
+};
 
 /// Microseconds since the run began.
 pub type Micros = u64;
@@ -24,6 +26,7 @@ pub struct View<'t> {
     pub skipped: Option<&'t str>,
     /// Why the run went no further, where it did not.
     pub aborted: Option<&'t str>,
+    unrecorded: BTreeSet<Lines>,
     stalls: Vec<(Micros, Micros)>,
 }
 
@@ -249,6 +252,7 @@ impl<'t> View<'t> {
             unconfirmed: Vec::new(),
             skipped: None,
             aborted: None,
+            unrecorded: BTreeSet::new(),
             stalls: Vec::new(),
         };
         let mut requests: BTreeMap<&RequestId, usize> = BTreeMap::new();
@@ -268,6 +272,7 @@ impl<'t> View<'t> {
     ) {
         let request = |id: &RequestId| requests.get(id).copied();
         match event {
+            Event::Unrecorded { lines, .. } => drop(self.unrecorded.insert(*lines)),
             Event::Started { process, .. } => {
                 self.processes.insert(*process, Process { started: t, ..Process::default() });
             }
@@ -405,8 +410,13 @@ impl<'t> View<'t> {
     }
 
     /// A parameter of the scenario.
-    pub fn param(&self, name: &str) -> Option<f64> {
-        self.header.params.get(name).copied()
+    pub fn param(&self, param: Param) -> Option<f64> {
+        self.header.params.get(&param).copied()
+    }
+
+    /// Whether such lines came that are not on the timeline.
+    pub fn unrecorded(&self, lines: Lines) -> bool {
+        self.unrecorded.contains(&lines)
     }
 
     /// Whether the harness itself was late by more than `slack` at some moment from `from` to `to`.

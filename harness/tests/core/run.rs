@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use drainspec::timeline::{
-    Break, ConnectionId, Ending, Event, FORMAT, Header, NotOpened, ProcessId, Record, Role, Seen, Timeline,
+    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, ProcessId, Record, Role, Seen,
+    Timeline,
 };
 
 /// Bytes of a body, where a run does not say otherwise.
@@ -19,7 +20,7 @@ pub struct Run {
 
 /// A server that promises the contract, started and listening. Defaults are those of the scenarios.
 pub fn run() -> Run {
-    let params = [("shutdown_delay", 0.0), ("drain_timeout", 15.0), ("idle_linger", 1.0)];
+    let params = [(Param::ShutdownDelay, 0.0), (Param::DrainTimeout, 15.0), (Param::IdleLinger, 1.0)];
     let header = Header {
         format: FORMAT,
         scenario: "by-hand".to_owned(),
@@ -29,7 +30,7 @@ pub fn run() -> Run {
         repeat: 1,
         promises_contract: true,
         features: Vec::new(),
-        params: params.map(|(name, value)| (name.to_owned(), value)).into(),
+        params: params.into(),
         environment: BTreeMap::new(),
         learned: Vec::new(),
     };
@@ -69,13 +70,13 @@ impl Run {
         self
     }
 
-    pub fn param(mut self, name: &str, value: f64) -> Self {
-        self.timeline.header.params.insert(name.to_owned(), value);
+    pub fn param(mut self, param: Param, value: f64) -> Self {
+        self.timeline.header.params.insert(param, value);
         self
     }
 
-    pub fn without_param(mut self, name: &str) -> Self {
-        self.timeline.header.params.remove(name);
+    pub fn without_param(mut self, param: Param) -> Self {
+        self.timeline.header.params.remove(&param);
         self
     }
 
@@ -87,7 +88,7 @@ impl Run {
 
     pub fn started(self) -> Self {
         let process = self.process;
-        self.record(Event::Started { process, pid: 1_000 + process })
+        self.record(Event::Started { process, pid: 1_000 + process, settings: BTreeMap::new() })
     }
 
     pub fn listening(self, instance: &str) -> Self {
@@ -197,6 +198,12 @@ impl Run {
     /// The kernel says that the server has read it.
     pub fn read(self, request: &str) -> Self {
         self.record(Event::Read { requests: vec![request.to_owned()] })
+    }
+
+    /// More `executed` lines come than are recorded.
+    pub fn executed_unrecorded(self) -> Self {
+        let process = self.process;
+        self.record(Event::Unrecorded { process, lines: Lines::Executed, recorded: 0 })
     }
 
     /// The server says that it executed it.

@@ -1,6 +1,6 @@
 //! Cases of the group *signals*.
 
-use drainspec::timeline::{Break, Ending, NotOpened, Role};
+use drainspec::timeline::{Break, Ending, NotOpened, Param, Role};
 
 use crate::case::{Case, holds, unclear, violated};
 use crate::run::{Run, run, stopped};
@@ -170,7 +170,7 @@ fn term_ends_process() -> Vec<Case> {
             let run = stopped().at(6_000).exited(0).process(2).started();
             run.sent("next", Role::Successor).answered("next", 200)
         }),
-        holds(rule, "a delay is granted", idle().param("shutdown_delay", 2.0).at(7_000).exited(0)),
+        holds(rule, "a delay is granted", idle().param(Param::ShutdownDelay, 2.0).at(7_000).exited(0)),
         violated(rule, "its worker serves on", {
             let run = run().at(200).seen(1, &[1, 2]).at(1_000).signal("SIGTERM").exited(0).at(3_200).seen(1, &[2]);
             run.sent("left", Role::AfterExit).answered("left", 200)
@@ -274,7 +274,7 @@ fn hup_keeps_serving() -> Vec<Case> {
     let limited = |shed: fn(Run) -> Run| {
         let run = shed(in_flight_at("SIGHUP").at(1_100).sent("shed", Role::Overload));
         let run = run.at(1_500).answered("slow", 200);
-        to_the_end(run.sent("again", Role::AfterReload).answered("again", 200)).param("in_flight_for", 0.45)
+        to_the_end(run.sent("again", Role::AfterReload).answered("again", 200)).param(Param::InFlightFor, 0.45)
     };
     vec![
         holds(rule, "all is served", to_the_end(asked_again())),
@@ -303,7 +303,8 @@ fn hup_keeps_serving() -> Vec<Case> {
         unclear(
             rule,
             "the limit had nothing to show itself on",
-            to_the_end(asked_again().sent("shed", Role::Overload).answered("shed", 200)).param("in_flight_for", 0.45),
+            to_the_end(asked_again().sent("shed", Role::Overload).answered("shed", 200))
+                .param(Param::InFlightFor, 0.45),
         ),
         unclear(
             rule,
