@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Reports(BaseHTTPRequestHandler):
+    timeout = 1  # for who connects and sends nothing
+
     def do_GET(self):
         if self.path == "/report":
             time.sleep(1)

@@ -167,7 +167,8 @@ fn diagnose(pid: i32, signal: Signal, launcher: bool) -> Option<Diagnosis> {
 enum Disposition {
     Default,
     Ignored,
-    /// By a handler, or, where it is blocked, perhaps by sigwait(3) or signalfd(2).
+    /// By a handler, or, where it is blocked, perhaps by sigwait(3) or signalfd(2). The runtimes of Go, Java and
+    /// Node.js have one of their own: nothing is told of them.
     Taken,
 }
 

@@ -137,7 +137,8 @@ pub fn find(slug: &str) -> Option<&'static Rule> {
 }
 
 /// Rules that tell something where the signal does not reach the server; of all others nothing can be said then.
-const WITHOUT_SERVER: [&str; 2] = ["signal-reaches-server", "port-free-after-exit"];
+const WITHOUT_SERVER: [&str; 4] =
+    ["signal-reaches-server", "port-free-after-exit", "int-like-term", "hup-keeps-serving"];
 
 /// Why nothing can be said of a rule although all preconditions hold: what got the signal was not the server.
 pub fn untold(rule: &Rule, view: &View) -> Option<Finding> {

@@ -264,6 +264,9 @@ fn int_like_term(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
+    if let Some(missed) = missed(process) {
+        return Finding::violated(format!("it did not reach the server: {missed}"), [signalled]);
+    }
     let nothing = "no request was in flight when the signal was sent";
     let answered = each(in_flight(view, Role::InFlight, signalled), nothing, |request| request.served());
     if answered.outcome != Outcome::Holds {

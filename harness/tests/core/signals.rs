@@ -228,6 +228,10 @@ fn int_like_term() -> Vec<Case> {
         holds(rule, "130, nothing promised", interrupted().without_promise().answered("slow", 200).exited(130)),
         violated(rule, "lost by RST", interrupted().broken("slow", Break::Reset).exited(0)),
         violated(rule, "lost, nothing promised", interrupted().without_promise().broken("slow", Break::Fin).exited(0)),
+        violated(rule, "it ends a parent alone", {
+            let run = run().at(200).seen(1, &[2]).at(900).sent("slow", Role::InFlight).at(1_000).signal("SIGINT");
+            run.killed_by(2).at(1_900).answered("slow", 200).at(3_000).seen(1, &[2])
+        }),
         violated(rule, "answered with 503", interrupted().answered_close("slow", 503).exited(0)),
         violated(rule, "answered, never ended", interrupted().answered_close("slow", 200)),
         violated(rule, "no answer when the run was over", interrupted().exited(0)),
