@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -18,26 +20,26 @@ def none() -> None:
 
 def signal_not_passed_on() -> None:
     """A parent starts the server and passes no signal on: it ends, and the server serves on as an orphan."""
-    child = os.fork()
-    if child > 0:
-        os.waitpid(child, 0)
-        os._exit(0)
+    _start_server().wait()
+    os._exit(0)
 
 
 def group_signal_counts_twice() -> None:
     """A parent passes each signal on to the server, which has it already where the whole group was signalled."""
-    child = os.fork()
-    if child == 0:
-        return
+    server = _start_server()
 
     def pass_on(number, _):
         time.sleep(0.1)  # two that come at once are one
-        os.kill(child, number)
+        server.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, pass_on)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = server.wait()
     os._exit(status if status >= 0 else 128 - status)
+
+
+def _start_server() -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-B", sys.argv[0], "none"])
 
 
 def never_exits() -> None:
