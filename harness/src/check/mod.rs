@@ -2,11 +2,17 @@
 
 mod diagnose;
 mod learn;
+mod normal;
+mod peace;
+mod ports;
 mod profile;
+mod words;
 
 pub use diagnose::Diagnosis;
-pub use learn::{Learned, free_port, learn};
+pub use learn::{Learned, NotLearned, free_port, learn};
+pub use peace::Peace;
 pub use profile::Profile;
+pub use words::NEVER_TESTED;
 
 use std::path::Path;
 
@@ -60,17 +66,17 @@ pub fn choose(subject: &Subject) -> (Vec<&'static Scenario>, Vec<Left>) {
 }
 
 /// Plays scenarios, each against a process of its own. `subject` makes the subject for one run: where the server
-/// takes the port that it is given, every run has another one, and light scenarios go on side by side.
+/// takes the port that it is given, every run has another one; `side_by_side` says that light scenarios may go on so.
 pub async fn play(
     scenarios: Vec<&'static Scenario>,
     subject: impl Fn() -> Subject,
-    own_ports: bool,
+    side_by_side: bool,
     out: &Path,
     mut done: impl FnMut(&Played),
 ) -> Vec<Played> {
     let mut all = Vec::new();
     let (heavy, light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.pace == Pace::Heavy);
-    for (scenarios, limit) in [(light, if own_ports { SIDE_BY_SIDE } else { 1 }), (heavy, 1)] {
+    for (scenarios, limit) in [(light, if side_by_side { SIDE_BY_SIDE } else { 1 }), (heavy, 1)] {
         let mut waiting = scenarios.into_iter();
         let mut running = JoinSet::new();
         loop {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{CliError, Status};
 use crate::catalog::{Feature, KnownFailures};
-use crate::check::{self, Learned, Profile, RuleSummary};
+use crate::check::{self, Learned, NotLearned, Profile, RuleSummary};
 use crate::link::Place;
 use crate::process::{Launch, guardian::Guardian};
 use crate::recorder::Recorder;
@@ -26,10 +26,12 @@ use crate::verdict::Verdict;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The server is started once for each scenario. It learns its port from {port} in the command or from the
-variable PORT; where it takes neither, the port that it listens on is found.
+variable PORT; where it takes neither, --port names it, or the port that it listens on is found.
 
 Examples:
   drainspec check --slow /report -- ./my-server --port {port}
+  drainspec check --slow /report --method POST --body '{}' -H 'Content-Type: application/json' -- ./my-server
+  drainspec check --port 8080 --stream /events --upload /files -- ./my-server
   drainspec check --signal QUIT -- nginx -c /etc/nginx/nginx.conf -g 'daemon off;'"
 )]
 pub struct Args {
@@ -45,12 +47,21 @@ pub struct Args {
     /// The body of the request to the slow path
     #[arg(long, value_name = "TEXT", requires = "slow")]
     body: Option<String>,
+    /// A path whose response comes in pieces over half a second or more, or without an end
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    stream: Option<String>,
+    /// A path that takes a body of 240 KiB by POST
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    upload: Option<String>,
     /// A header field of every request (may be repeated)
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     header: Vec<(HeaderName, HeaderValue)>,
     /// The host that is asked for
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     host: HeaderValue,
+    /// The port that it listens on, where it takes neither {port} nor PORT
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
     /// The readiness probe: with it the probe must fail before the listener closes
     #[arg(long, value_name = "PATH", value_parser = path)]
     ready: Option<String>,
@@ -98,8 +109,12 @@ enum Format {
 
 /// How a user makes a server testable in more ways, and the features that this brings. What is missing here needs
 /// a server that keeps drainspec's contract.
-const TESTABLE: [(&str, &[Feature]); 2] =
-    [("--slow PATH", &[Feature::Slow]), ("--ready PATH", &[Feature::Health, Feature::LameDuck])];
+const TESTABLE: [(&str, &[Feature]); 4] = [
+    ("--slow PATH", &[Feature::Slow]),
+    ("--stream PATH", &[Feature::FiniteStream, Feature::EndlessStream]),
+    ("--upload PATH", &[Feature::Upload]),
+    ("--ready PATH", &[Feature::Health, Feature::LameDuck]),
+];
 
 /// How long a stranger's idle connections may hold it: long enough for the usual keep-alive time-outs.
 const IDLE_LINGER: f64 = 5.0;
@@ -145,18 +160,22 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     let folder = std::env::current_dir().map_err(|source| CliError::Io { path: PathBuf::from("."), source })?;
     let subject = |learned: Option<&Learned>| args.subject(&folder, learned);
 
-    let log = out.join("timelines").join("learning.ndjson");
-    let first = subject(None)?;
-    let recorder = Recorder::create(runner::plain_header(&first, "learning"), &log)
-        .map_err(|source| CliError::Io { path: log.clone(), source })?;
-    let learned = check::learn(&first, recorder).await;
-    let learned =
-        learned.map_err(|stop| CliError::NotTestable { command: args.command.join(" "), why: stop.to_string() })?;
+    let (first, second) = (subject(None)?, subject(None)?);
+    let recorder = |what: &str, subject: &Subject| {
+        let log = out.join("timelines").join(format!("{what}.ndjson"));
+        Recorder::create(runner::plain_header(subject, what), &log).map_err(|source| CliError::Io { path: log, source })
+    };
+    let recorders = [recorder("learning", &first)?, recorder("learning-again", &second)?];
+    let learned = check::learn(&first, &second, args.port.is_some(), recorders).await;
+    let learned = learned.map_err(|why| match why {
+        NotLearned::Unusable { .. } => CliError::Unusable(why),
+        why => CliError::NotTestable { command: args.command.join(" "), why: why.to_string() },
+    })?;
     let chosen_for = subject(Some(&learned))?;
     let (chosen, left) = check::choose(&chosen_for);
     let mut progress = Progress::new(chosen.len());
     let make = || subject(Some(&learned)).unwrap_or_else(|_| chosen_for.clone());
-    let played = check::play(chosen, make, learned.own_port, out, |played| {
+    let played = check::play(chosen, make, learned.alone.is_none(), out, |played| {
         progress.step(&format!("{} {}", played.scenario.slug, played.outcome.verdict.word()));
     })
     .await;
@@ -199,7 +218,7 @@ impl Args {
     /// The subject of one run, with a port of its own where the server takes it.
     fn subject(&self, folder: &std::path::Path, learned: Option<&Learned>) -> Result<Subject, CliError> {
         let fixed = learned.filter(|learned| !learned.own_port).map(|learned| learned.port);
-        let port = match fixed {
+        let port = match self.port.or(fixed) {
             Some(port) => port,
             None => check::free_port().map_err(|source| CliError::Io { path: "a free port".into(), source })?,
         };
@@ -212,7 +231,11 @@ impl Args {
             launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
             features,
             promises_contract: false,
-            params: vec![("idle_linger".to_owned(), IDLE_LINGER), ("drain_timeout".to_owned(), self.grace as f64)],
+            params: vec![
+                ("idle_linger".to_owned(), IDLE_LINGER),
+                ("drain_timeout".to_owned(), self.grace as f64),
+                ("lost_in_peace".to_owned(), learned.map_or(0.0, |learned| learned.peace.loses())),
+            ],
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Stranger {
                 quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.0.clone()),
@@ -220,6 +243,17 @@ impl Args {
                     Some(learned) => learned.slow.as_ref().map(|(route, _)| route.clone()),
                     None => self.slow.as_ref().map(|path| self.slow_route(path)),
                 },
+                finite: match learned {
+                    Some(learned) => learned.finite.as_ref().map(|(route, _)| route.clone()),
+                    None => self.stream.as_ref().map(Route::get),
+                },
+                endless: learned.and_then(|learned| learned.endless.clone()),
+                upload: match learned {
+                    Some(learned) => learned.upload.as_ref().map(|(route, _)| route.clone()),
+                    None => self.upload.as_ref().map(|path| Route { method: Method::POST, ..Route::get(path) }),
+                },
+                rate: learned
+                    .and_then(|learned| learned.peace.limited_after.map(|_| learned.peace.rate.unwrap_or(0.0))),
                 ready: self.ready.clone(),
                 headers: self.headers(),
                 stop: match self.signal {
@@ -259,8 +293,8 @@ impl Args {
         for words in learned.words() {
             say!("  learnt  {words}")?;
         }
-        for diagnosis in &learned.diagnoses {
-            say!("  {} {diagnosis}", report::paint(report::verdict_style(Verdict::Warn), "note"))?;
+        for note in learned.notes() {
+            say!("  {} {note}", report::paint(report::verdict_style(Verdict::Warn), "note"))?;
         }
         for verdict in [Verdict::Pass, Verdict::Inconclusive, Verdict::Warn, Verdict::Fail] {
             let group: Vec<_> = summaries.iter().filter(|summary| summary.verdict.verdict == verdict).collect();
@@ -301,6 +335,7 @@ impl Args {
                 say!("\nnot tested, but with {how}: {}", names.join(", "))?;
             }
         }
+        say!("\nnever tested: {}", check::NEVER_TESTED)?;
         for (verdict, reasons) in [(Verdict::Skipped, skipped), (Verdict::Error, errors)] {
             for reason in reasons {
                 say!("\n{} {reason}", report::paint(report::verdict_style(verdict), verdict.word()))?;
@@ -345,7 +380,8 @@ fn print_json(
         "latency_ms": learned.quick.1.takes.as_secs_f64() * 1e3,
         "learned": learned.words(),
         "language": learned.language,
-        "notes": learned.diagnoses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "start_ms": learned.start.as_secs_f64() * 1e3,
+        "notes": learned.notes(),
         "rules": summaries.iter().map(|summary| json!({
             "rule": summary.verdict.rule,
             "level": summary.verdict.level,
@@ -356,6 +392,7 @@ fn print_json(
             "actual": summary.verdict.actual,
         })).collect::<Vec<_>>(),
         "not_tested": left.iter().map(|(scenario, lacks)| json!({"scenario": scenario.slug, "lacks": lacks})).collect::<Vec<_>>(),
+        "never_tested": check::NEVER_TESTED,
         "skipped": skipped,
         "errors": errors,
     });

@@ -238,7 +238,8 @@ impl Ask {
 }
 
 impl Payload {
-    fn length(&self) -> Option<usize> {
+    /// Its length in bytes.
+    pub fn length(&self) -> Option<usize> {
         match self {
             Self::None => None,
             Self::Whole(bytes) => Some(bytes.len()),
@@ -441,6 +442,11 @@ impl Pending {
     /// Whether the request is still on its way.
     pub fn is_open(&self) -> bool {
         !self.task.is_finished()
+    }
+
+    /// Bytes that have come on its connection.
+    pub fn received(&self) -> u64 {
+        self.log.received()
     }
 
     /// Waits until the head of the response has come; `false` where none has in time.

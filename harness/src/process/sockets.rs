@@ -3,6 +3,7 @@
 //! dropped SYN says nothing for a second.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -104,6 +105,15 @@ pub fn server_sides(place: &Place, port: u16) -> std::io::Result<Vec<ServerSide>
         .collect())
 }
 
+/// The clients of this port to whom nothing has come that they have not read: their ports.
+///
+/// # Errors
+/// Where the kernel's table cannot be read.
+pub fn clients_waiting(place: &Place, port: u16) -> std::io::Result<BTreeSet<u16>> {
+    let rows = place.within(|| table::rows(table::ESTABLISHED))?;
+    Ok(rows.into_iter().filter(|row| row.peer_port == port && row.unread == 0).map(|row| row.local_port).collect())
+}
+
 /// How many handshakes for this port are half done: answered, and not confirmed by the client yet.
 ///
 /// # Errors
@@ -132,8 +142,18 @@ pub fn listening_ports(place: &Place, inodes: &BTreeSet<u32>) -> std::io::Result
     Ok(rows.into_iter().filter(|row| inodes.contains(&row.inode)).map(|row| row.local_port).collect())
 }
 
+/// Every listener of a place, with its inode.
+///
+/// # Errors
+/// Where the kernel's table cannot be read.
+pub fn listening(place: &Place) -> std::io::Result<Vec<(SocketAddr, u32)>> {
+    let rows = place.within(|| table::rows(table::LISTEN))?;
+    Ok(rows.into_iter().map(|row| (SocketAddr::new(row.local, row.local_port), row.inode)).collect())
+}
+
 /// One socket.
 struct Row {
+    local: IpAddr,
     local_port: u16,
     peer_port: u16,
     inode: u32,
@@ -187,6 +207,7 @@ mod table {
                     NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                         let header = response.header;
                         rows.push(Row {
+                            local: header.socket_id.source_address,
                             local_port: header.socket_id.source_port,
                             peer_port: header.socket_id.destination_port,
                             inode: header.inode,

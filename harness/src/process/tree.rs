@@ -11,7 +11,7 @@ pub struct Tree {
     /// Every process, the leader among them while it lives.
     pub pids: BTreeSet<i32>,
     leader: i32,
-    place: Place,
+    pub(super) place: Place,
 }
 
 impl Tree {
@@ -86,7 +86,7 @@ fn carries(pid: i32, tag: &str) -> bool {
     environment.split(|byte| *byte == 0).any(|variable| variable == format!("{}={tag}", guardian::VARIABLE).as_bytes())
 }
 
-fn socket_inodes(pid: i32) -> impl Iterator<Item = u32> {
+pub(super) fn socket_inodes(pid: i32) -> impl Iterator<Item = u32> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let target = std::fs::read_link(entry.path()).ok()?;

@@ -1,7 +1,8 @@
 //! Connections: the listener first, idle ones last, nothing reset.
 
 use super::{
-    Basis, Finding, Level, Rule, SLACK_US, each, ending_word, fate, in_flight, ms, opened, seconds, stopped, within,
+    Basis, Finding, Level, Rule, SLACK_US, but_for_peace, each, ending_word, fate, in_flight, ms, opened, seconds,
+    stopped, within,
 };
 use crate::timeline::{End, Ending, NotOpened, Opening, Role, View};
 
@@ -156,9 +157,12 @@ fn nothing_lost(view: &View, roles: &[Role]) -> Finding {
     let lost: Vec<_> = asked().filter(|request| request.lost() || request.end == End::Open).collect();
     match lost.first() {
         None => Finding::holds(format!("0 of {} lost", asked().count())),
-        Some(first) => Finding::violated(
-            format!("{} of {} lost: {}", lost.len(), asked().count(), fate(first)),
-            lost.iter().take(5).map(|request| request.ended.unwrap_or(request.sent)),
+        Some(first) => but_for_peace(
+            view,
+            Finding::violated(
+                format!("{} of {} lost: {}", lost.len(), asked().count(), fate(first)),
+                lost.iter().take(5).map(|request| request.ended.unwrap_or(request.sent)),
+            ),
         ),
     }
 }

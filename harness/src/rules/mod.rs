@@ -172,6 +172,18 @@ fn within(view: &View, what: &str, from: u64, at: Option<u64>, limit: u64) -> Fi
     }
 }
 
+/// What a server loses under load says nothing of the signal where it loses requests without one.
+fn but_for_peace(view: &View, finding: Finding) -> Finding {
+    match view.param("lost_in_peace").filter(|share| *share > 0.0) {
+        Some(share) if finding.outcome == Outcome::Violated => Finding::inconclusive(format!(
+            "{}; but it loses {:.1} % of the requests while nobody stops it",
+            finding.actual,
+            share * 100.0
+        )),
+        _ => finding,
+    }
+}
+
 /// Which requests a rule minds, and what it wants of each.
 fn each<'v, 't>(
     requests: impl Iterator<Item = &'v Request<'t>>,

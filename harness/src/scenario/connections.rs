@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::run::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow};
-use crate::client::{Arrivals, Load, arrive, back_to_back, connect_storm};
+use crate::client::{Arrivals, Load, arrive};
 use crate::process;
 use crate::timeline::Role;
 
@@ -219,8 +219,7 @@ async fn closed(target: &Target) -> Result<(), Stop> {
 
 async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let load =
-        back_to_back(&run.client, target.address, &run.subject.ask(Role::KeepAlive), run.param("clients") as usize);
+    let load = run.load(&target, &run.subject.ask(Role::KeepAlive), false)?;
     under_load(run, &mut target, load).await
 }
 
@@ -240,7 +239,7 @@ async fn new_connection_refused(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let load = connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), run.param("clients") as usize);
+    let load = run.load(&target, &run.subject.ask(Role::Storm), true)?;
     under_load(run, &mut target, load).await
 }
 
@@ -288,9 +287,8 @@ async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result
 
 async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let clients = run.param("clients") as usize;
-    let storm = connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), clients);
-    let load = back_to_back(&run.client, target.address, &run.subject.ask(Role::Sustained), clients);
+    let storm = run.load(&target, &run.subject.ask(Role::Storm), true)?;
+    let load = run.load(&target, &run.subject.ask(Role::Sustained), false)?;
     under_load(run, &mut target, load).await?;
     storm.stop().await;
     Ok(())
@@ -298,7 +296,7 @@ async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
 
 /// Signals once every client has been answered several times, and lets the load go on until the process is gone.
 async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Result<(), Stop> {
-    load.warm(5 * run.param("clients") as u64).await?;
+    load.warm(run.warm_answers(5)).await?;
     run.confirmed("every client has been answered several times");
     target.signal(run.stop_signal());
     target.exited().await;

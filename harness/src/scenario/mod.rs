@@ -3,6 +3,7 @@
 //! A scenario acts and records; it never judges. It speaks to a [`Target`], not to a server of ours.
 
 mod connections;
+mod discover;
 mod health;
 mod requests;
 mod run;
@@ -10,6 +11,7 @@ mod signals;
 mod subject;
 mod target;
 
+pub use discover::{listening_on, reachable, starved};
 pub use run::{Run, Stop, unconfirmed};
 pub use subject::{Manner, Normal, Route, Stranger, Subject};
 pub use target::Target;

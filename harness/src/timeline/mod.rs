@@ -243,7 +243,8 @@ pub enum Event {
     },
     /// A request could not be written at all: the connection had ended.
     Unsent { connection: ConnectionId, request: RequestId, role: Role },
-    /// The kernel says that the server has accepted the connections of these requests and read all of them.
+    /// The kernel says that the server has accepted the connections of these requests and read all of them, and that
+    /// nothing of their answers has come.
     Read { requests: Vec<RequestId> },
     /// The last byte of a request's body was written.
     Uploaded { request: RequestId },

@@ -12,7 +12,7 @@ class Api(BaseHTTPRequestHandler):
     def do_GET(self):
         found = self.path == "/orders"
         body = b"[]" if found else b'{"error": "not found"}'
-        self.send_response(200 if found else 404)
+        self.send_response(200 if found else other)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -21,6 +21,7 @@ class Api(BaseHTTPRequestHandler):
         pass
 
 
+other = int(sys.argv[2]) if len(sys.argv) > 2 else 404
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Api)
 server.daemon_threads = True
 signal.signal(

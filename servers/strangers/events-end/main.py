@@ -1,0 +1,42 @@
+"""Events until it stops."""
+
+import signal
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class App(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.close_connection = True
+        if self.path != "/events":
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while not stopping.wait(0.2):
+            self.wfile.write(b"9\r\ndata: 1\n\n\r\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *_):
+        pass
+
+
+stopping = threading.Event()
+server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), App)
+server.daemon_threads = False
+
+
+def stop(*_):
+    stopping.set()
+    threading.Thread(target=server.shutdown).start()
+
+
+signal.signal(signal.SIGTERM, stop)
+server.serve_forever()
+server.server_close()
