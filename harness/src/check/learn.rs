@@ -130,7 +130,7 @@ pub async fn learn(
     let quick = ends(&seen.quick, "--path", &stranger.quick)?;
     let due = normal(quick, &[]).and_then(|normal| normal.due.status);
     let target = Arc::new(target);
-    let peace = Peace::watch(&target, &stranger.ask(&stranger.quick, Role::Warmup), due).await;
+    let peace = Peace::watch(&target, &stranger.ask(&stranger.quick, Role::Warmup), due, seen.keep_alive).await;
     target.kill().await;
     drop(target);
 

@@ -46,12 +46,12 @@ struct Count {
 }
 
 impl Peace {
-    /// Plays it.
-    pub async fn watch(target: &Arc<Target>, ask: &Ask, due: Option<u16>) -> Self {
+    /// Plays it: on connections that are kept, where the server keeps them.
+    pub async fn watch(target: &Arc<Target>, ask: &Ask, due: Option<u16>, keep_alive: bool) -> Self {
         let (count, began) = (Arc::new(Count::default()), Instant::now());
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
-            clients.spawn(client(target.clone(), ask.clone(), due, count.clone(), began + LASTS));
+            clients.spawn(client(target.clone(), ask.clone(), (due, keep_alive), count.clone(), began + LASTS));
         }
         while clients.join_next().await.is_some() {}
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -75,7 +75,13 @@ impl Peace {
     }
 }
 
-async fn client(target: Arc<Target>, ask: Ask, due: Option<u16>, count: Arc<Count>, until: Instant) {
+async fn client(
+    target: Arc<Target>,
+    ask: Ask,
+    (due, keep_alive): (Option<u16>, bool),
+    count: Arc<Count>,
+    until: Instant,
+) {
     let add = |counter: &AtomicU64| {
         counter.fetch_add(1, Ordering::Relaxed);
     };
@@ -102,7 +108,7 @@ async fn client(target: Arc<Target>, ask: Ask, due: Option<u16>, count: Arc<Coun
             (Outcome::Lost(_), _) => add(&count.lost),
             (Outcome::Unsent, _) => {}
         }
-        open = Some(connection).filter(|_| answer.outcome == Outcome::Answered && !answer.close);
+        open = Some(connection).filter(|_| keep_alive && answer.outcome == Outcome::Answered && !answer.close);
     }
 }
 

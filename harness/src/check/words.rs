@@ -9,9 +9,6 @@ use crate::client::Framing;
 /// What no scenario of `check` tests.
 pub const NEVER_TESTED: &str = "WebSockets and other upgrades, HTTP/2, gRPC and TLS";
 
-/// A share of requests lost in peace below which nothing is made of it: none.
-const NONE: f64 = 0.0;
-
 pub(super) fn list(ports: &BTreeSet<u16>) -> String {
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     match ports.as_slice() {
@@ -30,7 +27,7 @@ impl Learned {
         };
         let mut words = vec![format!("port {} ({port})", self.port)];
         if !self.other_ports.is_empty() {
-            words.push(format!("it listens on {} as well, which are not tested", list(&self.other_ports)));
+            words.push(format!("it listens on {} as well: not tested", list(&self.other_ports)));
         }
         words.push(format!("its start takes {:.1?}", self.start));
         words.push(match &self.alone {
@@ -80,7 +77,7 @@ impl Learned {
                 None => format!("a rate limiter answers 429 after {after} requests: it can be put under little load"),
             });
         }
-        if peace.loses() > NONE {
+        if peace.loses() > 0.0 {
             notes.push(format!(
                 "of {} requests it lost {} while nobody stopped it, and answered {} with another status: what it \
                  loses under load is not blamed on the signal",

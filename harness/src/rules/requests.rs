@@ -130,6 +130,15 @@ fn in_flight_answered(view: &View) -> Finding {
     };
     let nothing = "no request was certainly in flight when the signal was sent";
     let finding = each(due(view, signalled), nothing, |request| request.has_status_due());
+    // What a stranger had in hand it may have answered in the moment before the signal: where it dropped others that
+    // were on their way, nobody knows.
+    let learnt = |request: &&Request| request.expect_status.is_some() && request.lost();
+    let dropped = in_flight(view, Role::Saturated, signalled).filter(learnt).count();
+    if finding.outcome == Outcome::Holds && dropped > 0 {
+        return Finding::inconclusive(format!(
+            "what was in its hands was answered, but perhaps before the signal: {dropped} on their way were lost"
+        ));
+    }
     // One single request is not lost by chance.
     match view.requests(Role::Saturated).next() {
         Some(_) => but_for_peace(view, finding),

@@ -10,7 +10,9 @@ use tokio::time::{Instant, sleep};
 use super::subject::{Manner, Subject};
 use super::target::Target;
 use crate::catalog::Feature;
-use crate::client::{Ask, Client, Connection, Load, NotWarm, Outcome, Pending, back_to_back, connect_storm};
+use crate::client::{
+    Ask, Client, Connection, Load, NotWarm, Outcome, Pending, back_to_back, connect_storm, no_descriptor,
+};
 use crate::link::{Link, NoLink, Place, WAY_OUT};
 use crate::process::{self, Holder, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
@@ -94,6 +96,16 @@ pub enum Stop {
 fn ports(at: &[SocketAddr]) -> String {
     let ports: std::collections::BTreeSet<u16> = at.iter().map(SocketAddr::port).collect();
     ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Stop {
+    /// Whether it is this program that had no descriptor left.
+    pub fn is_starved(&self) -> bool {
+        match self {
+            Self::Io(_, error) | Self::Start(StartError::Spawn { source: error, .. }) => no_descriptor(error),
+            _ => false,
+        }
+    }
 }
 
 /// A precondition does not hold.
@@ -481,7 +493,8 @@ impl<'s> Run<'s> {
             Some(rate) => Duration::from_secs_f64(clients as f64 / rate),
             None => Duration::ZERO,
         };
-        let start = if one_each { connect_storm } else { back_to_back };
+        // A server may close after each response without saying so.
+        let start = if one_each || !self.has(Feature::KeepAlive) { connect_storm } else { back_to_back };
         Ok(start(&self.client, target.address, ask, clients, pause))
     }
 

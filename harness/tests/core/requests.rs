@@ -33,6 +33,10 @@ fn in_flight_answered() -> Vec<Case> {
         let run = run().at(800).sent("full", Role::Saturated).at_us(read_us).read("full");
         run.at(1_000).signal("SIGTERM")
     };
+    let saturated_and = |then: fn(Run) -> Run| {
+        let run = run().at(800).sent("full", Role::Saturated).at(900).read("full");
+        then(run).at(1_000).signal("SIGTERM")
+    };
     vec![
         holds(rule, "answered", slow().answered_close("slow", 200).exited(0)),
         holds(rule, "answered much later", slow().at(14_000).answered("slow", 200).exited(0)),
@@ -58,6 +62,26 @@ fn in_flight_answered() -> Vec<Case> {
         unclear(rule, "saturated, read too late to be certain", saturated(999_000).broken("full", Break::Reset)),
         unclear(rule, "saturated, and nobody knows whether it was read", {
             run().sent("full", Role::Saturated).at(1_000).signal("SIGTERM").broken("full", Break::Reset)
+        }),
+        unclear(rule, "saturated, and the last look before the signal no longer saw it unanswered", {
+            saturated_and(|run| run.at(990).looked()).broken("full", Break::Reset)
+        }),
+        unclear(rule, "a stranger answered what it had in hand, and dropped the others", {
+            let run =
+                run().at(800).sent_learnt("full", Role::Saturated, 200).sent_learnt("other", Role::Saturated, 200);
+            let run = run.at(900).read("full").at(1_000).signal("SIGTERM");
+            run.answered("full", 200).broken("other", Break::Reset)
+        }),
+        holds(rule, "a stranger answers 404, as it does in peace", {
+            let run = run().at(900).sent_learnt("slow", Role::InFlight, 404).at(1_000).signal("SIGTERM");
+            run.answered("slow", 404).exited(0)
+        }),
+        violated(rule, "a stranger answers 503, which it does not in peace", {
+            let run = run().at(900).sent_learnt("slow", Role::InFlight, 404).at(1_000).signal("SIGTERM");
+            run.answered("slow", 503).exited(0)
+        }),
+        unclear(rule, "it loses requests in peace as well", {
+            saturated(900_000).param("lost_in_peace", 0.02).broken("full", Break::Reset)
         }),
         unclear(rule, "answered before the signal", {
             run().sent("slow", Role::InFlight).answered("slow", 200).at(1_000).signal("SIGTERM").exited(0)

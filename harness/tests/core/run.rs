@@ -177,6 +177,18 @@ impl Run {
         })
     }
 
+    /// As `sent`, of a stranger of whom it was learnt which status it gives.
+    pub fn sent_learnt(self, request: &str, role: Role, status: u16) -> Self {
+        self.record(Event::Sent {
+            connection: 1,
+            request: request.to_owned(),
+            role,
+            path: "/".to_owned(),
+            expect_bytes: Some(BODY),
+            expect_status: Some(status),
+        })
+    }
+
     pub fn unsent(self, request: &str, role: Role) -> Self {
         self.record(Event::Unsent { connection: 1, request: request.to_owned(), role })
     }
@@ -184,6 +196,11 @@ impl Run {
     /// The kernel says that the server has read it.
     pub fn read(self, request: &str) -> Self {
         self.record(Event::Read { requests: vec![request.to_owned()] })
+    }
+
+    /// A look that finds nothing read and unanswered.
+    pub fn looked(self) -> Self {
+        self.record(Event::Read { requests: Vec::new() })
     }
 
     /// The server says that it executed it.

@@ -7,11 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class App(BaseHTTPRequestHandler):
+    timeout = 2
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         self.send_response(200)
-        self.close_connection = True
+        self.send_header("Connection", "close")
         if self.path != "/events":
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -30,13 +31,10 @@ class App(BaseHTTPRequestHandler):
 stopping = threading.Event()
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), App)
 server.daemon_threads = False
-
-
-def stop(*_):
-    stopping.set()
-    threading.Thread(target=server.shutdown).start()
-
-
-signal.signal(signal.SIGTERM, stop)
+signal.signal(
+    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
+)
 server.serve_forever()
+server.socket.close()
+stopping.set()
 server.server_close()

@@ -8,11 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class App(BaseHTTPRequestHandler):
+    timeout = 2
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         self.send_response(200)
-        self.close_connection = True
+        self.send_header("Connection", "close")
         if self.path != "/events":
             self.send_header("Content-Length", "0")
             self.end_headers()

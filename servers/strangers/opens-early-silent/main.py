@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class App(BaseHTTPRequestHandler):
+    timeout = 2
+
     def do_GET(self):
         if self.path == "/report":
             time.sleep(1)

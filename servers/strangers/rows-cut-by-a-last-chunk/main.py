@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class App(BaseHTTPRequestHandler):
+    timeout = 2
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -17,7 +18,7 @@ class App(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
-        self.close_connection = True
+        self.send_header("Connection", "close")
         self.end_headers()
         for row in range(10):
             if stopping.wait(0.15):

@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class App(BaseHTTPRequestHandler):
+    timeout = 2
+
     def do_GET(self):
         self.send_response(200)
         self.send_header("Content-Length", "0")
