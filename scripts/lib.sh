@@ -1,11 +1,11 @@
 # shellcheck shell=bash
 # What the scripts share.
 
-# The folders of reference and naive servers that have this file: a new one needs no change here. Frameworks, adopted
+# The folders of reference, naive and adopted servers that have this file: a new one needs no change here. Frameworks
 # and faulty servers fetch and build what they need when they are played.
 servers_with() {
     find servers -type d \( -name node_modules -o -name target -o -name build -o -name .venv \
-        -o -path servers/frameworks -o -path servers/adopted -o -path servers/faulty \) -prune -o -type f -name "$1" -print |
+        -o -path servers/frameworks -o -path servers/faulty \) -prune -o -type f -name "$1" -print |
         sed 's,/[^/]*$,,' | sort
 }
 

@@ -4,7 +4,8 @@
 #   ./scripts/test.sh
 #
 # Installs what is missing (scripts/setup.sh), checks formats and lints, runs the tests of the harness and of
-# each server, and plays the whole matrix. Needs no terminal. The last line is `N passed, 0 failed`, in steps.
+# each server, and plays the whole matrix and, by the date, one half of the faulty servers. Needs no terminal. The
+# last line is `N passed, 0 failed`, in steps.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
@@ -21,6 +22,7 @@ main() {
     step 'scripts: shellcheck' .venv/bin/shellcheck --external-sources scripts/*.sh .ci/run
     step 'scripts: ruff' python_lint --line-length=112 scripts
     step 'docs: links, names and lists' python3 scripts/check-docs.py
+    step 'sabotages: each still applies' python3 scripts/sabotage.py --check
     step 'harness: rustfmt' cargo fmt --check
 
     # What is quick comes first: a fault in it is known within a minute.
@@ -37,6 +39,17 @@ main() {
     step 'shutdown test of a server that is in order' scripts/shutdown-test.sh go
     step 'shutdown test of a server that is not' fails scripts/shutdown-test.sh naive/go
     step 'matrix' cargo run --quiet --release --locked -- matrix --repeat 1
+    step 'matrix: adopted services' cargo run --quiet --release --locked -- \
+        matrix --kind adopted --repeat 1 --out target/adopted-out
+    step 'faulty servers: the half of today' faulty_half
+}
+
+# All faults take five minutes on two quiet cores: one half on odd days of the year, the other on even ones.
+faulty_half() {
+    local day=${DAY_OF_YEAR:-$(date -u +%j)}
+    printf 'day %d of the year; DAY_OF_YEAR=%d plays the same half again\n' "$((10#$day))" "$((10#$day))"
+    cargo run --quiet --release --locked -- matrix --kind faulty --only-known \
+        --shard "$((10#$day % 2 + 1))/2" --out target/faulty-out
 }
 
 go_checks() {
@@ -61,13 +74,14 @@ python_checks() {
     fi
 }
 
-# The naive twin has no packages: it is checked with those of the reference.
+# The others have no linters: they are checked with those of the reference.
 node_checks() {
     local bin="$PWD/servers/node/node_modules/.bin"
-    if [[ -f $1/package-lock.json ]]; then
+    if [[ -f $1/eslint.config.js ]]; then
         step "$1: lint" in_folder "$1" npm run --silent lint
         step "$1: tests" in_folder "$1" npm test --silent
     else
+        step "$1: eslint" "$bin/eslint" --config servers/node/eslint.config.js "$1"
         step "$1: prettier" "$bin/prettier" --config servers/node/.prettierrc.json --check "$1"
     fi
 }

@@ -10,7 +10,7 @@ use crate::recorder::Recorder;
 use crate::report::excerpt;
 use crate::results::Outcome;
 use crate::scenario::{DEFAULTS, Run, Scenario, Stop, Subject};
-use crate::timeline::{self, Event, Header, Timeline, View};
+use crate::timeline::{self, Event, Header, Param, Timeline, View};
 use crate::verdict::{NoVerdict, Verdict, judge};
 
 /// The machine that this runs on.
@@ -87,9 +87,8 @@ pub fn verdict(timeline: &Timeline) -> Outcome {
     Outcome { verdict, reason, measures, excerpts, duration_ms: 0.0, timeline: None, rules }
 }
 
-fn params(subject: &Subject, scenario: &Scenario) -> BTreeMap<String, f64> {
-    let own = DEFAULTS.iter().chain(scenario.params).map(|(name, value)| ((*name).to_owned(), *value));
-    own.chain(subject.params.iter().cloned()).collect()
+fn params(subject: &Subject, scenario: &Scenario) -> BTreeMap<Param, f64> {
+    DEFAULTS.iter().chain(scenario.params).chain(&subject.params).copied().collect()
 }
 
 fn header(subject: &Subject, scenario: &Scenario, repeat: u32) -> Header {

@@ -35,6 +35,38 @@ pub fn jobs(servers: &[Arc<Server>], scenarios: &[&'static Scenario], repeats: u
     (1..=repeats).flat_map(again).collect()
 }
 
+/// One of several parts of all cells, each about as large as the others. A cell belongs to the same part whatever else
+/// is selected, and wherever that is: its name alone decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    number: u64,
+    of: u64,
+}
+
+impl Shard {
+    /// Whether a cell belongs to it.
+    pub fn has(self, server: &str, scenario: &str) -> bool {
+        // FNV-1a. The hasher of the standard library may change with its version.
+        let hash = format!("{server} {scenario}")
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        // The low bits of it depend on the low bits of the bytes alone.
+        (hash ^ (hash >> 32)) % self.of + 1 == self.number
+    }
+}
+
+impl std::str::FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+        match parts {
+            Some((number, of)) if (1..=of).contains(&number) => Ok(Self { number, of }),
+            _ => Err("expected I/N, the part I of N, from 1/N to N/N".to_owned()),
+        }
+    }
+}
+
 /// Cells that are waiting and cells that are being played. Dropping it stops these.
 pub struct Schedule {
     light: VecDeque<Job>,
@@ -119,6 +151,36 @@ mod tests {
         assert!(jobs.is_sorted_by_key(|job| (job.repeat, job.scenario.pace)));
         for pace in [Pace::Long, Pace::Short, Pace::Heavy] {
             assert!(jobs.iter().any(|job| job.scenario.pace == pace), "{pace:?}");
+        }
+    }
+
+    #[test]
+    fn a_cell_belongs_to_one_part_of_all_and_for_ever_to_the_same() {
+        let scenarios: Vec<&str> = crate::scenario::all().map(|scenario| scenario.slug).collect();
+        let servers = ["go", "naive/go", "faulty/none", "faulty/no-drain", "faulty/one-signal", "frameworks/express"];
+        let cells = || servers.iter().flat_map(|server| scenarios.iter().map(move |scenario| (*server, *scenario)));
+        for of in [1, 2, 3, 8] {
+            let parts: Vec<Shard> = (1..=of).map(|number| format!("{number}/{of}").parse().unwrap()).collect();
+            for (server, scenario) in cells() {
+                assert_eq!(parts.iter().filter(|part| part.has(server, scenario)).count(), 1, "{server} {scenario}");
+            }
+            let all = cells().count();
+            for part in parts {
+                let size = cells().filter(|(server, scenario)| part.has(server, scenario)).count();
+                assert!(size * of >= all / 2 && size * of <= all * 2, "{size} of {all} in {part:?}");
+            }
+        }
+        // Another hash would deal out other cells for the same date.
+        let third: Shard = "3/8".parse().unwrap();
+        for scenario in ["sighup-keeps-serving", "sigterm-during-startup", "slow-headers-bounded"] {
+            assert!(third.has("go", scenario), "{scenario}");
+        }
+    }
+
+    #[test]
+    fn a_part_that_is_none_is_refused() {
+        for text in ["", "1", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2"] {
+            assert!(text.parse::<Shard>().is_err(), "{text}");
         }
     }
 }

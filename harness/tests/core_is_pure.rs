@@ -49,6 +49,8 @@ fn the_guard_sees_every_way_into_the_world() {
         "use socket2::Socket;",
         "let now = jiff::Timestamp::now();",
         "use std::net::TcpStream;",
+        "use std::collections::HashMap;",
+        "let seen = std::collections::HashSet::new();",
         "use std::{collections::BTreeMap, net::TcpStream};",
         "use std::process;",
         "std::process::exit(1);",

@@ -29,6 +29,18 @@ const (
 	mostEmptied      = 2 * 65535             // clients with a TTL of 255 might go on for ever
 )
 
+// The listener will not work again.
+var permanent = []syscall.Errno{syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK, syscall.EOPNOTSUPP}
+
+// Emptied is what became of the accept queue.
+type Emptied struct {
+	Emptied    int  // connections taken
+	MinimumTTL bool // whether the socket was given one
+	HalfOpen   int  // handshakes that were given up on
+	Lost       int  // connections that could not be taken
+	err        error
+}
+
 // Listener hands connections to net/http until its accept queue is to be emptied.
 type Listener struct {
 	*net.TCPListener
@@ -38,15 +50,6 @@ type Listener struct {
 	deadline time.Time // for handshakes; set before closing
 	result   Emptied   // written by Accept, read when served is closed
 	table    *socketTable
-}
-
-// Emptied is what became of the accept queue.
-type Emptied struct {
-	Emptied    int  // connections taken
-	MinimumTTL bool // whether the socket was given one
-	HalfOpen   int  // handshakes that were given up on
-	Lost       int  // connections that could not be taken
-	err        error
 }
 
 // NewListener wraps a listener that no other process shares. Go asks for the longest queue that the system allows.
@@ -181,9 +184,8 @@ func hasLeft(err error) bool {
 	return errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPROTO)
 }
 
-// isPermanent: the listener will not work again.
 func isPermanent(err error) bool {
-	for _, number := range []syscall.Errno{syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK, syscall.EOPNOTSUPP} {
+	for _, number := range permanent {
 		if errors.Is(err, number) {
 			return true
 		}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,6 +20,9 @@ const (
 	DrainPolicyServe  DrainPolicy = "serve"
 	DrainPolicyReject DrainPolicy = "reject"
 )
+
+// Lookup finds a variable: os.LookupEnv, or a table in tests.
+type Lookup func(name string) (string, bool)
 
 type Config struct {
 	Host             netip.Addr
@@ -39,18 +43,6 @@ type Config struct {
 	KeepAliveTimeout time.Duration
 	CloseTimeout     time.Duration
 }
-
-// ConfigError is one line for the operator: which variable, what it holds, what it may hold.
-type ConfigError struct {
-	Variable, Value, Allowed string
-}
-
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("%s: %q is not allowed: expected %s", e.Variable, e.Value, e.Allowed)
-}
-
-// Lookup finds a variable: os.LookupEnv, or a table in tests.
-type Lookup func(name string) (string, bool)
 
 func LoadConfig(lookup Lookup) (Config, error) {
 	overrides, err := readConfigFile(lookup)
@@ -83,6 +75,46 @@ func LoadConfig(lookup Lookup) (Config, error) {
 	return config, values.err
 }
 
+// differences returns the names of the variables that hold something else in the other one.
+func (c Config) differences(other Config) (names []string) {
+	for _, variable := range []struct {
+		name    string
+		differs bool
+	}{
+		{"HOST", c.Host != other.Host},
+		{"PORT", c.Port != other.Port},
+		{"ADMIN_HOST", c.AdminHost != other.AdminHost},
+		{"ADMIN_PORT", c.AdminPort != other.AdminPort},
+		{"SHUTDOWN_DELAY", c.ShutdownDelay != other.ShutdownDelay},
+		{"DRAIN_TIMEOUT", c.DrainTimeout != other.DrainTimeout},
+		{"IDLE_LINGER", c.IdleLinger != other.IdleLinger},
+		{"DRAIN_POLICY", c.DrainPolicy != other.DrainPolicy},
+		{"MAX_IN_FLIGHT", c.MaxInFlight != other.MaxInFlight},
+		{"MAX_STREAMS", c.MaxStreams != other.MaxStreams},
+		{"MAX_CONNECTIONS", c.MaxConnections != other.MaxConnections},
+		{"MAX_BODY_BYTES", c.MaxBodyBytes != other.MaxBodyBytes},
+		{"HEADER_TIMEOUT", c.HeaderTimeout != other.HeaderTimeout},
+		{"BODY_TIMEOUT", c.BodyTimeout != other.BodyTimeout},
+		{"WRITE_TIMEOUT", c.WriteTimeout != other.WriteTimeout},
+		{"KEEP_ALIVE_TIMEOUT", c.KeepAliveTimeout != other.KeepAliveTimeout},
+		{"CLOSE_TIMEOUT", c.CloseTimeout != other.CloseTimeout},
+	} {
+		if variable.differs {
+			names = append(names, variable.name)
+		}
+	}
+	return names
+}
+
+// ConfigError is one line for the operator: which variable, what it holds, what it may hold.
+type ConfigError struct {
+	Variable, Value, Allowed string
+}
+
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("%s: %q is not allowed: expected %s", e.Variable, e.Value, e.Allowed)
+}
+
 // reader turns text into values and keeps the first error.
 type reader struct {
 	lookup    Lookup
@@ -111,8 +143,8 @@ func (r *reader) address(name, fallback string) netip.Addr {
 
 func (r *reader) count(name string, fallback, low, high int) int {
 	text := r.text(name, strconv.Itoa(fallback))
-	value, err := strconv.Atoi(text)
-	if err != nil || !digits.MatchString(text) || value < low || value > high {
+	value, ok := parseInteger(text, low, high)
+	if !ok {
 		r.fail(name, text, fmt.Sprintf("an integer from %d to %d", low, high))
 	}
 	return value
@@ -154,6 +186,12 @@ var (
 	digits  = regexp.MustCompile(`^\d+$`)
 	decimal = regexp.MustCompile(`^\d+(\.\d+)?$`)
 )
+
+// parseInteger reads a decimal integer from low to high.
+func parseInteger(text string, low, high int) (int, bool) {
+	value, err := strconv.Atoi(text)
+	return value, err == nil && digits.MatchString(text) && low <= value && value <= high
+}
 
 // parseSeconds reads decimal seconds, at most limit.
 func parseSeconds(text string, limit float64) (time.Duration, bool) {
@@ -197,6 +235,11 @@ func readConfigFile(lookup Lookup) (map[string]string, error) {
 	return overrides, nil
 }
 
+// What SIGHUP can change.
+var reloadable = []string{
+	"SHUTDOWN_DELAY", "DRAIN_TIMEOUT", "IDLE_LINGER", "DRAIN_POLICY", "MAX_IN_FLIGHT", "MAX_STREAMS",
+}
+
 // Settings is the configuration in force. Any goroutine may read it; SIGHUP replaces it.
 type Settings struct {
 	current atomic.Pointer[Config]
@@ -222,39 +265,15 @@ func (s *Settings) Reload() (changed []string, err error) {
 	}
 	next := *s.Now()
 	changed = []string{} // "none" is a list too
-	apply := func(name string, differs bool) {
-		if differs {
+	for _, name := range next.differences(loaded) {
+		if slices.Contains(reloadable, name) {
 			changed = append(changed, name)
-		}
-	}
-	apply("SHUTDOWN_DELAY", next.ShutdownDelay != loaded.ShutdownDelay)
-	apply("DRAIN_TIMEOUT", next.DrainTimeout != loaded.DrainTimeout)
-	apply("IDLE_LINGER", next.IdleLinger != loaded.IdleLinger)
-	apply("DRAIN_POLICY", next.DrainPolicy != loaded.DrainPolicy)
-	apply("MAX_IN_FLIGHT", next.MaxInFlight != loaded.MaxInFlight)
-	apply("MAX_STREAMS", next.MaxStreams != loaded.MaxStreams)
-	next.ShutdownDelay, next.DrainTimeout, next.IdleLinger = loaded.ShutdownDelay, loaded.DrainTimeout, loaded.IdleLinger
-	next.DrainPolicy, next.MaxInFlight, next.MaxStreams = loaded.DrainPolicy, loaded.MaxInFlight, loaded.MaxStreams
-	needRestart(next, loaded)
-	s.current.Store(&next)
-	return changed, nil
-}
-
-func needRestart(next, loaded Config) {
-	report := func(name string, differs bool) {
-		if differs {
+		} else {
 			LogError(name + ": a change needs a restart")
 		}
 	}
-	report("HOST", next.Host != loaded.Host)
-	report("PORT", next.Port != loaded.Port)
-	report("ADMIN_HOST", next.AdminHost != loaded.AdminHost)
-	report("ADMIN_PORT", next.AdminPort != loaded.AdminPort)
-	report("MAX_CONNECTIONS", next.MaxConnections != loaded.MaxConnections)
-	report("MAX_BODY_BYTES", next.MaxBodyBytes != loaded.MaxBodyBytes)
-	report("HEADER_TIMEOUT", next.HeaderTimeout != loaded.HeaderTimeout)
-	report("BODY_TIMEOUT", next.BodyTimeout != loaded.BodyTimeout)
-	report("WRITE_TIMEOUT", next.WriteTimeout != loaded.WriteTimeout)
-	report("KEEP_ALIVE_TIMEOUT", next.KeepAliveTimeout != loaded.KeepAliveTimeout)
-	report("CLOSE_TIMEOUT", next.CloseTimeout != loaded.CloseTimeout)
+	next.ShutdownDelay, next.DrainTimeout, next.IdleLinger = loaded.ShutdownDelay, loaded.DrainTimeout, loaded.IdleLinger
+	next.DrainPolicy, next.MaxInFlight, next.MaxStreams = loaded.DrainPolicy, loaded.MaxInFlight, loaded.MaxStreams
+	s.current.Store(&next)
+	return changed, nil
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const writeBlock = 64 << 10 // bytes under one deadline
@@ -45,11 +47,13 @@ type Connection struct {
 	mu             sync.Mutex // may be taken while registry.mu is held, not the other way round
 	state          ConnectionState
 	limit          Limit     // that the request in flight counts against
-	limited        bool      // headDeadline is in force: only where a head does not come in one piece
 	answered       bool      // the response is complete; net/http may hold bytes of the next request already
 	room           int       // in net/http's buffer while it is empty
 	inFlight       bool      // a whole head has come, its response is not complete: to cut now is a loss
-	headDeadline   time.Time // of the head that is arriving, else zero
+	readDeadline   time.Time // in force on the socket
+	headDeadline   time.Time // of the head that is arriving, else zero; in force where it does not come in one piece
+	idleDeadline   time.Time // of the latest wait for a request
+	idleTimer      *time.Timer
 	lingerDeadline time.Time // of an idle connection, once the listener has closed, else zero
 }
 
@@ -69,7 +73,7 @@ func (c *Connection) Read(buffer []byte) (int, error) {
 			c.HalfClose()
 			return n, err // net/http then calls Close
 		}
-		_ = c.TCPConn.SetReadDeadline(time.Time{}) // the bytes are there: no wait
+		_ = c.SetReadDeadline(time.Time{}) // the bytes are there: no wait
 	}
 }
 
@@ -89,8 +93,7 @@ func (c *Connection) await(room int) {
 		c.state = ConnectionIdle
 	}
 	if !c.headDeadline.IsZero() {
-		c.limited = true
-		_ = c.TCPConn.SetReadDeadline(c.headDeadline)
+		c.setReadDeadlineLocked(c.headDeadline)
 	}
 	if c.registry.draining.Load() {
 		c.lingerLocked()
@@ -130,12 +133,35 @@ func (c *Connection) lingerLocked() {
 	if c.lingerDeadline.IsZero() {
 		c.lingerDeadline = time.Now().Add(time.Duration(c.registry.linger.Load()))
 	}
-	_ = c.TCPConn.SetReadDeadline(c.lingerDeadline)
+	c.setReadDeadlineLocked(c.lingerDeadline)
+}
+
+// closeIdle is called by a timer. To set that anew for every request would cost a busy connection some 3 % of its
+// throughput: where it rings too early, it is set again.
+func (c *Connection) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if left := time.Until(c.idleDeadline); left > 0 {
+		c.idleTimer.Reset(left)
+		return
+	}
+	c.idleTimer = nil
+	if c.state == ConnectionIdle && c.lingerDeadline.IsZero() {
+		c.setReadDeadlineLocked(c.idleDeadline) // has passed: ends the read in which net/http waits
+	}
+}
+
+// setReadDeadlineLocked spares the runtime what it knows: net/http sets none several times for each request.
+func (c *Connection) setReadDeadlineLocked(deadline time.Time) {
+	if !deadline.Equal(c.readDeadline) {
+		c.readDeadline = deadline
+		_ = c.TCPConn.SetReadDeadline(deadline)
+	}
 }
 
 // Write sends all of it, for however long a slow reader takes, as long as it takes anything. rule: slow-reader-bounded
 func (c *Connection) Write(data []byte) (written int, err error) {
-	for written < len(data) {
+	for written = c.writeAtOnce(data); written < len(data); {
 		_ = c.TCPConn.SetWriteDeadline(time.Now().Add(c.registry.settings.Now().WriteTimeout))
 		n, err := c.TCPConn.Write(data[written:min(len(data), written+writeBlock)])
 		written += n
@@ -151,6 +177,17 @@ func (c *Connection) Write(data []byte) (written int, err error) {
 	return written, nil
 }
 
+// writeAtOnce sends what the socket takes without a wait, which is mostly all: that needs no deadline.
+func (c *Connection) writeAtOnce(data []byte) (written int) {
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Write(func(fd uintptr) bool {
+			written, _ = unix.Write(int(fd), data) // an error comes again
+			return true
+		})
+	}
+	return max(0, written)
+}
+
 // reset ends a response so that it does not look complete.
 func (c *Connection) reset() {
 	c.finish(ConnectionClosing)
@@ -164,11 +201,18 @@ func (c *Connection) reset() {
 func (c *Connection) SetReadDeadline(deadline time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.answered && deadline.IsZero() {
+	switch {
+	case c.answered && deadline.IsZero():
 		c.activateLocked()
+	case c.answered:
+		c.idleDeadline = deadline
+		if c.idleTimer == nil {
+			c.idleTimer = time.AfterFunc(time.Until(deadline), c.closeIdle)
+		}
+		return nil
 	}
-	c.limited = false // await sets it again where more of the head has to come
-	return c.TCPConn.SetReadDeadline(deadline)
+	c.setReadDeadlineLocked(deadline) // await sets that of a head again where more of it has to come
+	return nil
 }
 
 // CloseWrite is called by net/http where a client may still be sending; it then sleeps with the input unread.
@@ -202,6 +246,9 @@ func (c *Connection) finish(state ConnectionState) {
 	c.inFlight = false
 	if state == ConnectionClosing {
 		c.state = state
+		if c.idleTimer != nil {
+			c.idleTimer.Stop()
+		}
 	} else {
 		c.answered = true // idle only when net/http asks for more: the next request may be in its buffer
 	}
@@ -261,8 +308,7 @@ func (r *Registry) Open(conn *net.TCPConn) (c *Connection, admitted bool) {
 		c.state = ConnectionClosing
 		return c, false
 	}
-	c.headDeadline = time.Now().Add(r.settings.Now().HeaderTimeout)
-	_ = conn.SetReadDeadline(c.headDeadline)
+	c.headDeadline = time.Now().Add(r.settings.Now().HeaderTimeout) // await sets it
 	return c, true
 }
 
@@ -271,9 +317,7 @@ func (r *Registry) BeginRequest(c *Connection, limit Limit) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.headDeadline = time.Time{}
-	if c.limited {
-		_ = c.TCPConn.SetReadDeadline(time.Time{})
-	}
+	c.setReadDeadlineLocked(time.Time{})
 	c.inFlight = true
 	c.limit = limit
 	r.unanswered.Add(1)

@@ -143,12 +143,16 @@ func (l *Lifecycle) Run(signals Signals, steps Steps) int {
 
 // shutDown goes through the steps once and returns the exit status.
 func (l *Lifecycle) shutDown(steps Steps, reason string) int {
-	lameDuckOver := l.BeginLameDuck(reason)             // 1, 2
-	<-lameDuckOver                                      // rule: lame-duck-lasts
-	unclosed := l.closeListener(steps)                  // 3
-	cut, stuck := l.drain(steps)                        // 4, 5, 6
-	unreleased := l.releaseAll(steps.Release)           // 8
-	return l.exitStatus(cut, unclosed+stuck+unreleased) // 9
+	lameDuckOver := l.BeginLameDuck(reason)   // 1
+	<-lameDuckOver                            // 2. rule: lame-duck-lasts
+	unclosed := l.closeListener(steps)        // 3
+	cut, stuck := l.drain(steps)              // 4, 5, 6
+	unreleased := l.releaseAll(steps.Release) // 8
+	failed := unclosed + stuck + unreleased
+	if l.failed.Load() {
+		failed++
+	}
+	return exitStatus(cut, failed) // 9
 }
 
 // BeginLameDuck is steps 1 and 2, begun by a signal or by /prestop. It may be called again: the delay that has
@@ -211,14 +215,6 @@ func (l *Lifecycle) report(event string, err error, fields ...any) (failed int) 
 	return failed
 }
 
-// exitStatus tells whoever started us whether the shutdown was clean.
-func (l *Lifecycle) exitStatus(cut, failed int) int {
-	if cut > 0 || failed > 0 || l.failed.Load() {
-		return 1 // a loss is never a success. rule: cut-exit-status
-	}
-	return 0 // rule: clean-exit-status
-}
-
 func (l *Lifecycle) exit(status int) int {
 	l.advance(PhaseExited)
 	l.logEvent("exit", "status", status)
@@ -250,6 +246,14 @@ func runWithin(step ReleaseStep) error {
 	case <-ctx.Done():
 		return fmt.Errorf("not done within %v", step.Timeout)
 	}
+}
+
+// exitStatus tells whoever started us whether the shutdown was clean.
+func exitStatus(cut, failed int) int {
+	if cut > 0 || failed > 0 {
+		return 1 // a loss is never a success. rule: cut-exit-status
+	}
+	return 0 // rule: clean-exit-status
 }
 
 // Signals replaces the default actions from the moment it is made, and keeps what comes until somebody receives.

@@ -19,6 +19,53 @@ const (
 	flushTimeout = 500 * time.Millisecond // for both streams together
 )
 
+// entry is a line, or somebody who wants to know that all before it are written.
+type entry struct {
+	line    []byte
+	written chan struct{}
+}
+
+// stream is a file that is written by one goroutine, which alone may have to wait for a reader.
+type stream struct {
+	name    string
+	lines   chan entry
+	dropped atomic.Int64
+}
+
+func newStream(name string, file io.Writer, sayDropped func(lines int64) []byte) *stream {
+	s := &stream{name: name, lines: make(chan entry, logQueue)}
+	go s.writeLines(file, sayDropped)
+	return s
+}
+
+func (s *stream) enqueue(line []byte) {
+	select {
+	case s.lines <- entry{line: line}:
+	default:
+		s.dropped.Add(1)
+	}
+}
+
+func (s *stream) writeLines(file io.Writer, sayDropped func(lines int64) []byte) {
+	said, gone := int64(0), false
+	for entry := range s.lines {
+		if entry.written != nil {
+			close(entry.written)
+			continue
+		}
+		if dropped := s.dropped.Load(); dropped > said && !gone {
+			_, _ = file.Write(sayDropped(dropped - said))
+			said = dropped
+		}
+		if gone {
+			s.dropped.Add(1)
+		} else if _, err := file.Write(entry.line); err != nil {
+			s.dropped.Add(1)
+			gone = errors.Is(err, syscall.EPIPE) // a reader that left is no reason to lose a request
+		}
+	}
+}
+
 var (
 	stdout = newStream("stdout", os.Stdout, func(lines int64) []byte { return encode([]any{"event", "dropped", "lines", lines}) })
 	stderr = newStream("stderr", os.Stderr, func(lines int64) []byte { return fmt.Appendf(nil, "%d lines were dropped\n", lines) })
@@ -42,8 +89,8 @@ func (ErrorWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// FlushLog waits until all that was logged is written, but not long.
-func FlushLog() {
+// Flush waits until all that was logged is written, but not long.
+func Flush() {
 	deadline := time.After(flushTimeout)
 	for _, stream := range []*stream{stdout, stderr} {
 		written := make(chan struct{})
@@ -56,53 +103,6 @@ func FlushLog() {
 		case <-written:
 		case <-deadline:
 			return
-		}
-	}
-}
-
-// entry is a line, or somebody who wants to know that all before it are written.
-type entry struct {
-	line    []byte
-	written chan struct{}
-}
-
-// stream is a file that is written by one goroutine, which alone may have to wait for a reader.
-type stream struct {
-	name    string
-	lines   chan entry
-	dropped atomic.Int64
-}
-
-func newStream(name string, file io.Writer, sayDropped func(lines int64) []byte) *stream {
-	s := &stream{name: name, lines: make(chan entry, logQueue)}
-	go s.write(file, sayDropped)
-	return s
-}
-
-func (s *stream) enqueue(line []byte) {
-	select {
-	case s.lines <- entry{line: line}:
-	default:
-		s.dropped.Add(1)
-	}
-}
-
-func (s *stream) write(file io.Writer, sayDropped func(lines int64) []byte) {
-	said, gone := int64(0), false
-	for entry := range s.lines {
-		if entry.written != nil {
-			close(entry.written)
-			continue
-		}
-		if dropped := s.dropped.Load(); dropped > said && !gone {
-			_, _ = file.Write(sayDropped(dropped - said))
-			said = dropped
-		}
-		if gone {
-			s.dropped.Add(1)
-		} else if _, err := file.Write(entry.line); err != nil {
-			s.dropped.Add(1)
-			gone = errors.Is(err, syscall.EPIPE) // a reader that left is no reason to lose a request
 		}
 	}
 }

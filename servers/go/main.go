@@ -25,7 +25,7 @@ func main() {
 }
 
 func run() int {
-	defer FlushLog()
+	defer Flush()
 	// From here on a signal waits to be received instead of killing us. rule: startup-signal-ends-process
 	signals := NewSignals()
 	signal.Ignore(syscall.SIGPIPE) // whoever read our log may be gone before we are

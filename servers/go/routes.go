@@ -373,6 +373,17 @@ func (r *response) flush() {
 	_ = http.NewResponseController(r).Flush()
 }
 
+func (r *response) send(status int, contentType string, body []byte) {
+	r.Header().Set("Content-Type", contentType)
+	r.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	r.WriteHeader(status)
+	_, _ = r.Write(body) // of HEAD net/http drops it
+}
+
+func (r *response) sendJSON(status int, fields ...any) {
+	r.send(status, "application/json", encode(fields))
+}
+
 // fail answers with what ended the handler. Where nobody is left, or a response has begun, it must not look complete.
 func (r *response) fail(err error) {
 	var rejection *RequestError
@@ -387,17 +398,6 @@ func (r *response) fail(err error) {
 		r.Header().Set(rejection.fields[i], rejection.fields[i+1])
 	}
 	r.sendJSON(rejection.status, "error", rejection.reason)
-}
-
-func (r *response) sendJSON(status int, fields ...any) {
-	r.send(status, "application/json", encode(fields))
-}
-
-func (r *response) send(status int, contentType string, body []byte) {
-	r.Header().Set("Content-Type", contentType)
-	r.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	r.WriteHeader(status)
-	_, _ = r.Write(body) // of HEAD net/http drops it
 }
 
 // find returns the route of a request, or how to reject it. HEAD is answered wherever GET is, but where a client would
@@ -454,8 +454,8 @@ func integer(r *Request, name string, fallback, low, high int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	value, err := strconv.Atoi(text)
-	if err != nil || !digits.MatchString(text) || value < low || value > high {
+	value, ok := parseInteger(text, low, high)
+	if !ok {
 		reason := fmt.Sprintf("%s: %q is not an integer from %d to %d", name, text, low, high)
 		return 0, requestError(http.StatusUnprocessableEntity, reason)
 	}

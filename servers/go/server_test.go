@@ -280,6 +280,20 @@ func TestInFlightFinishesAndIdleGetsFIN(t *testing.T) {
 	server.ends(0)
 }
 
+func TestIdleConnectionIsClosedInTime(t *testing.T) {
+	server := start(t, "KEEP_ALIVE_TIMEOUT=0.5")
+	client := server.dial(server.port)
+	for _, delay := range []string{"0.2", "0.4", "0.7"} { // in all far longer than a connection may be idle
+		client.send("GET /slow?delay=" + delay + " HTTP/1.1\r\nHost: x\r\n\r\n")
+		client.expect(200)
+	}
+	began := time.Now()
+	client.expectFIN()
+	if idle := time.Since(began); idle < 450*time.Millisecond || idle > 3*time.Second {
+		t.Errorf("closed after %v", idle)
+	}
+}
+
 func TestLateRequestsAreAnswered(t *testing.T) {
 	server := start(t, "IDLE_LINGER=5")
 	late, unused, begun := server.dial(server.port), server.dial(server.port), server.dial(server.port)

@@ -80,16 +80,14 @@ class Connection:
             deadline = idle_since + settings.keep_alive_timeout
         # Ends also when the listener closes. An unused connection is treated as an idle one.
         # rule: unused-holds-nothing
-        if not self._wait(select.POLLIN, deadline, registry.draining) and registry.draining.is_set():
+        arrived = self._wait(select.POLLIN, deadline, registry.draining)
+        if not arrived and registry.draining.is_set():
             # One last chance. rule: late-request-answered
             linger_deadline = max(idle_since, registry.drain_began) + registry.linger  # rule: idle-holds-nothing
-            self._wait(select.POLLIN, min(deadline, linger_deadline), registry.cut)
-        # Whatever the deadline says: a request that has begun to arrive is served.
-        # rule: nothing-lost-on-keep-alive
-        try:
-            return bool(self._sock.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return False
+            arrived = self._wait(select.POLLIN, min(deadline, linger_deadline), registry.cut)
+        # Whatever the deadline says: a request that has begun to arrive is served. Where the client has closed,
+        # receive finds out. rule: nothing-lost-on-keep-alive
+        return arrived or self._wait(select.POLLIN, time.monotonic(), registry.cut)
 
     def receive(self, deadline: float) -> bytes:
         """Returns what has come, or waits for more; raises TimeoutError, or ConnectionError where the client left."""

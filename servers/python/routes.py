@@ -189,8 +189,9 @@ class App:
 
 
 class Exchange:
-    """A request and its response, one pair after the other on a connection. h11 knows HTTP/1.1, as it does for uvicorn
-    and httpcore; Connection knows deadlines."""
+    """A request and its response, one pair after the other on a connection. h11 knows what a request is, as it does for
+    uvicorn and httpcore; Connection knows deadlines. Responses are written here: to have h11 check our own took as long
+    as to have it read the request."""
 
     @classmethod
     def serve(cls, connection: Connection, app: App, answer: Callable[["Exchange"], None]) -> None:
@@ -221,6 +222,7 @@ class Exchange:
 
     def handle_one_request(self) -> None:
         self.command = ""
+        self.version = b""
         self.headers: dict[str, str] = {}
         self.body = b""
         self.body_is_unread = True
@@ -240,11 +242,9 @@ class Exchange:
             self.connection.registry.finish_request(self.connection)
 
     def next_cycle(self) -> None:
-        rest, _ = self.http.trailing_data
-        if rest.startswith((b"\r", b"\n")):
-            self.http = new_parser(rest.lstrip(b"\r\n"))
-        else:
-            self.http.start_next_cycle()
+        """Goes on with what was received already, less empty lines (RFC 9112, 2.2). A parser that has not seen our
+        response cannot be used again."""
+        self.http = new_parser(self.http.trailing_data[0].lstrip(b"\r\n"))
 
     def receive_head(self) -> h11.Request | None:
         """Returns the head of the next request, whole, or None where nobody asks any more."""
@@ -252,7 +252,7 @@ class Exchange:
         deadline = self.connection.await_head(begun=received > 0)
         if deadline is None:
             return None
-        while (event := self.http.next_event()) is h11.NEED_DATA:
+        while received == 0 or (event := self.http.next_event()) is h11.NEED_DATA:
             try:
                 data = self.connection.receive(deadline)
             except TimeoutError:
@@ -269,10 +269,10 @@ class Exchange:
     def parse(self, request: h11.Request) -> None:
         """Takes a head apart, and rejects what h11 leaves to its caller."""
         self.command = request.method.decode()
-        version = request.http_version
-        for name, value in request.headers:
+        version = self.version = request.http_version
+        for name, value in request.headers.raw_items():
             # Joined as a list (RFC 9110, 5.3). What must be there only once is not valid as a list of two.
-            name, value = name.decode(), value.decode("latin-1")
+            name, value = name.decode().lower(), value.decode("latin-1")
             self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
         if not version.startswith(b"1."):
             raise RequestError(505, "this is an HTTP/1.1 server")
@@ -283,8 +283,6 @@ class Exchange:
         options = self.headers.get("connection", "").lower()
         self.close_connection = version == b"1.0" or CLOSE.search(options) is not None
         self.body_is_unread = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
-        if not self.body_is_unread:
-            self.http.next_event()  # its end
         try:
             # Also in the absolute form (RFC 9112, 3.2.2).
             target = request.target.decode()
@@ -307,8 +305,7 @@ class Exchange:
         if int(self.headers.get("content-length", "0")) > settings.max_body_bytes:
             raise too_large
         if self.http.they_are_waiting_for_100_continue:
-            proceed = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-            self.connection.send(self.http.send(proceed))  # rule: continue-answered
+            self.connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # rule: continue-answered
         body = bytearray()
         while type(event := self.http.next_event()) is not h11.EndOfMessage:
             if event is h11.NEED_DATA:
@@ -330,25 +327,31 @@ class Exchange:
             log_event("executed", request_id=self.headers["x-request-id"])
         if self.app.lifecycle.stopping():  # no further request is read. rule: pipelined-in-order
             self.close_connection = True
-        always = [("Date", http_date(int(time.time()))), ("X-Instance-Id", self.app.instance)]
+        lines = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            f"Date: {http_date(int(time.time()))}",
+            f"X-Instance-Id: {self.app.instance}",
+            *(f"{name}: {value}" for name, value in fields),
+        ]
         if self.close_connection:
-            always.append(("Connection", "close"))
-        response = h11.Response(status_code=status, headers=[*always, *fields], reason=HTTPStatus(status).phrase)
-        data = self.http.send(response)
-        if body is not None:
-            if self.command != "HEAD":
-                data += self.http.send(h11.Data(data=body))
-            data += self.http.send(h11.EndOfMessage())
+            lines.append("Connection: close")
+        self.is_chunked = body is None and self.version != b"1.0" and "Content-Length" not in dict(fields)
+        if self.is_chunked:
+            lines.append("Transfer-Encoding: chunked")
+        data = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+        if body is not None and self.command != "HEAD":
+            data += body
         self.connection.send(data)
 
     def send_body(self, data: bytes) -> None:
         """Sends a piece of a body, as a chunk where its length is unknown; of HEAD nothing."""
         if self.command != "HEAD":
-            self.connection.send(self.http.send(h11.Data(data=data)))
+            self.connection.send(b"%x\r\n%s\r\n" % (len(data), data) if self.is_chunked else data)
 
     def end(self) -> None:
         """Ends a body. A client that speaks HTTP/1.0 takes our FIN for its end."""
-        self.connection.send(self.http.send(h11.EndOfMessage()))
+        if self.is_chunked and self.command != "HEAD":
+            self.connection.send(b"0\r\n\r\n")
 
     def send(self, status: int, content_type: str, body: bytes, *fields: Field) -> None:
         self.send_head(status, ("Content-Type", content_type), ("Content-Length", str(len(body))), *fields, body=body)

@@ -6,6 +6,7 @@ use crate::catalog::Server;
 use crate::process::guardian;
 use crate::runner;
 use crate::scenario::{self, Subject};
+use crate::timeline::Param;
 
 /// Plays `in-flight-completes` without a linger, and the bare program, in turn.
 ///
@@ -19,7 +20,7 @@ pub async fn exit_after_last_byte(
     let folder = tempfile::tempdir_in(guardian::run_folder())?;
     language.build(folder.path()).await?;
     let mut subject = Subject::of(server);
-    subject.params.push(("idle_linger".to_owned(), 0.0));
+    subject.params.push((Param::IdleLinger, 0.0));
     let scenario = scenario::find("in-flight-completes").ok_or_else(|| failed(server, "there is no such scenario"))?;
     let mut over = Vec::new();
     for round in 1..=rounds {

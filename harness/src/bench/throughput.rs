@@ -14,7 +14,7 @@ use crate::process::guardian;
 use crate::recorder::Recorder;
 use crate::runner;
 use crate::scenario::{Run, Subject, Target};
-use crate::timeline::{End, Role, View};
+use crate::timeline::{End, Param, Role, View};
 
 /// Clients of a throughput measurement.
 const CLIENTS: usize = 16;
@@ -58,11 +58,11 @@ pub async fn against_oha(server: &Server, rounds: usize) -> Result<Option<Figure
 /// When the server does not run.
 pub async fn in_flight_accounted(server: &Server, requests: usize) -> Result<Option<Figure>, BenchError> {
     let mut subject = subject(server);
-    subject.params.push(("clients".to_owned(), requests as f64));
+    subject.params.push((Param::Clients, requests as f64));
     let folder = tempfile::tempdir_in(guardian::run_folder())?;
     let header = runner::plain_header(&subject, "in-flight-accounted");
     let recorder = Recorder::create(header, &folder.path().join("timeline.ndjson"))?;
-    let mut run = Run::new(recorder.clone(), &subject, subject.params.iter().cloned().collect())?;
+    let mut run = Run::new(recorder.clone(), &subject, subject.params.iter().copied().collect())?;
     let mut target = run.start().await.map_err(|stop| failed(server, &stop.to_string()))?;
     let mut pending = Vec::new();
     for _ in 0..requests {
@@ -93,7 +93,7 @@ async fn requests_per_second(server: &Server, recorded: bool) -> Result<f64, Ben
         true => Recorder::create(header, &folder.path().join("timeline.ndjson"))?,
         false => Recorder::discard(header),
     };
-    let mut run = Run::new(recorder, &subject, subject.params.iter().cloned().collect())?;
+    let mut run = Run::new(recorder, &subject, subject.params.iter().copied().collect())?;
     let target = run.start().await.map_err(|stop| failed(server, &stop.to_string()))?;
     // The line that a reference logs for each id is the harness's wish, and no part of serving.
     let ask = subject.ask(Role::KeepAlive).without_id();
@@ -115,7 +115,7 @@ async fn oha(server: &Server) -> Result<f64, BenchError> {
     let mut run = Run::new(
         Recorder::discard(runner::plain_header(&subject, "throughput")),
         &subject,
-        subject.params.iter().cloned().collect(),
+        subject.params.iter().copied().collect(),
     )?;
     let target = run.start().await.map_err(|stop| failed(server, &stop.to_string()))?;
     let rate = run_oha(&target).await;
@@ -145,8 +145,8 @@ async fn run_oha(target: &Target) -> Result<f64, BenchError> {
 fn subject(server: &Server) -> Subject {
     let mut subject = Subject::of(server);
     subject.launch.env.insert("MAX_CONNECTIONS".to_owned(), "20000".to_owned());
-    subject.params.push(("max_in_flight".to_owned(), 20_000.0));
-    subject.params.push(("drain_timeout".to_owned(), 60.0));
+    subject.params.push((Param::MaxInFlight, 20_000.0));
+    subject.params.push((Param::DrainTimeout, 60.0));
     subject
 }
 

@@ -106,6 +106,18 @@ impl KnownFailures {
         Ok(Self { entries })
     }
 
+    /// These patterns, each known to fail.
+    ///
+    /// # Errors
+    /// Where one is no glob.
+    pub fn of_patterns(patterns: &[String]) -> Result<Self, CatalogError> {
+        let entry = |pattern: &String| {
+            let (reason, link, verdict) = (String::new(), None, KnownVerdict::Fail);
+            Ok(Known { pattern: pattern.clone(), reason, link, verdict, matcher: glob(pattern)? })
+        };
+        Ok(Self { entries: patterns.iter().map(entry).collect::<Result<_, _>>()? })
+    }
+
     /// Whether nothing is known to fail.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

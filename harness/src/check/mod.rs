@@ -6,12 +6,14 @@ mod normal;
 mod peace;
 mod ports;
 mod profile;
+mod results;
 mod words;
 
 pub use diagnose::Diagnosis;
 pub use learn::{Learned, NotLearned, free_port, learn};
 pub use peace::Peace;
 pub use profile::Profile;
+pub use results::{CheckResults, FILE, to_be_judged_again};
 pub use words::NEVER_TESTED;
 
 use std::path::Path;
@@ -113,16 +115,10 @@ pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> 
     let mut summaries: Vec<RuleSummary> = Vec::new();
     for one in played {
         for verdict in &one.outcome.rules {
-            let mut verdict = verdict.clone();
-            if verdict.level != Level::Info && profile.why(&verdict.rule).is_none() {
-                verdict.level = Level::Info;
-                if matches!(verdict.verdict, Verdict::Fail | Verdict::Warn) {
-                    verdict.verdict = Verdict::Pass;
-                }
-            }
-            if verdict.level == Level::Info {
+            if verdict.level == Level::Info || profile.why_not(&verdict.rule).is_some() {
                 continue;
             }
+            let verdict = verdict.clone();
             let failed = matches!(verdict.verdict, Verdict::Fail | Verdict::Warn);
             let known = failed && known.find(one.scenario.slug, &verdict.rule).is_some();
             let summary = RuleSummary { scenario: one.scenario.slug, known, verdict };

@@ -50,11 +50,6 @@ pub(super) enum Depth {
     Brief,
 }
 
-enum Came {
-    Ended(Answer, Option<Connection>),
-    Endless,
-}
-
 /// Asks one route several times.
 pub(super) async fn watch(target: &Target, ask: &Ask, what: &str, depth: Depth) -> Result<Watched, Stop> {
     let mut samples: Vec<Sample> = Vec::new();
@@ -67,9 +62,9 @@ pub(super) async fn watch(target: &Target, ask: &Ask, what: &str, depth: Depth) 
         };
         let at = Instant::now();
         let answer = match to_its_end(connection, ask).await {
-            Came::Endless => return Ok(Watched::Endless),
-            Came::Ended(answer, connection) => {
-                open = connection.filter(|_| !answer.close);
+            None => return Ok(Watched::Endless),
+            Some((answer, connection)) => {
+                open = Some(connection).filter(|_| !answer.close);
                 answer
             }
         };
@@ -103,8 +98,8 @@ async fn connect(target: &Target) -> Result<Connection, Stop> {
     target.connect(Role::Warmup).await.map_err(|stop| if target.starved() { starved() } else { stop })
 }
 
-/// Asks once, and follows the response until it ends, or it is clear that it will not.
-async fn to_its_end(connection: Connection, ask: &Ask) -> Came {
+/// Asks once, and follows the response until it ends; `None` where it is clear that it will not.
+async fn to_its_end(connection: Connection, ask: &Ask) -> Option<(Answer, Connection)> {
     let pending = connection.begin(ask.clone().patience(LONGEST)).await;
     if pending.answering(LONGEST).await {
         let (headed, mut half) = (Instant::now(), None);
@@ -115,15 +110,12 @@ async fn to_its_end(connection: Connection, ask: &Ask) -> Came {
             }
             if headed.elapsed() > ENDLESS_AFTER && half < Some(so_far) {
                 pending.leave().await;
-                return Came::Endless;
+                return None;
             }
             tokio::time::sleep(LOOK).await;
         }
     }
-    match pending.finish_open().await {
-        Some((answer, connection)) => Came::Ended(answer, Some(connection)),
-        None => Came::Endless,
-    }
+    pending.finish_open().await
 }
 
 /// What two instances have in common, at moments more than a second apart: a length or a content that holds an
@@ -138,9 +130,11 @@ pub(super) fn normal(first: &[Sample], second: &[Sample]) -> Option<Normal> {
     let status = all().all(|sample| sample.status == middle.status).then_some(middle.status);
     let stable = apart && !first.is_empty() && !second.is_empty() && status.is_some();
     let same = |of: fn(&Sample) -> u64| stable && all().all(|sample| of(sample) == of(middle));
+    let bytes = same(|sample| sample.bytes).then_some(middle.bytes);
     let due = Expected {
         status,
-        bytes: same(|sample| sample.bytes).then_some(middle.bytes),
+        bytes,
+        cut_hidden: middle.framing == Framing::UntilEnd && bytes.is_none(),
         digest: same(|sample| sample.digest).then_some(middle.digest),
     };
     Some(Normal { due, framing: middle.framing, takes: middle.took })
@@ -167,15 +161,15 @@ mod tests {
         let began = Instant::now();
         let due = |first: &[_], second: &[_]| normal(&samples(began, first), &samples(began, second)).unwrap().due;
         let same = due(&[(0, 200, 9, 1), (1_300, 200, 9, 1)], &[(900, 200, 9, 1)]);
-        assert_eq!(same, Expected { status: Some(200), bytes: Some(9), digest: Some(1) });
+        assert_eq!(same, Expected { status: Some(200), bytes: Some(9), digest: Some(1), cut_hidden: false });
         let by_start = due(&[(0, 200, 9, 1), (1_300, 200, 9, 1)], &[(900, 200, 9, 2)]);
-        assert_eq!(by_start, Expected { status: Some(200), bytes: Some(9), digest: None });
+        assert_eq!(by_start, Expected { status: Some(200), bytes: Some(9), digest: None, cut_hidden: false });
         let by_time = due(&[(0, 200, 9, 1), (1_300, 200, 10, 2)], &[(900, 200, 9, 1)]);
-        assert_eq!(by_time, Expected { status: Some(200), bytes: None, digest: None });
+        assert_eq!(by_time, Expected { status: Some(200), bytes: None, digest: None, cut_hidden: false });
         let one_start = due(&[(0, 200, 9, 1), (1_300, 200, 9, 1)], &[]);
-        assert_eq!(one_start, Expected { status: Some(200), bytes: None, digest: None });
+        assert_eq!(one_start, Expected { status: Some(200), bytes: None, digest: None, cut_hidden: false });
         let one_moment = due(&[(0, 200, 9, 1)], &[(100, 200, 9, 1)]);
-        assert_eq!(one_moment, Expected { status: Some(200), bytes: None, digest: None });
+        assert_eq!(one_moment, Expected { status: Some(200), bytes: None, digest: None, cut_hidden: false });
         let flaky = due(&[(0, 200, 9, 1), (1_300, 500, 9, 1)], &[(900, 200, 9, 1)]);
         assert_eq!(flaky, Expected::default());
         let limited = due(&[(0, 200, 9, 1), (1_300, 429, 3, 7)], &[(900, 200, 9, 1)]);

@@ -1,9 +1,11 @@
 //! Where a server runs decides which rules matter.
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 /// Where the server under test runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Profile {
     /// Clients connect to it directly, and a supervisor restarts it
     Standalone,
@@ -14,7 +16,36 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// Why a rule matters here; `None` where it does not.
+    /// Why a rule is not judged here; `None` where it is.
+    pub fn why_not(self, rule: &str) -> Option<&'static str> {
+        match (self, rule) {
+            (_, "kill-recovers") => Some("what SIGKILL loses is measured, and nobody's fault"),
+            (_, "log-holds-nothing") => {
+                Some("few promise it, and whoever runs them sees to it that their output is read")
+            }
+            (
+                _,
+                "broken-listener-ends-process"
+                | "deadline-bounds-drain"
+                | "cut-exit-status"
+                | "slow-head-bounded"
+                | "stalled-body-bounded"
+                | "overload-sheds"
+                | "slow-reader-bounded"
+                | "streams-limited-apart",
+            ) => Some("its limits are its own, and nobody here knows them"),
+            (_, "endless-stream-ends") => Some("no path of it is known to have no end"),
+            (_, "lame-duck-serves" | "lame-duck-lasts") => Some("how long its lame-duck lasts is its own affair"),
+            (_, "liveness-stays") => Some("no liveness probe of it is known"),
+            (_, "prestop-waits" | "prestop-keeps-process" | "prestop-delay-once") => {
+                Some("no preStop hook of it is known")
+            }
+            (Self::Standalone, "readiness-fails" | "readiness-latched") => Some("nobody asks whether it is ready"),
+            _ => None,
+        }
+    }
+
+    /// Why a rule matters here; `None` where it is not judged.
     pub fn why(self, rule: &str) -> Option<&'static str> {
         let everywhere = match rule {
             "in-flight-answered" => "a request that was taken and not answered is a failed payment",
@@ -70,5 +101,20 @@ impl Profile {
             _ => "",
         };
         [everywhere, here].into_iter().find(|why| !why.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_is_judged_or_it_is_said_why_not() {
+        for profile in Profile::value_variants() {
+            for rule in crate::rules::all() {
+                let (why, why_not) = (profile.why(rule.slug), profile.why_not(rule.slug));
+                assert!(why.is_some() != why_not.is_some(), "{profile:?}: {}: {why:?}, {why_not:?}", rule.slug);
+            }
+        }
     }
 }

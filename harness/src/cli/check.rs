@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{CliError, Status};
 use crate::catalog::{Feature, KnownFailures};
@@ -20,6 +20,7 @@ use crate::recorder::Recorder;
 use crate::report::{self, Progress};
 use crate::runner;
 use crate::scenario::{Manner, Route, Stranger, Subject};
+use crate::timeline::Param;
 use crate::verdict::Verdict;
 
 /// Arguments of `drainspec check`.
@@ -86,7 +87,7 @@ pub struct Args {
     /// As text, or as JSON for programs
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Keep the timelines in this folder
+    /// Keep the timelines and the results (check.json) in this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// The server's command, after --
@@ -188,12 +189,18 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     };
     let (skipped, errors) = (reasons(Verdict::Skipped), reasons(Verdict::Error));
     let status = args.status(&summaries, &errors);
+    let results = to_json(&learned, &summaries, &left, &skipped, &errors);
+    let results = check::to_be_judged_again(results, args.profile, known, &played);
+    if args.out.is_some() {
+        let path = out.join(check::FILE);
+        std::fs::write(&path, format!("{results:#}\n")).map_err(|source| CliError::Io { path, source })?;
+    }
     match args.format {
         Format::Text => {
             args.print(&learned, &summaries, &left, &skipped, &errors)?;
             say!("\n{}", total(&summaries, began.elapsed()))?;
         }
-        Format::Json => print_json(&learned, &summaries, &left, &skipped, &errors)?,
+        Format::Json => say!("{results:#}")?,
     }
     if args.out.is_some() {
         anstream::eprintln!("timelines: {}", out.join("timelines").display());
@@ -232,12 +239,12 @@ impl Args {
             features,
             promises_contract: false,
             params: vec![
-                ("idle_linger".to_owned(), IDLE_LINGER),
-                ("drain_timeout".to_owned(), self.grace as f64),
-                ("lost_in_peace".to_owned(), learned.map_or(0.0, |learned| learned.peace.loses())),
+                (Param::IdleLinger, IDLE_LINGER),
+                (Param::DrainTimeout, self.grace as f64),
+                (Param::LostInPeace, learned.map_or(0.0, |learned| learned.peace.loses())),
             ],
             learned: learned.map_or(Vec::new(), Learned::words),
-            manner: Manner::Stranger(Stranger {
+            manner: Manner::Stranger(Box::new(Stranger {
                 quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.0.clone()),
                 slow: match learned {
                     Some(learned) => learned.slow.as_ref().map(|(route, _)| route.clone()),
@@ -263,7 +270,7 @@ impl Args {
                 },
                 port,
                 start_within: Duration::from_secs(self.start),
-            }),
+            })),
         })
     }
 
@@ -367,14 +374,14 @@ fn to_test(learned: &Learned, rule: &str) -> &'static str {
     }
 }
 
-fn print_json(
+fn to_json(
     learned: &Learned,
     summaries: &[RuleSummary],
     left: &[check::Left],
     skipped: &[String],
     errors: &[String],
-) -> Result<(), CliError> {
-    let value = json!({
+) -> Value {
+    json!({
         "port": learned.port,
         "keep_alive": learned.keep_alive,
         "latency_ms": learned.quick.1.takes.as_secs_f64() * 1e3,
@@ -395,6 +402,5 @@ fn print_json(
         "never_tested": check::NEVER_TESTED,
         "skipped": skipped,
         "errors": errors,
-    });
-    say!("{value:#}")
+    })
 }

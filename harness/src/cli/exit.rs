@@ -112,6 +112,9 @@ pub enum CliError {
     /// In the earlier run everything was as expected.
     #[error("no cell of that run was unexpected that these servers and scenarios include")]
     NothingUnexpected,
+    /// None of what is selected is in the part that was asked for.
+    #[error("this part has none of the cells that are selected: ask for another, or for fewer parts")]
+    NothingInShard,
     /// A name is neither a rule nor a scenario.
     #[error("`{name}` is neither a rule nor a scenario; {}", known.near(name))]
     Unknown {
@@ -188,6 +191,7 @@ impl CliError {
             Self::NothingSelected { .. }
             | Self::NoneOfKind { .. }
             | Self::NothingKnown
+            | Self::NothingInShard
             | Self::NothingUnexpected
             | Self::NothingToJudge { .. } => Status::NothingSelected,
             // In a file it would be that file's value.

@@ -168,8 +168,8 @@ fn scenario_text(scenario: &'static Scenario, width: Option<usize>) -> String {
         page.item(&format!("{:<15}", feature.word()), feature.meaning());
     }
     page.heading("Parameters (durations in seconds)");
-    for (name, value) in rulebook::parameters(scenario) {
-        page.item(&format!("{name:<18}"), &value.to_string());
+    for (param, value) in rulebook::parameters(scenario) {
+        page.item(&format!("{:<18}", param.slug()), &value.to_string());
     }
     page.heading("Judged by");
     let longest = scenario.rules.iter().map(|slug| slug.len()).max().unwrap_or(0);

@@ -16,7 +16,7 @@ use crate::report::{self, Progress};
 use crate::results::{Cell, Outcome, Results};
 use crate::runner;
 use crate::scenario::Scenario;
-use crate::schedule::{self, Job, Schedule};
+use crate::schedule::{self, Job, Schedule, Shard};
 use crate::verdict::Verdict;
 
 /// Builds that run side by side: compilers use several cores themselves.
@@ -44,6 +44,9 @@ pub struct Args {
     /// Only what a server is known to fail: whether it is still noticed, without the time that the rest takes
     #[arg(long)]
     only_known: bool,
+    /// Only the part I of N of all cells; the name of a cell alone decides to which it belongs
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
     /// Scenarios played side by side; most of their time is spent waiting [default: 10 for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
@@ -147,8 +150,14 @@ async fn play(
         if jobs.is_empty() {
             return Err(CliError::NothingUnexpected);
         }
-        servers.retain(|server| jobs.iter().any(|job| job.server.name == server.name));
     }
+    if let Some(shard) = args.shard {
+        jobs.retain(|job| shard.has(&job.server.name, job.scenario.slug));
+        if jobs.is_empty() {
+            return Err(CliError::NothingInShard);
+        }
+    }
+    servers.retain(|server| jobs.iter().any(|job| job.server.name == server.name));
     tell_of_replaced(&out, &jobs);
     let unbuilt = build_all(&servers).await;
     let began_playing = Instant::now();

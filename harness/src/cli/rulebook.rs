@@ -8,6 +8,7 @@ use crate::catalog::markers::{self, Marker};
 use crate::catalog::{self, Kind};
 use crate::rules::{self, Basis, Level, Rule, Text};
 use crate::scenario::{self, Scenario};
+use crate::timeline::Param;
 
 /// The languages of the reference servers: as texts.toml and server.toml name them, and as people do.
 pub const LANGUAGES: [(&str, &str); 4] = [("python", "Python"), ("node", "Node.js"), ("go", "Go"), ("rust", "Rust")];
@@ -94,8 +95,8 @@ pub fn demand(rule: &Rule) -> String {
 }
 
 /// The parameters of a scenario: its own, and the defaults that it leaves as they are.
-pub fn parameters(scenario: &Scenario) -> Vec<(&'static str, f64)> {
-    let own = |name: &str| scenario.params.iter().any(|(own, _)| *own == name);
-    let defaults = scenario::DEFAULTS.iter().filter(|(name, _)| !own(name));
+pub fn parameters(scenario: &Scenario) -> Vec<(Param, f64)> {
+    let own = |param: Param| scenario.params.iter().any(|(own, _)| *own == param);
+    let defaults = scenario::DEFAULTS.iter().filter(|(param, _)| !own(*param));
     defaults.chain(scenario.params).copied().collect()
 }

@@ -57,6 +57,8 @@ pub struct Expected {
     pub bytes: Option<u64>,
     /// The digest of its body, see [`Answer::digest`].
     pub digest: Option<u64>,
+    /// Whether a body that is cut looks like a whole one: its end is that of the connection, and its length not known.
+    pub cut_hidden: bool,
 }
 
 /// How the end of a body is told (RFC 9112, section 6.3).

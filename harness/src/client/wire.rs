@@ -158,6 +158,7 @@ impl WireLog {
                 path: request.path,
                 expect_bytes: request.expected.bytes,
                 expect_status: request.expected.status,
+                cut_hidden: request.expected.cut_hidden,
             });
             self.sent.send_replace(Some(id));
         }

@@ -1,5 +1,6 @@
 //! Starting one server: a process group of its own, its output drained and bounded, its start awaited.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -17,14 +18,14 @@ use super::groups::Group;
 use super::{Tree, guardian, listener_inode, sabotage};
 use crate::link::Place;
 use crate::recorder::Recorder;
-use crate::timeline::{Event, ProcessId};
+use crate::timeline::{Event, Lines, ProcessId};
 
 /// Longest line of output that is kept, in bytes; the rest of a longer one is read and thrown away.
 const MAX_LINE: usize = 8 << 10;
-/// Lines of each stream that are recorded; all further ones are read and thrown away.
-const MAX_LINES: usize = 2_000;
+/// Lines of each stream that are recorded; all further ones are read and thrown away, which the timeline tells.
+const MAX_LINES: u64 = 2_000;
 /// `executed` lines that are recorded: there are as many as requests.
-const MAX_EXECUTED: usize = 200_000;
+const MAX_EXECUTED: u64 = 200_000;
 /// Lines of standard error that are shown when a server does not start.
 const LAST_LINES: usize = 8;
 /// Time for a server to say that it listens.
@@ -179,7 +180,7 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
     let mut child =
         command.spawn().map_err(|source| StartError::Spawn { program: launch.command[0].clone(), source })?;
     let pid = child.id().unwrap_or_default();
-    recorder.record(Event::Started { process: id, pid });
+    recorder.record(Event::Started { process: id, pid, settings: launch.env.clone() });
     let (listening_sender, listening) = oneshot::channel();
     let stderr = Arc::new(Mutex::new(VecDeque::new()));
     let (exit_sender, exit) = watch::channel(None);
@@ -359,19 +360,17 @@ async fn read_stdout(
     listening: oneshot::Sender<Result<Listening, String>>,
 ) {
     let mut listening = Some(listening);
-    let (mut kept, mut counted) = (0, 0);
+    let mut log = Bound::new(Lines::Log, MAX_LINES);
+    let mut counted = Bound::new(Lines::Executed, MAX_EXECUTED);
     read_lines(stream, ear, |line| {
         if let Some(sender) = listening.take() {
             let parsed = event(&line).filter(|(event, _)| event == "listening");
             let parsed = parsed.and_then(|(_, value)| serde_json::from_value(value).ok());
             let _ = sender.send(parsed.ok_or_else(|| line.chars().take(200).collect()));
         }
-        if let Some(request) = executed(&line).filter(|_| counted < MAX_EXECUTED) {
-            counted += 1;
-            recorder.record(Event::Executed { process: id, request });
-        } else if kept < MAX_LINES {
-            kept += 1;
-            recorder.record(Event::Log { process: id, line });
+        match executed(&line) {
+            Some(request) => counted.record(&recorder, id, Event::Executed { process: id, request }),
+            None => log.record(&recorder, id, Event::Log { process: id, line }),
         }
     })
     .await;
@@ -384,19 +383,40 @@ async fn read_stderr(
     recorder: Recorder,
     last: Arc<Mutex<VecDeque<String>>>,
 ) {
-    let mut kept = 0;
+    let mut bound = Bound::new(Lines::Stderr, MAX_LINES);
     read_lines(stream, ear, |line| {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         last.push_back(line.chars().take(300).collect());
         if last.len() > LAST_LINES {
             last.pop_front();
         }
-        if kept < MAX_LINES {
-            kept += 1;
-            recorder.record(Event::Stderr { process: id, line });
-        }
+        bound.record(&recorder, id, Event::Stderr { process: id, line });
     })
     .await;
+}
+
+/// Records lines of one kind, up to so many, and says once that there are more.
+struct Bound {
+    lines: Lines,
+    most: u64,
+    came: u64,
+}
+
+impl Bound {
+    fn new(lines: Lines, most: u64) -> Self {
+        Self { lines, most, came: 0 }
+    }
+
+    fn record(&mut self, recorder: &Recorder, process: ProcessId, line: Event) {
+        match self.came.cmp(&self.most) {
+            Ordering::Less => recorder.record(line),
+            Ordering::Equal => {
+                recorder.record(Event::Unrecorded { process, lines: self.lines, recorded: self.most });
+            }
+            Ordering::Greater => {}
+        }
+        self.came += 1;
+    }
 }
 
 /// Reads until the end whatever comes, however long its lines: a full pipe would block the server. Muted, it keeps the

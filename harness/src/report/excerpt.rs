@@ -64,6 +64,14 @@ fn words(event: &Event) -> String {
             format!("{request} broken by {} after {body_bytes} body bytes", name(why))
         }
         Event::Ended { connection, how } => format!("connection {connection} ended by {}", name(how)),
+        Event::Started { settings, .. } if settings.is_empty() => "process started".to_owned(),
+        Event::Started { settings, .. } => {
+            let settings: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            format!("process started with {}", settings.join(" "))
+        }
+        Event::Unrecorded { lines, recorded, .. } => {
+            format!("{} lines are not recorded any more, after {recorded}", name(lines))
+        }
         Event::Signal { name, .. } => name.clone(),
         Event::ListenerClosed { .. } => "listener closed".to_owned(),
         Event::Killed { .. } => "the harness kills the process".to_owned(),

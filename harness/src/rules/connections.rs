@@ -4,7 +4,7 @@ use super::{
     Basis, Finding, Level, Rule, SLACK_US, but_for_peace, each, ending_word, fate, in_flight, ms, opened, seconds,
     stopped, within,
 };
-use crate::timeline::{End, Ending, NotOpened, Opening, Role, View};
+use crate::timeline::{End, Ending, NotOpened, Opening, Param, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -114,14 +114,14 @@ fn holds_nothing(view: &View, role: Role) -> Finding {
     if !opened(view, &[role]).any(|connection| still_open(connection.ended)) {
         return Finding::inconclusive("no such connection was open when the signal was sent");
     }
-    let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
+    let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
     within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(lingering))
 }
 
 fn late_request_answered(view: &View) -> Finding {
     // What was asked when the linger was over, on a machine that had other things to do, has been promised nothing.
     let closed = view.process().and_then(|process| process.listener_open_until).unwrap_or(u64::MAX);
-    let over = closed.saturating_add(view.param("idle_linger").map_or(0, seconds));
+    let over = closed.saturating_add(view.param(Param::IdleLinger).map_or(0, seconds));
     let late = view.requests.iter().filter(|r| matches!(r.role, Role::Late | Role::LateRejected) && r.sent < over);
     each(late, "nothing was asked after the listener closed", |request| match request.role {
         Role::LateRejected => request.status == Some(503) && request.retry_after && request.close && request.answered(),
@@ -149,7 +149,7 @@ fn nothing_lost(view: &View, roles: &[Role]) -> Finding {
     };
     let asked = || view.requests.iter().filter(|request| roles.contains(&request.role));
     let before = asked().filter(|request| request.ended.is_some_and(|ended| ended < signalled)).count();
-    let clients = view.param("clients").unwrap_or(1.0) as usize;
+    let clients = view.param(Param::Clients).unwrap_or(1.0) as usize;
     if before < clients {
         return Finding::inconclusive(format!("only {before} requests by {clients} clients before the signal"));
     }
@@ -235,7 +235,7 @@ fn load_does_not_hold_exit(view: &View) -> Finding {
     if view.requests(Role::Sustained).count() == 0 {
         return Finding::inconclusive("nobody asked");
     }
-    let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
+    let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
     within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(lingering))
 }
 

@@ -1,7 +1,7 @@
 //! Readiness, liveness, lame-duck and the preStop hook.
 
 use super::{Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, each, fate, ms, not_opened, seconds, stopped, within};
-use crate::timeline::{Opening, Process, Request, Role, View};
+use crate::timeline::{Opening, Param, Process, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -74,7 +74,7 @@ fn readiness_fails(view: &View) -> Finding {
     let asked: Vec<_> = view.requests(Role::Ready).filter(|probe| (signalled..closed).contains(&probe.sent)).collect();
     let Some(first) = asked.iter().position(|probe| probe.status == Some(503)) else {
         // Whoever slept through the lame-duck has asked nobody.
-        let delay = view.param("shutdown_delay").map_or(0, seconds);
+        let delay = view.param(Param::ShutdownDelay).map_or(0, seconds);
         if view.stalled(signalled, signalled.saturating_add(delay), delay / 2) {
             return Finding::inconclusive("the harness itself stalled meanwhile");
         }
@@ -87,7 +87,7 @@ fn readiness_fails(view: &View) -> Finding {
         };
     };
     // A probe that was on its way when the signal arrived may still succeed; one much later may not.
-    let half = signalled.saturating_add(view.param("shutdown_delay").map_or(0, seconds) / 2);
+    let half = signalled.saturating_add(view.param(Param::ShutdownDelay).map_or(0, seconds) / 2);
     let late = asked[..first].iter().rfind(|probe| half > signalled && probe.sent > half && probe.answered());
     if let Some(late) = late {
         let after = ms(late.sent - signalled);
@@ -157,7 +157,7 @@ fn lame_duck_serves(view: &View) -> Finding {
         Err(finding) => return finding,
     };
     // What came when the delay was over has been promised nothing.
-    let delay = view.param("shutdown_delay").map_or(0, seconds);
+    let delay = view.param(Param::ShutdownDelay).map_or(0, seconds);
     let over = signalled.saturating_add(delay);
     let asked = || view.requests.iter().filter(|r| matches!(r.role, Role::Ready | Role::LameDuck | Role::NotFound));
     let during = || asked().filter(|request| request.sent > signalled && request.sent < over);
@@ -187,7 +187,7 @@ fn lame_duck_lasts(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
-    let Some(delay) = view.param("shutdown_delay").map(seconds) else {
+    let Some(delay) = view.param(Param::ShutdownDelay).map(seconds) else {
         return Finding::inconclusive("no delay was set");
     };
     match process.listener_closed {
@@ -200,7 +200,7 @@ fn lame_duck_lasts(view: &View) -> Finding {
 }
 
 fn prestop_waits(view: &View) -> Finding {
-    let Some(delay) = view.param("shutdown_delay").map(seconds) else {
+    let Some(delay) = view.param(Param::ShutdownDelay).map(seconds) else {
         return Finding::inconclusive("no delay was set");
     };
     let Some(first) = view.requests(Role::Prestop).next() else {
@@ -259,7 +259,8 @@ fn prestop_delay_once(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
-    let (Some(delay), Some(hook)) = (view.param("shutdown_delay").map(seconds), view.requests(Role::Prestop).next())
+    let (Some(delay), Some(hook)) =
+        (view.param(Param::ShutdownDelay).map(seconds), view.requests(Role::Prestop).next())
     else {
         return Finding::inconclusive("the hook was not called");
     };

@@ -4,7 +4,7 @@ use super::{
     Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, but_for_peace, each, fate, in_flight, ms, seconds, signals,
     stopped, within,
 };
-use crate::timeline::{Break, End, Ending, Request, Role, View};
+use crate::timeline::{Break, End, Ending, Lines, Param, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -154,7 +154,14 @@ fn response_untruncated(view: &View) -> Finding {
     let begun = due(view, signalled).filter(|request| request.head.is_some());
     // An error that is delivered whole is another rule's concern.
     let delivered = |request: &Request| request.whole() || !request.has_status_due();
-    each(begun, "no response had begun", |request| request.answered() && delivered(request))
+    let finding = each(begun, "no response had begun", |request| request.answered() && delivered(request));
+    match due(view, signalled).find(|request| request.head.is_some() && request.cut_hidden) {
+        Some(hidden) if finding.outcome == Outcome::Holds => Finding::inconclusive(format!(
+            "{} ends with its connection, and its length changes: one that was cut looks like a whole one",
+            hidden.path
+        )),
+        _ => finding,
+    }
 }
 
 fn endless_stream_ends(view: &View) -> Finding {
@@ -178,14 +185,14 @@ fn deadline_bounds_drain(view: &View) -> Finding {
         Err(finding) => return finding,
     };
     let doomed = || in_flight(view, Role::Doomed, signalled);
-    let Some(timeout) = view.param("drain_timeout").map(seconds) else {
+    let Some(timeout) = view.param(Param::DrainTimeout).map(seconds) else {
         return Finding::inconclusive("no deadline was set");
     };
     if doomed().next().is_none() {
         return Finding::inconclusive("no request that outlasts the deadline was in flight when the signal was sent");
     }
     // It counts from the closing of the listener; whether that comes at the right time, another rule says.
-    let due = signalled.saturating_add(seconds(view.param("shutdown_delay").unwrap_or(0.0)));
+    let due = signalled.saturating_add(seconds(view.param(Param::ShutdownDelay).unwrap_or(0.0)));
     let first = process.listener_closed.map_or(due, |closed| closed.min(due));
     let early = doomed()
         .filter(|request| !request.answered())
@@ -228,15 +235,15 @@ fn cut_exit_status(view: &View) -> Finding {
 }
 
 fn slow_head_bounded(view: &View) -> Finding {
-    connection_bounded(view, Role::SlowHead, "header_timeout")
+    connection_bounded(view, Role::SlowHead, Param::HeaderTimeout)
 }
 
 fn stalled_body_bounded(view: &View) -> Finding {
-    connection_bounded(view, Role::SlowBody, "body_timeout")
+    connection_bounded(view, Role::SlowBody, Param::BodyTimeout)
 }
 
 /// A connection on which bytes keep trickling in is given up after a limit that is counted once.
-fn connection_bounded(view: &View, role: Role, limit: &str) -> Finding {
+fn connection_bounded(view: &View, role: Role, limit: Param) -> Finding {
     let (Some(connection), Some(limit)) = (view.connections(role).next(), view.param(limit)) else {
         return Finding::inconclusive("nothing trickled");
     };
@@ -276,7 +283,7 @@ fn client_gone_releases(view: &View) -> Finding {
     }
     let stayed = view.requests(Role::InFlight).filter_map(|request| request.ended).max().unwrap_or(0);
     let from = signalled.max(*last).max(stayed);
-    let lingering = view.param("shutdown_delay").unwrap_or(0.0) + view.param("idle_linger").unwrap_or(0.0);
+    let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
     within(view, "the process ended", from, process.exited.map(|(at, ..)| at), seconds(lingering))
 }
 
@@ -291,6 +298,9 @@ fn pipelined_in_order(view: &View) -> Finding {
                 Some("executed, though nobody gets its answer: whoever repeats it doubles it")
             }
             (false, false) => Some("not answered, though no response before it said `close`"),
+            (false, true) if view.unrecorded(Lines::Executed) => {
+                return Finding::inconclusive("more `executed` lines came than are recorded");
+            }
             _ => None,
         };
         if let Some(wrong) = wrong {
@@ -313,7 +323,7 @@ fn continue_answered(view: &View) -> Finding {
 }
 
 fn overload_sheds(view: &View) -> Finding {
-    let (Some(limit), all) = (view.param("max_in_flight"), view.requests(Role::Overload).count()) else {
+    let (Some(limit), all) = (view.param(Param::MaxInFlight), view.requests(Role::Overload).count()) else {
         return Finding::inconclusive("no limit is known");
     };
     if all <= limit as usize {
@@ -337,25 +347,24 @@ fn overload_sheds(view: &View) -> Finding {
 }
 
 fn slow_reader_bounded(view: &View) -> Finding {
-    let (Some(limit), Some(write_timeout)) = (view.param("max_in_flight"), view.param("write_timeout")) else {
+    let (Some(limit), Some(write_timeout)) = (view.param(Param::MaxInFlight), view.param(Param::WriteTimeout)) else {
         return Finding::inconclusive("no limit is known");
     };
     let deaf = view.requests(Role::NonReader);
     let began: Vec<u64> = deaf.filter(|request| request.status == Some(200)).map(|request| request.sent).collect();
-    if began.len() < limit as usize {
+    let Some(last) = began.iter().copied().max().filter(|_| began.len() >= limit as usize) else {
         return Finding::inconclusive(format!("only {} responses were begun, with a limit of {limit}", began.len()));
-    }
+    };
     let whole = view.requests(Role::NonReader).find(|request| request.answered());
     if let Some(request) = whole {
         return Finding::violated(fate(request), [request.ended.unwrap_or(request.sent)]);
     }
-    let last = began.into_iter().max().unwrap_or(0);
     let served = view.requests(Role::Newcomer).filter(|request| request.served()).filter_map(|request| request.ended);
     within(view, "somebody else was served", last, served.min(), seconds(write_timeout))
 }
 
 fn streams_limited_apart(view: &View) -> Finding {
-    let (Some(limit), Some(streams)) = (view.param("max_in_flight"), view.param("max_streams")) else {
+    let (Some(limit), Some(streams)) = (view.param(Param::MaxInFlight), view.param(Param::MaxStreams)) else {
         return Finding::inconclusive("no limit is known");
     };
     let begun = view.requests(Role::Endless).filter(|request| request.status == Some(200)).count();

@@ -1,7 +1,7 @@
 //! What a signal does.
 
 use super::{Basis, Finding, Level, Outcome, Rule, each, in_flight, ms, not_opened, seconds, stopped, within};
-use crate::timeline::{Connection, Opening, Process, Role, View};
+use crate::timeline::{Connection, Opening, Param, Process, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -85,10 +85,10 @@ fn term_ends_process(view: &View) -> Finding {
     let there = |connection: &Connection| connection.ended.is_none_or(|(at, _)| at > signalled + CLIENT_LEAVES_US);
     let anybody = view.connections.iter().any(|c| c.opening == Opening::Opened && there(c));
     let linger = match anybody || !view.header.promises_contract {
-        true => view.param("idle_linger").unwrap_or(0.0),
+        true => view.param(Param::IdleLinger).unwrap_or(0.0),
         false => 0.0,
     };
-    let delay = view.param("shutdown_delay").unwrap_or(0.0);
+    let delay = view.param(Param::ShutdownDelay).unwrap_or(0.0);
     within(view, "the process ended", from, exited, seconds(delay + linger))
 }
 
@@ -137,7 +137,7 @@ fn log_holds_nothing(view: &View) -> Finding {
         // Only one signal: what is in flight is waited for. The second one ends it at once.
         let ends = view.requests(Role::InFlight).filter_map(|request| request.ended);
         let last = ends.filter(|_| process.signals.len() == 1).max().unwrap_or(0).max(*signalled);
-        let linger = seconds(view.param("idle_linger").unwrap_or(0.0));
+        let linger = seconds(view.param(Param::IdleLinger).unwrap_or(0.0));
         let ended = process.exited.map(|(at, ..)| at);
         let finding = within(view, "the process ended", last, ended, linger + FLUSH_US);
         if finding.outcome != Outcome::Holds {
@@ -161,7 +161,7 @@ fn broken_listener_ends_process(view: &View) -> Finding {
         return answered;
     }
     let last = view.requests(Role::InFlight).filter_map(|request| request.ended).max().unwrap_or(broken).max(broken);
-    let limit = seconds(view.param("idle_linger").unwrap_or(0.0)) + NOTICED_US;
+    let limit = seconds(view.param(Param::IdleLinger).unwrap_or(0.0)) + NOTICED_US;
     let ended = within(view, "the process ended", last, process.exited.map(|(at, ..)| at), limit);
     match process.exited {
         _ if ended.outcome != Outcome::Holds => ended,
@@ -261,7 +261,7 @@ fn hup_keeps_serving(view: &View) -> Finding {
     }
     // A limit of one shows only as long as that one is in flight: for the time that it was asked to take, whenever
     // its response was read.
-    let lasts = seconds(view.param("in_flight_for").unwrap_or(0.0));
+    let lasts = seconds(view.param(Param::InFlightFor).unwrap_or(0.0));
     let until = view.requests(Role::InFlight).map(|request| request.sent.saturating_add(lasts)).max();
     let shed = view.requests(Role::Overload).filter(|request| request.ended.is_some() && request.ended < until);
     let limited = each(shed, "nothing was asked while a request was in flight", |request| request.status == Some(429));

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::run::unconfirmed;
+use super::stopped::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow};
 use crate::client::{Arrivals, Load, arrive};
 use crate::process;
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 /// What a drain may take to close the listener, before a scenario goes on without it.
 const CLOSES: Duration = Duration::from_secs(4);
@@ -44,7 +44,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "Idle connections ask once more after the listener closed: at once, and late in their linger.",
         needs: &[KeepAlive, Slow],
         rules: &["late-request-answered", "in-flight-answered", "clean-exit-status", "term-ends-process"],
-        params: &[("idle_linger", 3.0)],
+        params: &[(Param::IdleLinger, 3.0)],
         pace: Pace::Long,
         body: body!(late_request_on_keep_alive),
     },
@@ -60,7 +60,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "clean-exit-status",
             "term-ends-process",
         ],
-        params: &[("shutdown_delay", 1.5), ("idle_linger", 3.0)],
+        params: &[(Param::ShutdownDelay, 1.5), (Param::IdleLinger, 3.0)],
         pace: Pace::Long,
         body: body!(late_request_rejected),
     },
@@ -70,7 +70,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "80 clients ask back to back on keep-alive connections when SIGTERM arrives.",
         needs: &[KeepAlive],
         rules: &["nothing-lost-on-keep-alive", "clean-exit-status", "term-ends-process"],
-        params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
+        params: &[(Param::Clients, 80.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Heavy,
         body: body!(keep_alive_race),
     },
@@ -90,7 +90,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "80 clients connect for each request when SIGTERM arrives.",
         needs: &[],
         rules: &["nothing-lost-in-accept-queue", "clean-exit-status", "term-ends-process"],
-        params: &[("clients", 80.0), ("max_in_flight", 1000.0)],
+        params: &[(Param::Clients, 80.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Heavy,
         body: body!(accept_queue_storm),
     },
@@ -101,11 +101,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[],
         rules: &["nothing-lost-in-accept-queue", "clean-exit-status", "term-ends-process"],
         params: &[
-            ("round_trip", 0.02),
-            ("connections", 200.0),
-            ("over", 0.1),
-            ("half_open", 5.0),
-            ("max_in_flight", 1000.0),
+            (Param::RoundTrip, 0.02),
+            (Param::Connections, 200.0),
+            (Param::Over, 0.1),
+            (Param::HalfOpen, 5.0),
+            (Param::MaxInFlight, 1000.0),
         ],
         pace: Pace::Heavy,
         body: body!(connect_storm_over_delay),
@@ -116,7 +116,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "Clients on keep-alive and on new connections go on asking until the process has ended.",
         needs: &[],
         rules: &["load-does-not-hold-exit", "nothing-lost-on-keep-alive", "clean-exit-status"],
-        params: &[("clients", 16.0), ("max_in_flight", 1000.0)],
+        params: &[(Param::Clients, 16.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Heavy,
         body: body!(sustained_load_exits),
     },
@@ -183,7 +183,7 @@ async fn late_request_on_keep_alive(run: &mut Run<'_>) -> Result<(), Stop> {
     closed(&target).await?;
     idle.ask(run.subject.ask(Role::Late)).await;
     if run.subject.promises_contract {
-        tokio::time::sleep(run.duration("idle_linger") * 2 / 3).await;
+        tokio::time::sleep(run.duration(Param::IdleLinger) * 2 / 3).await;
         patient.ask(run.subject.ask(Role::Late)).await;
     }
     drop(patient);
@@ -198,7 +198,7 @@ async fn late_request_rejected(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut idle = run.used_connection(&target, Role::Idle).await?;
     let pending = run.in_flight(&target, run.subject.ask_slow(3.0, Role::InFlight)).await?;
     target.signal(run.stop_signal());
-    tokio::time::sleep(run.duration("shutdown_delay") / 3).await;
+    tokio::time::sleep(run.duration(Param::ShutdownDelay) / 3).await;
     early.ask(run.subject.ask(Role::LameDuck)).await;
     closed(&target).await?;
     idle.ask(run.subject.ask(Role::LateRejected)).await;
@@ -244,9 +244,9 @@ async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
 }
 
 async fn connect_storm_over_delay(run: &mut Run<'_>) -> Result<(), Stop> {
-    run.over_link(run.duration("round_trip")).await?;
+    run.over_link(run.duration(Param::RoundTrip)).await?;
     let mut target = run.start().await?;
-    let (connections, over) = (run.param("connections") as usize, run.duration("over"));
+    let (connections, over) = (run.param(Param::Connections) as usize, run.duration(Param::Over));
     let mut arrivals = arrive(&run.client, target.address, &run.subject.ask(Role::Storm), connections, over);
     let listed = half_way(run, &target, &arrivals).await?;
     let signalled = Instant::now();
@@ -256,7 +256,7 @@ async fn connect_storm_over_delay(run: &mut Run<'_>) -> Result<(), Stop> {
     arrivals.done().await;
     // Handshakes by SYN cookies are in no table: the client's side shows them, once it is known how they ended.
     let half_open = listed.max(arrivals.half_way_at(signalled));
-    if half_open < run.param("half_open") as usize {
+    if half_open < run.param(Param::HalfOpen) as usize {
         return Err(unconfirmed("handshakes are half done when the signal is sent", format!("only {half_open} are")));
     }
     run.confirmed(&format!("{half_open} handshakes are half done when the signal is sent"));
@@ -266,7 +266,7 @@ async fn connect_storm_over_delay(run: &mut Run<'_>) -> Result<(), Stop> {
 /// Waits for the middle of a storm over a link: half of the clients have arrived, the first have their answers, and
 /// enough are half-way through their handshake. Returns how many are, by the kernel's word.
 async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result<usize, Stop> {
-    let (connections, wanted) = (run.param("connections") as usize, run.param("half_open") as usize);
+    let (connections, wanted) = (run.param(Param::Connections) as usize, run.param(Param::HalfOpen) as usize);
     let latest = Instant::now() + Duration::from_secs(2);
     // Where SYN cookies leave the kernel's table empty there is nothing to wait for.
     let mut listed_by = None;
@@ -274,7 +274,8 @@ async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result
         if arrivals.begun() >= connections / 2 && arrivals.answered() > 0 {
             let listed = process::half_open(target.process().place(), target.address.port())
                 .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
-            if listed >= wanted || Instant::now() > *listed_by.get_or_insert(Instant::now() + run.duration("over")) {
+            if listed >= wanted || Instant::now() > *listed_by.get_or_insert(Instant::now() + run.duration(Param::Over))
+            {
                 return Ok(listed);
             }
         }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::run::{Run, Stop, unconfirmed};
+use super::run::Run;
+use super::stopped::{Stop, starved, unconfirmed};
 use super::subject::Stranger;
-use crate::client::{NO_DESCRIPTOR, Outcome};
+use crate::client::Outcome;
 use crate::process::{self, Spawned, StartError};
 use crate::timeline::{NotOpened, Role};
 
@@ -140,11 +141,6 @@ impl Run<'_> {
             sleep(AGAIN).await;
         }
     }
-}
-
-/// The harness has no descriptor left.
-pub fn starved() -> Stop {
-    unconfirmed("drainspec can open connections", NO_DESCRIPTOR)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Pace, Run, Scenario, Stop, body};
 use crate::catalog::Feature::{Admin, Health, LameDuck, Slow, Streams};
 use crate::client::{Ask, Client, Payload};
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 /// Pause between two probes.
 const PROBE: Duration = Duration::from_millis(40);
@@ -23,7 +23,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "Readiness is probed on new connections while SIGTERM arrives and the lame-duck lasts.",
         needs: &[Health, LameDuck],
         rules: &["readiness-fails", "readiness-latched", "clean-exit-status", "term-ends-process"],
-        params: &[("shutdown_delay", 2.0)],
+        params: &[(Param::ShutdownDelay, 2.0)],
         pace: Pace::Long,
         body: body!(readiness_fails_and_latches),
     },
@@ -52,7 +52,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "term-ends-process",
         ],
         // The linger ends before the delay would.
-        params: &[("shutdown_delay", 2.0), ("idle_linger", 0.5)],
+        params: &[(Param::ShutdownDelay, 2.0), (Param::IdleLinger, 0.5)],
         pace: Pace::Long,
         body: body!(lame_duck_serves),
     },
@@ -68,7 +68,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "clean-exit-status",
             "term-ends-process",
         ],
-        params: &[("shutdown_delay", 4.0)],
+        params: &[(Param::ShutdownDelay, 4.0)],
         pace: Pace::Long,
         body: body!(prestop_endpoint),
     },
@@ -78,7 +78,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "SIGTERM arrives while the preStop hook is running.",
         needs: &[Health, LameDuck, Admin],
         rules: &["prestop-waits", "prestop-delay-once", "clean-exit-status", "term-ends-process"],
-        params: &[("shutdown_delay", 2.0)],
+        params: &[(Param::ShutdownDelay, 2.0)],
         pace: Pace::Long,
         body: body!(prestop_then_signal),
     },
@@ -118,7 +118,7 @@ async fn lame_duck_serves(run: &mut Run<'_>) -> Result<(), Stop> {
     };
     let signalled = Instant::now();
     target.signal(run.stop_signal());
-    let delay = run.duration("shutdown_delay");
+    let delay = run.duration(Param::ShutdownDelay);
     run.not_ready(&target, signalled + delay / 2).await;
     used.ask(run.subject.ask(Role::LameDuck)).await;
     // What is asked later may meet the end of the delay.
@@ -156,7 +156,7 @@ fn everything(run: &Run<'_>) -> Vec<Ask> {
 
 async fn prestop_endpoint(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let until = Instant::now() + run.duration("shutdown_delay") / 2;
+    let until = Instant::now() + run.duration(Param::ShutdownDelay) / 2;
     let hook = || Ask::get("/prestop", Role::Prestop);
     let first = target.connect_admin(Role::Prestop).await?.begin(hook()).await;
     // Only then is the second call the second one for the server too.
@@ -176,7 +176,7 @@ async fn prestop_endpoint(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn prestop_then_signal(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let until = Instant::now() + run.duration("shutdown_delay") / 3;
+    let until = Instant::now() + run.duration(Param::ShutdownDelay) / 3;
     let hook = target.connect_admin(Role::Prestop).await?.begin(Ask::get("/prestop", Role::Prestop)).await;
     run.not_ready(&target, until).await;
     target.signal(run.stop_signal());

@@ -8,11 +8,13 @@ mod health;
 mod requests;
 mod run;
 mod signals;
+mod stopped;
 mod subject;
 mod target;
 
-pub use discover::{listening_on, reachable, starved};
-pub use run::{Run, Stop, unconfirmed};
+pub use discover::{listening_on, reachable};
+pub use run::Run;
+pub use stopped::{Stop, starved, unconfirmed};
 pub use subject::{Manner, Normal, Route, Stranger, Subject};
 pub use target::Target;
 
@@ -20,6 +22,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::catalog::Feature;
+use crate::timeline::Param;
 
 /// One scenario: its description and its body.
 pub struct Scenario {
@@ -33,9 +36,8 @@ pub struct Scenario {
     pub needs: &'static [Feature],
     /// The rules by which it is judged.
     pub rules: &'static [&'static str],
-    /// Parameters that differ from [`DEFAULTS`]. Those named like a variable of the contract are passed to the
-    /// server; durations are in seconds.
-    pub params: &'static [(&'static str, f64)],
+    /// Parameters that differ from [`DEFAULTS`]. Those that are a variable of the contract are passed to the server.
+    pub params: &'static [(Param, f64)],
     /// When it is played.
     pub pace: Pace,
     body: for<'r> fn(&'r mut Run<'_>) -> Body<'r>,
@@ -55,7 +57,8 @@ pub enum Pace {
 type Body<'r> = Pin<Box<dyn Future<Output = Result<(), Stop>> + Send + 'r>>;
 
 /// Parameters of every scenario, unless it says otherwise.
-pub const DEFAULTS: &[(&str, f64)] = &[("shutdown_delay", 0.0), ("drain_timeout", 15.0), ("idle_linger", 1.0)];
+pub const DEFAULTS: &[(Param, f64)] =
+    &[(Param::ShutdownDelay, 0.0), (Param::DrainTimeout, 15.0), (Param::IdleLinger, 1.0)];
 
 /// All scenarios, group by group.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {

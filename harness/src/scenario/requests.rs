@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::run::unconfirmed;
+use super::stopped::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, body};
 use crate::catalog::Feature::{Admin, EndlessStream, FiniteStream, KeepAlive, LameDuck, Limits, Slow, Streams, Upload};
 use crate::client::Ask;
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 /// How long a request must have been in the server's hands.
 const IN_HAND: Duration = Duration::from_millis(6);
@@ -36,7 +36,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "100 requests of different lengths are in flight when SIGTERM arrives.",
         needs: &[Slow],
         rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
-        params: &[("clients", 100.0), ("max_in_flight", 1000.0)],
+        params: &[(Param::Clients, 100.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Long,
         body: body!(many_in_flight),
     },
@@ -46,7 +46,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "64 clients keep the server so busy that requests wait inside it when the stop signal arrives.",
         needs: &[],
         rules: &["in-flight-answered", "term-ends-process"],
-        params: &[("clients", 64.0), ("max_in_flight", 1000.0)],
+        params: &[(Param::Clients, 64.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Heavy,
         body: body!(saturated_in_flight),
     },
@@ -66,7 +66,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "A head arrives byte by byte, without end, when SIGTERM arrives.",
         needs: &[Limits],
         rules: &["slow-head-bounded", "clean-exit-status", "term-ends-process"],
-        params: &[("header_timeout", 1.0)],
+        params: &[(Param::HeaderTimeout, 1.0)],
         pace: Pace::Short,
         body: body!(slow_headers_bounded),
     },
@@ -76,7 +76,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "A client is reading 24 MiB, slowly and through a small buffer, when SIGTERM arrives.",
         needs: &[Streams],
         rules: &["response-untruncated", "clean-exit-status", "term-ends-process"],
-        params: &[("bytes", 25_165_824.0)],
+        params: &[(Param::Bytes, 25_165_824.0)],
         pace: Pace::Long,
         body: body!(slow_reader_untruncated),
     },
@@ -107,7 +107,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[Limits, Slow, Streams, LameDuck],
         rules: &["deadline-bounds-drain", "cut-is-visible", "cut-exit-status"],
         // With a delay, which is not part of the deadline.
-        params: &[("shutdown_delay", 1.0), ("drain_timeout", 1.0)],
+        params: &[(Param::ShutdownDelay, 1.0), (Param::DrainTimeout, 1.0)],
         pace: Pace::Short,
         body: body!(deadline_cuts_and_says_so),
     },
@@ -117,7 +117,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "A body arrives byte by byte, without end, when SIGTERM arrives.",
         needs: &[Limits, Upload],
         rules: &["stalled-body-bounded", "clean-exit-status", "term-ends-process"],
-        params: &[("body_timeout", 1.0)],
+        params: &[(Param::BodyTimeout, 1.0)],
         pace: Pace::Short,
         body: body!(stalled_upload_bounded),
     },
@@ -147,7 +147,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "More requests arrive than the server takes; then SIGTERM.",
         needs: &[Limits, Slow],
         rules: &["overload-sheds", "clean-exit-status", "term-ends-process"],
-        params: &[("clients", 15.0), ("max_in_flight", 5.0)],
+        params: &[(Param::Clients, 15.0), (Param::MaxInFlight, 5.0)],
         pace: Pace::Short,
         body: body!(overload_sheds),
     },
@@ -157,7 +157,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "As many clients as MAX_IN_FLIGHT ask for a large response and read nothing of it; somebody else keeps asking.",
         needs: &[Limits, Streams],
         rules: &["slow-reader-bounded"],
-        params: &[("max_in_flight", 10.0), ("write_timeout", 1.0)],
+        params: &[(Param::MaxInFlight, 10.0), (Param::WriteTimeout, 1.0)],
         pace: Pace::Long,
         body: body!(non_readers_bounded),
     },
@@ -167,7 +167,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "More clients than MAX_STREAMS and MAX_IN_FLIGHT ask for an endless stream; somebody else asks.",
         needs: &[Limits, Streams],
         rules: &["streams-limited-apart", "endless-stream-ends", "term-ends-process"],
-        params: &[("max_in_flight", 5.0), ("max_streams", 8.0)],
+        params: &[(Param::MaxInFlight, 5.0), (Param::MaxStreams, 8.0)],
         pace: Pace::Short,
         body: body!(streams_keep_nobody_out),
     },
@@ -184,7 +184,7 @@ async fn in_flight_completes(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn many_in_flight(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let clients = run.param("clients") as u64;
+    let clients = run.param(Param::Clients) as u64;
     let mut connections = Vec::new();
     for _ in 0..clients {
         connections.push(run.used_connection(&target, Role::Warmup).await?);
@@ -249,7 +249,7 @@ async fn slow_headers_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
     raw.write(head.trim_end().as_bytes()).await;
     run.read(&target, &[raw.client_port], 1).await?;
     target.signal(run.stop_signal());
-    let longest = run.duration("header_timeout") + Duration::from_secs(6);
+    let longest = run.duration(Param::HeaderTimeout) + Duration::from_secs(6);
     raw.drip(&id, b"x", Duration::from_millis(100), longest).await;
     drop(raw);
     target.exited().await;
@@ -258,7 +258,7 @@ async fn slow_headers_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn slow_reader_untruncated(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let size = run.param("bytes") as u64;
+    let size = run.param(Param::Bytes) as u64;
     // Kernel buffers must not swallow the body: a small one here, far more bytes than fit there.
     let connection = target.connect_narrow(Role::SlowReader, 16 << 10).await?;
     let ask = Ask::get(format!("/bytes?size={size}"), Role::SlowReader)
@@ -312,7 +312,7 @@ async fn stalled_upload_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
     raw.write(head.as_bytes()).await;
     run.settle(&target, &[raw.client_port], 1).await?;
     target.signal(run.stop_signal());
-    let longest = run.duration("body_timeout") + Duration::from_secs(6);
+    let longest = run.duration(Param::BodyTimeout) + Duration::from_secs(6);
     raw.drip(&id, b"x", Duration::from_millis(100), longest).await;
     drop(raw);
     target.exited().await;
@@ -386,7 +386,7 @@ async fn pipelined_and_expect_continue(run: &mut Run<'_>) -> Result<(), Stop> {
 async fn overload_sheds(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let mut connections = Vec::new();
-    for _ in 0..run.param("clients") as usize {
+    for _ in 0..run.param(Param::Clients) as usize {
         connections.push(run.used_connection(&target, Role::Warmup).await?);
     }
     run.quiet(&target).await?;
@@ -395,7 +395,7 @@ async fn overload_sheds(run: &mut Run<'_>) -> Result<(), Stop> {
         pending.push(connection.begin(run.subject.ask_slow(1.0, Role::Overload)).await);
     }
     let ports: Vec<u16> = pending.iter().map(|request| request.client_port).collect();
-    run.settle(&target, &ports, run.param("max_in_flight") as usize).await?;
+    run.settle(&target, &ports, run.param(Param::MaxInFlight) as usize).await?;
     let mut probe = target.connect(Role::Live).await?;
     probe.ask(Ask::get("/health/live", Role::Live)).await;
     drop(probe);
@@ -414,7 +414,7 @@ async fn non_readers_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
     const PAUSE: Duration = Duration::from_secs(6);
     let mut target = run.start().await?;
     let mut deaf = Vec::new();
-    for _ in 0..run.param("max_in_flight") as usize {
+    for _ in 0..run.param(Param::MaxInFlight) as usize {
         let connection = target.connect_narrow(Role::NonReader, 16 << 10).await?;
         let ask = Ask::get(format!("/bytes?size={SIZE}"), Role::NonReader);
         let pending = connection.begin(ask.expect_bytes(SIZE).read_slowly(PAUSE).patience(3 * PAUSE)).await;
@@ -422,7 +422,7 @@ async fn non_readers_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
         deaf.push(pending);
     }
     run.confirmed("as many responses as may be in flight are not read");
-    let give_up = Instant::now() + run.duration("write_timeout") + PAUSE;
+    let give_up = Instant::now() + run.duration(Param::WriteTimeout) + PAUSE;
     while Instant::now() < give_up {
         let Ok(mut newcomer) = target.try_connect(Role::Newcomer).await else { break };
         if newcomer.ask(run.subject.ask(Role::Newcomer)).await.status == Some(200) {
@@ -441,7 +441,7 @@ async fn non_readers_bounded(run: &mut Run<'_>) -> Result<(), Stop> {
 async fn streams_keep_nobody_out(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let mut streams = Vec::new();
-    for _ in 0..run.param("max_streams").max(run.param("max_in_flight")) as usize + 3 {
+    for _ in 0..run.param(Param::MaxStreams).max(run.param(Param::MaxInFlight)) as usize + 3 {
         let connection = target.connect(Role::Endless).await?;
         let pending = connection.begin(Ask::get("/events", Role::Endless)).await;
         run.begun(&pending).await?;

@@ -7,16 +7,15 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
+use super::stopped::{Stop, unconfirmed};
 use super::subject::{Manner, Subject};
 use super::target::Target;
 use crate::catalog::Feature;
-use crate::client::{
-    Ask, Client, Connection, Load, NotWarm, Outcome, Pending, back_to_back, connect_storm, no_descriptor,
-};
-use crate::link::{Link, NoLink, Place, WAY_OUT};
-use crate::process::{self, Holder, Launch, Listening, Spawned, StartError};
+use crate::client::{Ask, Client, Connection, Load, Outcome, Pending, back_to_back, connect_storm};
+use crate::link::{Link, Place};
+use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
-use crate::timeline::{Event, ProcessId, RequestId, Role};
+use crate::timeline::{Event, Param, ProcessId, RequestId, Role};
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,104 +25,6 @@ const LIMITED_WITHIN: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(10);
 /// So many looks in a row show that a connection is gone, and not merely on its way.
 const GONE: u32 = 100;
-/// Parameters that are variables of the contract.
-const VARIABLES: [&str; 9] = [
-    "shutdown_delay",
-    "drain_timeout",
-    "idle_linger",
-    "max_in_flight",
-    "max_streams",
-    "header_timeout",
-    "body_timeout",
-    "write_timeout",
-    "keep_alive_timeout",
-];
-
-/// Why a scenario went no further.
-#[derive(Debug, thiserror::Error)]
-pub enum Stop {
-    /// A precondition could not be established: there is no verdict.
-    #[error("{what}: {why}")]
-    Unconfirmed {
-        /// The precondition.
-        what: String,
-        /// Why it does not hold.
-        why: String,
-    },
-    /// This machine lacks something that the scenario needs: there is nothing to judge.
-    #[error("{0}")]
-    Skipped(String),
-    /// The server did not start.
-    #[error("the server {0}")]
-    Start(#[from] StartError),
-    /// Somebody listens on the server's port before it is started.
-    #[error("{holder} listens on port {port} already, and would answer in the server's place: stop it first")]
-    Taken {
-        /// The port.
-        port: u16,
-        /// Who listens there.
-        holder: Holder,
-    },
-    /// The server listens, but not on the port that it was given.
-    #[error("listens on {}, and not on {port}, {} s after its start", ports(found), within.as_secs())]
-    Elsewhere {
-        /// The port that it was given.
-        port: u16,
-        /// How long it was waited for.
-        within: Duration,
-        /// Where it listens.
-        found: Vec<SocketAddr>,
-    },
-    /// It is known what this server speaks, and that is not tested.
-    #[error("{0}")]
-    NotTested(String),
-    /// Somebody else answers on the server's port.
-    #[error(
-        "the server says it is instance {expected}, but {found} answers on its port: is another one still running?"
-    )]
-    Impostor {
-        /// Who was started.
-        expected: String,
-        /// Who answers.
-        found: String,
-    },
-    /// The harness could not do its part.
-    #[error("{0}: {1}")]
-    Io(&'static str, std::io::Error),
-}
-
-/// Addresses by their ports, for people.
-fn ports(at: &[SocketAddr]) -> String {
-    let ports: std::collections::BTreeSet<u16> = at.iter().map(SocketAddr::port).collect();
-    ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
-}
-
-impl Stop {
-    /// Whether it is this program that had no descriptor left.
-    pub fn is_starved(&self) -> bool {
-        match self {
-            Self::Io(_, error) | Self::Start(StartError::Spawn { source: error, .. }) => no_descriptor(error),
-            _ => false,
-        }
-    }
-}
-
-/// A precondition does not hold.
-pub fn unconfirmed(what: &str, why: impl Into<String>) -> Stop {
-    Stop::Unconfirmed { what: what.to_owned(), why: why.into() }
-}
-
-impl From<NotWarm> for Stop {
-    fn from(load: NotWarm) -> Self {
-        unconfirmed("the load is running", load.to_string())
-    }
-}
-
-impl From<NoLink> for Stop {
-    fn from(why: NoLink) -> Self {
-        Self::Skipped(format!("no link with delay can be made here ({why}): {WAY_OUT}"))
-    }
-}
 
 /// One run of one scenario against one subject.
 pub struct Run<'s> {
@@ -134,7 +35,7 @@ pub struct Run<'s> {
     /// What is under test.
     pub subject: &'s Subject,
     /// Parameters of the scenario.
-    pub params: BTreeMap<String, f64>,
+    pub params: BTreeMap<Param, f64>,
     /// A folder of its own, removed afterwards.
     pub folder: tempfile::TempDir,
     link: Option<Link>,
@@ -146,7 +47,7 @@ impl<'s> Run<'s> {
     ///
     /// # Errors
     /// When no temporary folder can be made.
-    pub fn new(recorder: Recorder, subject: &'s Subject, params: BTreeMap<String, f64>) -> std::io::Result<Self> {
+    pub fn new(recorder: Recorder, subject: &'s Subject, params: BTreeMap<Param, f64>) -> std::io::Result<Self> {
         Ok(Self {
             client: Client::new(recorder.clone()),
             recorder,
@@ -158,14 +59,21 @@ impl<'s> Run<'s> {
         })
     }
 
-    /// A parameter of the scenario; every one that a scenario asks for is in its table.
-    pub fn param(&self, name: &str) -> f64 {
-        self.params.get(name).copied().unwrap_or_default()
+    /// A parameter of the scenario.
+    ///
+    /// # Panics
+    /// Where its table lacks it.
+    pub fn param(&self, param: Param) -> f64 {
+        let value = self.params.get(&param);
+        *value.unwrap_or_else(|| panic!("the scenario asks for `{}`, which its table lacks", param.slug()))
     }
 
     /// A parameter that is a duration.
-    pub fn duration(&self, name: &str) -> Duration {
-        Duration::from_secs_f64(self.param(name))
+    ///
+    /// # Panics
+    /// As [`Self::param`].
+    pub fn duration(&self, param: Param) -> Duration {
+        Duration::from_secs_f64(self.param(param))
     }
 
     /// Whether the subject can do this.
@@ -263,7 +171,9 @@ impl<'s> Run<'s> {
             instance: listening.instance,
         });
         let admin = listening.admin_port.map(|port| SocketAddr::from((self.server_ip(), port)));
-        let longest = self.duration("shutdown_delay") + self.duration("drain_timeout") + Duration::from_secs(5);
+        let granted =
+            [Param::ShutdownDelay, Param::DrainTimeout].into_iter().filter_map(|param| self.params.get(&param));
+        let longest = Duration::from_secs_f64(granted.sum::<f64>()) + Duration::from_secs(5);
         Target::new(address, admin, process, &self.recorder, &self.client, longest)
     }
 
@@ -301,11 +211,9 @@ impl<'s> Run<'s> {
                 launch.env.insert("HOST".to_owned(), self.server_ip().to_string());
                 launch.env.insert("ADMIN_HOST".to_owned(), self.server_ip().to_string());
             }
-            for variable in VARIABLES {
-                if let Some(value) = self.params.get(variable) {
-                    launch.env.insert(variable.to_uppercase(), value.to_string());
-                }
-            }
+            let variables =
+                self.params.iter().filter_map(|(param, value)| Some((param.variable()?, value.to_string())));
+            launch.env.extend(variables);
             launch.env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         }
         Ok(process::start(&launch, self.processes, &self.recorder)?)
@@ -484,7 +392,7 @@ impl<'s> Run<'s> {
     /// # Errors
     /// Where a rate limiter lets too few through.
     pub fn load(&self, target: &Target, ask: &Ask, one_each: bool) -> Result<Load, Stop> {
-        let clients = self.param("clients") as usize;
+        let clients = self.param(Param::Clients) as usize;
         let pause = match self.subject.rate() {
             Some(rate) if rate < clients as f64 / LIMITED_WITHIN.as_secs_f64() => {
                 let why = format!("a rate limiter answers 429 long before {clients} clients have asked a few times");
@@ -501,7 +409,7 @@ impl<'s> Run<'s> {
     /// Answers after which a load has got going: `each` for each client, or one where a rate limiter slows it.
     pub fn warm_answers(&self, each: u64) -> u64 {
         let each = if self.subject.rate().is_some() { 1 } else { each };
-        each * self.param("clients") as u64
+        each * self.param(Param::Clients) as u64
     }
 
     /// Records, and returns, which of the requests under way the server has read whole, by the kernel's word, and

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{Admin, LameDuck, Limits, Reload, Slow};
 use crate::client::Ask;
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -47,7 +47,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "SIGHUP arrives while a request is in flight, and again while one drains.",
         needs: &[Slow],
         rules: &["hup-keeps-serving"],
-        params: &[("in_flight_for", 3.0)],
+        params: &[(Param::InFlightFor, 3.0)],
         pace: Pace::Long,
         body: body!(sighup_keeps_serving),
     },
@@ -139,7 +139,7 @@ async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
     std::fs::write(&file, "# nothing yet\n").map_err(|error| Stop::Io("writing CONFIG_FILE", error))?;
     let path = file.to_string_lossy().into_owned();
     let mut target = run.start_with(&[("CONFIG_FILE", &path)]).await?;
-    let pending = run.in_flight(&target, run.subject.ask_slow(run.param("in_flight_for"), Role::InFlight)).await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(run.param(Param::InFlightFor), Role::InFlight)).await?;
     if run.has(Reload) {
         let write = |text| std::fs::write(&file, text).map_err(|error| Stop::Io("writing CONFIG_FILE", error));
         // Below what is in flight, so that the new value shows; a bad file after it must change nothing.

@@ -11,7 +11,7 @@ use crate::catalog::{Feature, Server};
 use crate::client::{Ask, Expected, Framing, Payload};
 use crate::link::Place;
 use crate::process::Launch;
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 /// What is under test.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct Subject {
     /// Whether breaking a contract rule is a failure for it.
     pub promises_contract: bool,
     /// Parameters that differ from the scenario's.
-    pub params: Vec<(String, f64)>,
+    pub params: Vec<(Param, f64)>,
     /// How to speak to it.
     pub manner: Manner,
     /// What was learnt of it, in words.
@@ -38,7 +38,7 @@ pub enum Manner {
     /// It announces itself on standard output and has the routes of the contract.
     Contract,
     /// It is somebody's.
-    Stranger(Stranger),
+    Stranger(Box<Stranger>),
 }
 
 /// What is known of somebody's server.
@@ -157,10 +157,11 @@ impl Subject {
     /// A readiness probe.
     pub fn ask_ready(&self) -> Ask {
         match &self.manner {
-            Manner::Stranger(stranger @ Stranger { ready: Some(path), .. }) => {
+            Manner::Contract => Ask::get("/health/ready", Role::Ready),
+            Manner::Stranger(stranger) => {
+                let path = stranger.ready.as_deref().unwrap_or("/health/ready");
                 Ask::get(path, Role::Ready).headers(&stranger.headers)
             }
-            _ => Ask::get("/health/ready", Role::Ready),
         }
     }
 
@@ -192,40 +193,40 @@ impl Subject {
     /// A request that takes about so many seconds; what a stranger's slow path takes is its own affair.
     pub fn ask_slow(&self, seconds: f64, role: Role) -> Ask {
         match &self.manner {
-            Manner::Stranger(stranger @ Stranger { slow: Some(slow), .. }) => stranger.ask(slow, role),
-            _ => Ask::get(format!("/slow?delay={seconds:.2}"), role),
+            Manner::Contract => Ask::get(format!("/slow?delay={seconds:.2}"), role),
+            Manner::Stranger(stranger) => stranger.ask(stranger.slow.as_ref().unwrap_or(&stranger.quick), role),
         }
     }
 
     /// A request whose response comes in pieces and has an end.
     pub fn ask_finite(&self, role: Role) -> Ask {
         match &self.manner {
-            Manner::Stranger(stranger @ Stranger { finite: Some(finite), .. }) => stranger.ask(finite, role),
-            _ => {
+            Manner::Contract => {
                 let length: usize = (0..10).map(|number| format!("chunk {number}\n").len()).sum();
                 Ask::get("/stream?chunks=10&interval=0.15", role).expect_bytes(length as u64)
             }
+            Manner::Stranger(stranger) => stranger.ask(stranger.finite.as_ref().unwrap_or(&stranger.quick), role),
         }
     }
 
     /// A request whose response comes in pieces and has no end of its own.
     pub fn ask_endless(&self, role: Role) -> Ask {
         match &self.manner {
-            Manner::Stranger(stranger @ Stranger { endless: Some(endless), .. }) => stranger.ask(endless, role),
-            _ => Ask::get("/events", role),
+            Manner::Contract => Ask::get("/events", role),
+            Manner::Stranger(stranger) => stranger.ask(stranger.endless.as_ref().unwrap_or(&stranger.quick), role),
         }
     }
 
     /// A request with a body of fifteen pieces, with this pause before each.
     pub fn ask_upload(&self, pause: Duration, role: Role) -> Ask {
         match &self.manner {
-            Manner::Stranger(stranger @ Stranger { upload: Some(route), .. }) => {
-                stranger.ask_upload(route, pause, role)
-            }
-            _ => {
+            Manner::Contract => {
                 let payload = upload(pause);
                 let length = payload.length().unwrap_or_default() as u64;
                 Ask::post("/echo", role, payload).expect_bytes(length)
+            }
+            Manner::Stranger(stranger) => {
+                stranger.ask_upload(stranger.upload.as_ref().unwrap_or(&stranger.quick), pause, role)
             }
         }
     }

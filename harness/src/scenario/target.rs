@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
-use super::run::{Stop, unconfirmed};
+use super::stopped::{Stop, unconfirmed};
 use crate::client::{Client, Connection, Raw};
 use crate::process::{self, Exit, Spawned, Watch};
 use crate::recorder::Recorder;

@@ -4,9 +4,11 @@
 //! came back, how a connection ended, when a process exited. What the facts mean is decided by
 //! [`crate::rules`], as a pure function.
 
+mod param;
 mod read;
 mod view;
 
+pub use param::Param;
 pub use read::{ReadError, read};
 pub use view::{Connection, End, Micros, Opening, Process, Request, View};
 
@@ -46,8 +48,8 @@ pub struct Header {
     pub promises_contract: bool,
     /// What the server can do.
     pub features: Vec<String>,
-    /// Parameters of the scenario; durations in seconds.
-    pub params: BTreeMap<String, f64>,
+    /// Parameters of the scenario.
+    pub params: BTreeMap<Param, f64>,
     /// The machine: operating system, kernel, cores.
     pub environment: BTreeMap<String, String>,
     /// What was learnt of somebody's server before it was judged, in words; empty for servers of the catalogue.
@@ -210,13 +212,31 @@ impl Break {
     }
 }
 
+/// Lines that a server writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lines {
+    /// On standard output.
+    Log,
+    /// On standard error.
+    Stderr,
+    /// Those that say that a request was executed.
+    Executed,
+}
+
 /// A fact.
 #[allow(missing_docs)] // of the fields: each is named by its type, or said in the line above its event
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Event {
     /// A process was started.
-    Started { process: ProcessId, pid: u32 },
+    Started {
+        process: ProcessId,
+        pid: u32,
+        /// Variables that the harness set for it, and their values. Older timelines do not tell.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        settings: BTreeMap<String, String>,
+    },
     /// A process listens; confirmed by an answer that bears its instance id, where it has one.
     Listening { process: ProcessId, port: u16, admin_port: Option<u16>, instance: Option<String> },
     /// A line of the process's standard output.
@@ -225,6 +245,8 @@ pub enum Event {
     Stderr { process: ProcessId, line: String },
     /// The server says that it executed this request.
     Executed { process: ProcessId, request: RequestId },
+    /// Such lines of the process are not recorded any more: so many were.
+    Unrecorded { process: ProcessId, lines: Lines, recorded: u64 },
     /// A connection was made.
     Opened { connection: ConnectionId, role: Role },
     /// A connection was not made.
@@ -240,6 +262,9 @@ pub enum Event {
         /// Status of the response that this server gives when nobody stops it, where that was learnt.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expect_status: Option<u16>,
+        /// Whether a body that is cut would look like a whole one: it ends with the connection, and its length changes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut_hidden: bool,
     },
     /// A request could not be written at all: the connection had ended.
     Unsent { connection: ConnectionId, request: RequestId, role: Role },

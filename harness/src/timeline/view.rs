@@ -1,8 +1,10 @@
 //! The same facts, grouped by request, connection and process: what rules read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Break, ConnectionId, Ending, Event, Header, NotOpened, ProcessId, RequestId, Role, Timeline};
+use super::{
+    Break, ConnectionId, Ending, Event, Header, Lines, NotOpened, Param, ProcessId, RequestId, Role, Timeline,
+};
 
 /// Status of a rate limiter (RFC 6585, section 4).
 const LIMITED: u16 = 429;
@@ -29,6 +31,7 @@ pub struct View<'t> {
     pub skipped: Option<&'t str>,
     /// Why the run went no further, where it did not.
     pub aborted: Option<&'t str>,
+    unrecorded: BTreeSet<Lines>,
     stalls: Vec<(Micros, Micros)>,
 }
 
@@ -67,6 +70,8 @@ pub struct Request<'t> {
     pub expect_bytes: Option<u64>,
     /// Status of the response that this server gives when nobody stops it, where that was learnt.
     pub expect_status: Option<u16>,
+    /// Whether a body that is cut would look like a whole one.
+    pub cut_hidden: bool,
     /// Bytes of the body that came.
     pub body_bytes: u64,
     /// Whether the body is what it should be, where that was checked.
@@ -168,6 +173,7 @@ impl<'t> Request<'t> {
             instance: None,
             expect_bytes: None,
             expect_status: None,
+            cut_hidden: false,
             body_bytes: 0,
             intact: None,
             end: End::Open,
@@ -220,6 +226,7 @@ impl<'t> View<'t> {
             unconfirmed: Vec::new(),
             skipped: None,
             aborted: None,
+            unrecorded: BTreeSet::new(),
             stalls: Vec::new(),
         };
         let mut requests: BTreeMap<&RequestId, usize> = BTreeMap::new();
@@ -239,6 +246,7 @@ impl<'t> View<'t> {
     ) {
         let request = |id: &RequestId| requests.get(id).copied();
         match event {
+            Event::Unrecorded { lines, .. } => drop(self.unrecorded.insert(*lines)),
             Event::Started { process, .. } => {
                 self.processes.insert(*process, Process { started: t, ..Process::default() });
             }
@@ -283,12 +291,13 @@ impl<'t> View<'t> {
                     self.connections[index].ended.get_or_insert((t, *how));
                 }
             }
-            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status } => {
+            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status, cut_hidden } => {
                 requests.insert(id, self.requests.len());
                 let mut request = Request::new(id, *connection, *role, t);
                 request.path = path;
                 request.expect_bytes = *expect_bytes;
                 request.expect_status = *expect_status;
+                request.cut_hidden = *cut_hidden;
                 self.requests.push(request);
             }
             Event::Unsent { connection, request: id, role } => {
@@ -371,8 +380,13 @@ impl<'t> View<'t> {
     }
 
     /// A parameter of the scenario.
-    pub fn param(&self, name: &str) -> Option<f64> {
-        self.header.params.get(name).copied()
+    pub fn param(&self, param: Param) -> Option<f64> {
+        self.header.params.get(&param).copied()
+    }
+
+    /// Whether such lines came that are not on the timeline.
+    pub fn unrecorded(&self, lines: Lines) -> bool {
+        self.unrecorded.contains(&lines)
     }
 
     /// Whether the harness itself was late by more than `slack` at some moment from `from` to `to`.

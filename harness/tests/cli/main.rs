@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod interruption;
+mod judging;
 mod misbehaving;
 mod results;
 mod servers;

@@ -173,6 +173,17 @@ fn a_selection_can_leave_out_and_choose_by_kind_and_group() {
     assert_eq!(played(&["--kind", "framework", "--scenario", "idle-exit"]), ["good idle-exit", "other idle-exit"]);
     let signals = ["--group", "signals", "--scenario", "!{sig,second,listener,output}*", "--server", "good"];
     assert_eq!(played(&signals), ["good idle-exit"]);
+    // Each cell is played in one part, and a part without any is told.
+    let part = |part: &str| {
+        let run = servers.matrix("*", "idle-exit").args(["--shard", part]).output().unwrap();
+        match run.status.code() {
+            Some(0) => servers.results()["cells"].as_array().unwrap().len(),
+            Some(3) => 0,
+            status => panic!("{part}: {status:?}: {run:?}"),
+        }
+    };
+    assert_eq!((1..=5).map(|number| part(&format!("{number}/5"))).sum::<usize>(), 2);
+    servers.matrix("*", "idle-exit").args(["--shard", "0/5"]).assert().code(2).stderr(contains("I/N"));
     servers.matrix("*", "idle-exit").args(["--kind", "faulty"]).assert().code(3).stderr(contains("faulty"));
     servers.matrix("*", "idle-exit").args(["--group", "signal"]).assert().code(3).stderr(contains("signals"));
 }

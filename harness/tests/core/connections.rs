@@ -1,6 +1,6 @@
 //! Cases of the group *connections*.
 
-use drainspec::timeline::{Break, Ending, NotOpened, Role};
+use drainspec::timeline::{Break, Ending, NotOpened, Param, Role};
 
 use crate::case::{Case, holds, unclear, violated};
 use crate::run::{Run, run, stopped};
@@ -117,7 +117,7 @@ fn nothing_lost() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rule, role) in [("nothing-lost-on-keep-alive", Role::KeepAlive), ("nothing-lost-in-accept-queue", Role::Storm)]
     {
-        let before = || run().param("clients", 2.0).sent("a", role).answered("a", 200);
+        let before = || run().param(Param::Clients, 2.0).sent("a", role).answered("a", 200);
         let load = || before().sent("b", role).answered("b", 200).at(1_000).sent("c", role).signal("SIGTERM");
         cases.extend([
             holds(rule, "all answered", load().answered("c", 200).exited(0)),

@@ -1,6 +1,6 @@
 //! Cases of the group *health*.
 
-use drainspec::timeline::{Break, NotOpened, Role};
+use drainspec::timeline::{Break, NotOpened, Param, Role};
 
 use crate::case::{Case, holds, unclear, violated};
 use crate::run::{Run, run, stopped};
@@ -19,7 +19,7 @@ pub fn cases() -> Vec<Case> {
 
 /// SIGTERM at 1 s, and a lame-duck of one second.
 fn lame_duck() -> Run {
-    stopped().param("shutdown_delay", 1.0)
+    stopped().param(Param::ShutdownDelay, 1.0)
 }
 
 fn ready(run: Run, probe: &str, status: u16) -> Run {
@@ -56,7 +56,7 @@ fn readiness_fails() -> Vec<Case> {
         violated(rule, "another status", ready(lame_duck(), "a", 500).at(2_000).listener_closed()),
         violated(rule, "the listener was gone before a probe", lame_duck().listener_closed()),
         violated(rule, "before the signal it was ready, then gone", {
-            let run = run().param("shutdown_delay", 1.0);
+            let run = run().param(Param::ShutdownDelay, 1.0);
             ready(run, "a", 200).at(1_000).signal("SIGTERM").listener_closed()
         }),
         unclear(rule, "the harness slept through the lame-duck", {
@@ -190,14 +190,14 @@ fn lame_duck_lasts() -> Vec<Case> {
         violated(rule, "a microsecond after it", closed_at(5_000_001)),
         violated(rule, "never closed", lame_duck()),
         unclear(rule, "late, but so was the harness", lame_duck().at(5_000).stalled(2_000).listener_closed()),
-        unclear(rule, "no delay is known", closed_at(2_005_000).without_param("shutdown_delay")),
+        unclear(rule, "no delay is known", closed_at(2_005_000).without_param(Param::ShutdownDelay)),
         unclear(rule, "no signal", run()),
     ]
 }
 
 /// The hook is called at half a second, with a delay of one second.
 fn hook() -> Run {
-    run().param("shutdown_delay", 1.0).at(500).sent("hook", Role::Prestop)
+    run().param(Param::ShutdownDelay, 1.0).at(500).sent("hook", Role::Prestop)
 }
 
 fn prestop_waits() -> Vec<Case> {
@@ -229,7 +229,7 @@ fn prestop_waits() -> Vec<Case> {
             let twice = called().at(900).sent("second", Role::Prestop);
             ends_at(twice, 1_510_000).answered("second", 200)
         }),
-        unclear(rule, "no delay is known", ends_at(called(), 1_510_000).without_param("shutdown_delay")),
+        unclear(rule, "no delay is known", ends_at(called(), 1_510_000).without_param(Param::ShutdownDelay)),
         unclear(rule, "nobody asked for readiness", ends_at(hook(), 1_510_000)),
         unclear(rule, "the hook was not called", ready(lame_duck(), "a", 503)),
     ]
@@ -261,7 +261,7 @@ fn prestop_keeps_process() -> Vec<Case> {
 fn prestop_delay_once() -> Vec<Case> {
     let rule = "prestop-delay-once";
     // A delay of four seconds: at 3 s after the signal a second one can still be told from none.
-    let called = || run().param("shutdown_delay", 4.0).at(500).sent("hook", Role::Prestop);
+    let called = || run().param(Param::ShutdownDelay, 4.0).at(500).sent("hook", Role::Prestop);
     let stopped = || called().at(4_510).answered("hook", 200).at(5_000).signal("SIGTERM");
     vec![
         holds(rule, "the listener closes at once", stopped().listener_closed()),

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use drainspec::measures::measures;
 use drainspec::report::excerpt;
 use drainspec::rules;
-use drainspec::timeline::{Break, Ending, Event, FORMAT, Header, NotOpened, Record, Role, Timeline, View, read};
+use drainspec::timeline::{
+    Break, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Record, Role, Timeline, View, read,
+};
 use drainspec::verdict::{RuleVerdict, Verdict, judge};
 use proptest::prelude::*;
 
@@ -48,9 +50,6 @@ fn roles() -> impl Strategy<Value = Role> {
     prop::sample::select(&ROLES[..])
 }
 
-const PARAMS: [&str; 6] =
-    ["shutdown_delay", "drain_timeout", "idle_linger", "clients", "max_in_flight", "header_timeout"];
-
 /// Few names, so that records are about each other.
 fn requests() -> impl Strategy<Value = String> {
     (0..4u8).prop_map(|number| format!("r{number}"))
@@ -67,8 +66,19 @@ fn events() -> impl Strategy<Value = Event> {
     let status = || prop_oneof![Just(200u16), Just(429), Just(503), any::<u16>()];
     let why = || prop::sample::select(&[Break::Fin, Break::Reset, Break::TimedOut, Break::Malformed, Break::Left][..]);
     let signals = || prop::sample::select(&["SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"][..]).prop_map(str::to_owned);
+    let settings = prop::collection::btree_map(any::<String>(), any::<String>(), 0..3);
+    let lines = prop::sample::select(&[Lines::Log, Lines::Stderr, Lines::Executed][..]);
     let of_processes = prop_oneof![
-        (process(), any::<u32>()).prop_map(|(process, pid)| Event::Started { process, pid }),
+        (process(), any::<u32>(), settings).prop_map(|(process, pid, settings)| Event::Started {
+            process,
+            pid,
+            settings
+        }),
+        (process(), lines, any::<u64>()).prop_map(|(process, lines, recorded)| Event::Unrecorded {
+            process,
+            lines,
+            recorded
+        }),
         (process(), any::<u16>(), any::<Option<u16>>(), instances()).prop_map(
             |(process, port, admin_port, instance)| { Event::Listening { process, port, admin_port, instance } }
         ),
@@ -93,7 +103,7 @@ fn events() -> impl Strategy<Value = Event> {
     let of_requests = prop_oneof![
         (connection(), requests(), roles(), any::<String>(), prop::option::of(bytes())).prop_map(
             |(connection, request, role, path, expect_bytes)| {
-                Event::Sent { connection, request, role, path, expect_bytes, expect_status: None }
+                Event::Sent { connection, request, role, path, expect_bytes, expect_status: None, cut_hidden: false }
             }
         ),
         (connection(), requests(), roles()).prop_map(|(connection, request, role)| Event::Unsent {
@@ -128,7 +138,7 @@ pub fn timelines() -> impl Strategy<Value = Timeline> {
     let pauses = prop_oneof![0..5_000_000u64, 0..1_000u64];
     let records = prop::collection::vec((pauses, events()), 0..40);
     let value = prop_oneof![Just(1.0), 0.0..20.0, prop::num::f64::NORMAL];
-    let params = prop::collection::btree_map(prop::sample::select(&PARAMS[..]).prop_map(str::to_owned), value, 0..6);
+    let params = prop::collection::btree_map(prop::sample::select(Param::ALL), value, 0..6);
     let unconfirmed = prop::option::weighted(0.1, any::<(String, String)>());
     (any::<(String, String, bool, u32)>(), params, any::<u32>(), records, unconfirmed).prop_map(
         |((scenario, server, promises_contract, repeat), params, start, records, unconfirmed)| {
@@ -181,7 +191,7 @@ proptest! {
     fn evidence_is_on_the_timeline(timeline in timelines()) {
         let mut timeline = timeline;
         let t_us = timeline.records[0].t_us;
-        let started = [1, 2].map(|process| Record { t_us, event: Event::Started { process, pid: 7 } });
+        let started = [1, 2].map(|process| Record { t_us, event: Event::Started { process, pid: 7, settings: BTreeMap::new() } });
         timeline.records.splice(0..0, started);
         for verdict in judge(&timeline).unwrap() {
             for at in verdict.evidence {
@@ -246,7 +256,7 @@ const SLOW: [&str; 3] = ["slow1", "slow2", "slow3"];
 
 /// A drain as a server in order makes it: three requests in flight, five idle connections, load.
 fn in_order() -> Timeline {
-    let mut drain = run().param("clients", 2.0);
+    let mut drain = run().param(Param::Clients, 2.0);
     for connection in 1..=IDLE {
         drain = drain.opened(connection, Role::Idle);
     }

@@ -155,6 +155,14 @@ fn a_line_has_a_bound() {
 }
 
 #[test]
+fn a_timeline_without_settings_is_read() {
+    let timeline = stopped().exited(0).judged_by(&[]);
+    let text = written(&timeline);
+    assert!(text.contains(r#""started":{"process":1,"pid":1001}"#), "empty settings are left out: {text}");
+    assert_eq!(read(text.as_bytes()).expect("it is in order"), timeline);
+}
+
+#[test]
 fn other_encodings_are_named() {
     let mut bytes = small().into_bytes();
     let at = bytes.windows(7).position(|window| window == b"SIGTERM").unwrap();

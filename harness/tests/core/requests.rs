@@ -1,6 +1,6 @@
 //! Cases of the group *requests*.
 
-use drainspec::timeline::{Break, Ending, Role};
+use drainspec::timeline::{Break, Ending, Param, Role};
 
 use crate::case::{Case, holds, unclear, violated};
 use crate::run::{BODY, Run, run, stopped};
@@ -81,7 +81,7 @@ fn in_flight_answered() -> Vec<Case> {
             run.answered("slow", 503).exited(0)
         }),
         unclear(rule, "it loses requests in peace as well", {
-            saturated(900_000).param("lost_in_peace", 0.02).broken("full", Break::Reset)
+            saturated(900_000).param(Param::LostInPeace, 0.02).broken("full", Break::Reset)
         }),
         unclear(rule, "answered before the signal", {
             run().sent("slow", Role::InFlight).answered("slow", 200).at(1_000).signal("SIGTERM").exited(0)
@@ -108,6 +108,18 @@ fn response_untruncated() -> Vec<Case> {
             "an error of another length, whole",
             in_flight(Role::Finite).head("slow", 503).complete("slow", 20),
         ),
+        unclear(rule, "a body without a length that changes: a cut does not show", {
+            let run = run().at(900).sent_without_length("slow", Role::Finite).head("slow", 200);
+            run.at(1_000).signal("SIGTERM").complete("slow", 7)
+        }),
+        violated(rule, "a body without a length that changes, by RST", {
+            let run = run().at(900).sent_without_length("slow", Role::Finite).head("slow", 200);
+            run.at(1_000).signal("SIGTERM").broken("slow", Break::Reset)
+        }),
+        violated(rule, "a stranger's response is shorter than in peace", {
+            let run = run().at(900).sent_learnt("slow", Role::Finite, 200).head("slow", 200);
+            run.at(1_000).signal("SIGTERM").complete("slow", BODY - 1)
+        }),
         violated(rule, "FIN in the middle", begun().broken("slow", Break::Fin)),
         violated(rule, "RST in the middle", begun().broken("slow", Break::Reset)),
         violated(rule, "no end", begun()),
@@ -146,7 +158,7 @@ fn endless_stream_ends() -> Vec<Case> {
 fn deadline() -> Vec<Case> {
     let rule = "deadline-bounds-drain";
     // Signal at 1 s, deadline 1 s: cut at 2 s, at the latest 5 s.
-    let doomed = || in_flight(Role::Doomed).param("drain_timeout", 1.0);
+    let doomed = || in_flight(Role::Doomed).param(Param::DrainTimeout, 1.0);
     let cut_at = |us| doomed().at_us(us).broken("slow", Break::Reset);
     vec![
         holds(rule, "cut at the deadline", cut_at(2_010_000).exited(1)),
@@ -154,11 +166,11 @@ fn deadline() -> Vec<Case> {
         violated(rule, "a microsecond earlier", cut_at(1_949_999).exited(1)),
         violated(rule, "cut by FIN, much earlier", doomed().broken("slow", Break::Fin).exited(1)),
         violated(rule, "the delay before it is taken out of it", {
-            let run = doomed().param("shutdown_delay", 1.0).at(2_000).listener_closed();
+            let run = doomed().param(Param::ShutdownDelay, 1.0).at(2_000).listener_closed();
             run.broken("slow", Break::Reset).exited(1)
         }),
         holds(rule, "it counts from a listener that closes too early", {
-            let run = doomed().param("shutdown_delay", 1.0).at(1_500).listener_closed();
+            let run = doomed().param(Param::ShutdownDelay, 1.0).at(1_500).listener_closed();
             run.at(2_500).broken("slow", Break::Reset).exited(1)
         }),
         holds(rule, "at the very end of the slack", cut_at(4_000_000).at_us(5_000_000).exited(1)),
@@ -170,14 +182,14 @@ fn deadline() -> Vec<Case> {
             doomed().stalled(9_000).broken("slow", Break::Fin).exited(1)
         }),
         holds(rule, "the delay comes on top", {
-            doomed().param("shutdown_delay", 2.0).at(4_000).broken("slow", Break::Reset).exited(1)
+            doomed().param(Param::ShutdownDelay, 2.0).at(4_000).broken("slow", Break::Reset).exited(1)
         }),
         unclear(rule, "what should outlast the deadline had ended before the signal", {
-            let run = run().param("drain_timeout", 1.0).sent("slow", Role::Doomed).answered("slow", 200);
+            let run = run().param(Param::DrainTimeout, 1.0).sent("slow", Role::Doomed).answered("slow", 200);
             run.at(1_000).signal("SIGTERM").exited(0)
         }),
-        unclear(rule, "nothing outlasted the deadline", stopped().param("drain_timeout", 1.0).at(1_100).exited(0)),
-        unclear(rule, "no signal", run().param("drain_timeout", 1.0)),
+        unclear(rule, "nothing outlasted the deadline", stopped().param(Param::DrainTimeout, 1.0).at(1_100).exited(0)),
+        unclear(rule, "no signal", run().param(Param::DrainTimeout, 1.0)),
     ]
 }
 
@@ -204,8 +216,8 @@ fn cuts() -> Vec<Case> {
 fn trickles() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rule, role, limit) in [
-        ("slow-head-bounded", Role::SlowHead, "header_timeout"),
-        ("stalled-body-bounded", Role::SlowBody, "body_timeout"),
+        ("slow-head-bounded", Role::SlowHead, Param::HeaderTimeout),
+        ("stalled-body-bounded", Role::SlowBody, Param::BodyTimeout),
     ] {
         // Opened at 1 s, one second allowed: given up at 5 s at the latest.
         let drip = || run().param(limit, 1.0).at(1_000).opened(1, role).sent("drip", role).at(1_100).signal("SIGTERM");
@@ -284,6 +296,9 @@ fn pipelined_in_order() -> Vec<Case> {
         }),
         violated(rule, "turned away", piped().answered_close("one", 503)),
         violated(rule, "none at all", piped().broken("one", Break::Reset)),
+        unclear(rule, "after close unanswered, and not every execution is recorded", {
+            piped().answered_close("one", 200).executed_unrecorded().broken("two", Break::Fin)
+        }),
         unclear(rule, "nothing was pipelined", stopped()),
     ]
 }
@@ -305,7 +320,7 @@ fn continue_answered() -> Vec<Case> {
 
 fn overload_sheds() -> Vec<Case> {
     let rule = "overload-sheds";
-    let limited = || run().param("max_in_flight", 1.0);
+    let limited = || run().param(Param::MaxInFlight, 1.0);
     let two = || limited().sent("one", Role::Overload).sent("two", Role::Overload);
     let probed = |run: Run, status| run.sent("live", Role::Live).answered("live", status);
     let served = |run: Run| run.answered("one", 200);
@@ -319,7 +334,7 @@ fn overload_sheds() -> Vec<Case> {
         violated(rule, "the health path was shed", served(probed(two(), 429)).turned_away("two", 429, false)),
         unclear(rule, "the health path was not asked", served(two()).turned_away("two", 429, false)),
         unclear(rule, "no more asked than the limit allows", {
-            served(probed(two().param("max_in_flight", 2.0), 200)).answered("two", 200)
+            served(probed(two().param(Param::MaxInFlight, 2.0), 200)).answered("two", 200)
         }),
         unclear(rule, "nobody asked", probed(limited(), 200)),
         unclear(rule, "no limit is known", served(probed(run().sent("one", Role::Overload), 200))),
@@ -330,7 +345,7 @@ fn slow_reader_bounded() -> Vec<Case> {
     let rule = "slow-reader-bounded";
     // A second, and three of slack, from the last of two that read nothing.
     let deaf = || {
-        let run = run().param("max_in_flight", 2.0).param("write_timeout", 1.0);
+        let run = run().param(Param::MaxInFlight, 2.0).param(Param::WriteTimeout, 1.0);
         let run = run.at(1_000).sent("a", Role::NonReader).head("a", 200);
         run.at(2_000).sent("b", Role::NonReader).head("b", 200)
     };
@@ -348,7 +363,7 @@ fn slow_reader_bounded() -> Vec<Case> {
         }),
         violated(rule, "as if whole", newcomer(deaf().complete("a", 10)).broken("b", Break::Reset)),
         unclear(rule, "one reads", {
-            let run = run().param("max_in_flight", 2.0).param("write_timeout", 1.0);
+            let run = run().param(Param::MaxInFlight, 2.0).param(Param::WriteTimeout, 1.0);
             newcomer(run.sent("a", Role::NonReader).head("a", 200))
         }),
         unclear(rule, "without a limit", newcomer(run().sent("a", Role::NonReader).head("a", 200))),
@@ -360,7 +375,7 @@ fn slow_reader_bounded() -> Vec<Case> {
 
 fn streams_limited_apart() -> Vec<Case> {
     let rule = "streams-limited-apart";
-    let limits = || run().param("max_in_flight", 1.0).param("max_streams", 2.0);
+    let limits = || run().param(Param::MaxInFlight, 1.0).param(Param::MaxStreams, 2.0);
     let two = || limits().sent("a", Role::Endless).head("a", 200).sent("b", Role::Endless).head("b", 200);
     let third = || two().sent("c", Role::Endless).turned_away("c", 429, false);
     let newcomer = |run: Run, status| run.sent("new", Role::Newcomer).answered("new", status);

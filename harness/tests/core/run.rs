@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use drainspec::timeline::{
-    Break, ConnectionId, Ending, Event, FORMAT, Header, NotOpened, ProcessId, Record, Role, Timeline,
+    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, ProcessId, Record, Role, Timeline,
 };
 
 /// Bytes of a body, where a run does not say otherwise.
@@ -19,7 +19,7 @@ pub struct Run {
 
 /// A server that promises the contract, started and listening. Defaults are those of the scenarios.
 pub fn run() -> Run {
-    let params = [("shutdown_delay", 0.0), ("drain_timeout", 15.0), ("idle_linger", 1.0)];
+    let params = [(Param::ShutdownDelay, 0.0), (Param::DrainTimeout, 15.0), (Param::IdleLinger, 1.0)];
     let header = Header {
         format: FORMAT,
         scenario: "by-hand".to_owned(),
@@ -29,7 +29,7 @@ pub fn run() -> Run {
         repeat: 1,
         promises_contract: true,
         features: Vec::new(),
-        params: params.map(|(name, value)| (name.to_owned(), value)).into(),
+        params: params.into(),
         environment: BTreeMap::new(),
         learned: Vec::new(),
     };
@@ -69,13 +69,13 @@ impl Run {
         self
     }
 
-    pub fn param(mut self, name: &str, value: f64) -> Self {
-        self.timeline.header.params.insert(name.to_owned(), value);
+    pub fn param(mut self, param: Param, value: f64) -> Self {
+        self.timeline.header.params.insert(param, value);
         self
     }
 
-    pub fn without_param(mut self, name: &str) -> Self {
-        self.timeline.header.params.remove(name);
+    pub fn without_param(mut self, param: Param) -> Self {
+        self.timeline.header.params.remove(&param);
         self
     }
 
@@ -87,7 +87,7 @@ impl Run {
 
     pub fn started(self) -> Self {
         let process = self.process;
-        self.record(Event::Started { process, pid: 1_000 + process })
+        self.record(Event::Started { process, pid: 1_000 + process, settings: BTreeMap::new() })
     }
 
     pub fn listening(self, instance: &str) -> Self {
@@ -174,6 +174,7 @@ impl Run {
             path: "/".to_owned(),
             expect_bytes,
             expect_status: None,
+            cut_hidden: false,
         })
     }
 
@@ -186,6 +187,20 @@ impl Run {
             path: "/".to_owned(),
             expect_bytes: Some(BODY),
             expect_status: Some(status),
+            cut_hidden: false,
+        })
+    }
+
+    /// As `sent_learnt`, of a body that ends with the connection and whose length changes.
+    pub fn sent_without_length(self, request: &str, role: Role) -> Self {
+        self.record(Event::Sent {
+            connection: 1,
+            request: request.to_owned(),
+            role,
+            path: "/".to_owned(),
+            expect_bytes: None,
+            expect_status: Some(200),
+            cut_hidden: true,
         })
     }
 
@@ -201,6 +216,12 @@ impl Run {
     /// A look that finds nothing read and unanswered.
     pub fn looked(self) -> Self {
         self.record(Event::Read { requests: Vec::new() })
+    }
+
+    /// More `executed` lines come than are recorded.
+    pub fn executed_unrecorded(self) -> Self {
+        let process = self.process;
+        self.record(Event::Unrecorded { process, lines: Lines::Executed, recorded: 0 })
     }
 
     /// The server says that it executed it.

@@ -1,6 +1,6 @@
 //! Cases of the group *signals*.
 
-use drainspec::timeline::{Break, Ending, NotOpened, Role};
+use drainspec::timeline::{Break, Ending, NotOpened, Param, Role};
 
 use crate::case::{Case, holds, unclear, violated};
 use crate::run::{Run, run, stopped};
@@ -125,7 +125,7 @@ fn term_ends_process() -> Vec<Case> {
             let run = stopped().at(6_000).exited(0).process(2).started();
             run.sent("next", Role::Successor).answered("next", 200)
         }),
-        holds(rule, "a delay is granted", idle().param("shutdown_delay", 2.0).at(7_000).exited(0)),
+        holds(rule, "a delay is granted", idle().param(Param::ShutdownDelay, 2.0).at(7_000).exited(0)),
         unclear(rule, "no signal was sent", run().exited(0)),
         unclear(rule, "late, but so was the harness", stopped().at(4_000).stalled(2_000).at(5_500).exited(0)),
         violated(rule, "late, the harness by little", stopped().at(4_000).stalled(1_400).at(5_500).exited(0)),
@@ -221,7 +221,7 @@ fn hup_keeps_serving() -> Vec<Case> {
     let limited = |shed: fn(Run) -> Run| {
         let run = shed(in_flight_at("SIGHUP").at(1_100).sent("shed", Role::Overload));
         let run = run.at(1_500).answered("slow", 200);
-        to_the_end(run.sent("again", Role::AfterReload).answered("again", 200)).param("in_flight_for", 0.45)
+        to_the_end(run.sent("again", Role::AfterReload).answered("again", 200)).param(Param::InFlightFor, 0.45)
     };
     vec![
         holds(rule, "all is served", to_the_end(asked_again())),
@@ -250,7 +250,8 @@ fn hup_keeps_serving() -> Vec<Case> {
         unclear(
             rule,
             "the limit had nothing to show itself on",
-            to_the_end(asked_again().sent("shed", Role::Overload).answered("shed", 200)).param("in_flight_for", 0.45),
+            to_the_end(asked_again().sent("shed", Role::Overload).answered("shed", 200))
+                .param(Param::InFlightFor, 0.45),
         ),
         unclear(
             rule,

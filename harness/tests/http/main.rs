@@ -2,6 +2,7 @@
 //!
 //! `HTTP_SERVER=go HTTP_ROW=chunk cargo test --test http the_table` plays a part of it.
 
+mod exhaustion;
 mod hostile;
 mod play;
 mod server;

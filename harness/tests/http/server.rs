@@ -142,6 +142,25 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+    }
+
+    /// Waits for its end; `None` where it does not come in time.
+    pub fn exited(&mut self, within: Duration) -> Option<std::process::ExitStatus> {
+        let until = Instant::now() + within;
+        loop {
+            match self.child.try_wait().expect("it is a child") {
+                None if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+                status => return status,
+            }
+        }
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();

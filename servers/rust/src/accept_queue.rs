@@ -36,6 +36,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients with a TTL of 255 might go on for ever.
 const MOST_EMPTIED: usize = 2 * BACKLOG as usize;
+/// The listener will not work again.
+const PERMANENT: [c_int; 4] = [libc::EBADF, libc::EINVAL, libc::ENOTSOCK, libc::EOPNOTSUPP];
 /// Bytes that the kernel sends in one part.
 const MOST_AT_ONCE: usize = 32768;
 
@@ -48,13 +50,6 @@ const IPPROTO_TCP: u8 = 6;
 const SYN_RECV: u8 = 3;
 const LISTEN: u8 = 10;
 
-/// Hands over connections until its accept queue is to be emptied.
-pub struct Listener<H> {
-    tcp: TcpListener,
-    table: SocketTable,
-    hand_over: H,
-}
-
 /// What became of the accept queue.
 #[derive(Default)]
 pub struct Emptied {
@@ -63,6 +58,13 @@ pub struct Emptied {
     pub half_open: usize,  // handshakes that were given up on
     pub lost: usize,       // connections that could not be taken
     pub error: Option<String>,
+}
+
+/// Hands over connections until its accept queue is to be emptied.
+pub struct Listener<H> {
+    tcp: TcpListener,
+    table: SocketTable,
+    hand_over: H,
 }
 
 impl<H: Fn(TcpStream)> Listener<H> {
@@ -99,12 +101,10 @@ impl<H: Fn(TcpStream)> Listener<H> {
         let mut emptied = Emptied::default();
         match set_minimum_ttl(&self.tcp, MAX_TTL) {
             Ok(()) => emptied.minimum_ttl = true,
-            Err(error) => {
-                log_error(&format!("new connections get in, a connect storm may lose requests: {error}"))
-            }
+            Err(error) => log_error(&format!("new connections get in, a connect storm may lose requests: {error}")),
         }
         self.accept_all(&mut emptied, deadline).await;
-        while self.has_half_open(&mut emptied) && Instant::now() < deadline && emptied.error.is_none() {
+        while self.half_open(&mut emptied) > 0 && Instant::now() < deadline && emptied.error.is_none() {
             // The kernel tells when one has ended.
             if let Ok(Ok((stream, _))) = timeout_at(deadline, self.tcp.accept()).await {
                 self.take(stream, &mut emptied);
@@ -118,12 +118,12 @@ impl<H: Fn(TcpStream)> Listener<H> {
         emptied
     }
 
-    fn has_half_open(&mut self, emptied: &mut Emptied) -> bool {
+    fn half_open(&mut self, emptied: &mut Emptied) -> usize {
         match self.table.look() {
             Ok(()) => emptied.half_open = self.table.half_open,
             Err(error) => log_error(&format!("handshakes that are half done may be lost: {error}")),
         }
-        emptied.half_open > 0
+        emptied.half_open
     }
 
     /// Accepts until the kernel says that the queue is empty. Not by tokio: its accept is pending also where the
@@ -195,10 +195,8 @@ fn has_left(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// The listener will not work again.
 fn is_permanent(error: &io::Error) -> bool {
-    let permanent = [libc::EBADF, libc::EINVAL, libc::ENOTSOCK, libc::EOPNOTSUPP];
-    error.raw_os_error().is_some_and(|number| permanent.contains(&number))
+    error.raw_os_error().is_some_and(|number| PERMANENT.contains(&number))
 }
 
 /// What the kernel tells of the port of a listener, asked as ss asks (sock_diag(7)). /proc/net/tcp says the same, but
@@ -233,10 +231,8 @@ impl SocketTable {
     }
 
     fn look(&mut self) -> io::Result<()> {
-        let netlink = self
-            .netlink
-            .clone()
-            .ok_or_else(|| io::Error::other("the kernel tells nothing of its sockets"))?;
+        let netlink =
+            self.netlink.clone().ok_or_else(|| io::Error::other("the kernel tells nothing of its sockets"))?;
         (self.half_open, self.waiting, self.listening) = (0, 0, false);
         let states: u32 = 1 << SYN_RECV | 1 << LISTEN;
         for family in self.families.clone() {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::sync::RwLock;
 use std::time::Duration;
@@ -13,6 +14,14 @@ use crate::log::log_error;
 pub enum DrainPolicy {
     Serve,
     Reject,
+}
+
+/// Finds a variable: `environment`, or a table in tests.
+pub type Lookup = fn(&str) -> Option<String>;
+
+/// A value that is no UTF-8 is still a value: `env::var` would make it look unset.
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,28 +43,6 @@ pub struct Config {
     pub write_timeout: Duration,
     pub keep_alive_timeout: Duration,
     pub close_timeout: Duration,
-}
-
-/// One line for the operator: which variable, what it holds, what it may hold.
-#[derive(Debug)]
-pub struct ConfigError {
-    variable: String,
-    value: String,
-    allowed: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:?} is not allowed: expected {}", self.variable, self.value, self.allowed)
-    }
-}
-
-/// Finds a variable: `environment`, or a table in tests.
-pub type Lookup = fn(&str) -> Option<String>;
-
-/// A value that is no UTF-8 is still a value: `env::var` would make it look unset.
-pub fn environment(name: &str) -> Option<String> {
-    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 impl Config {
@@ -113,6 +100,24 @@ impl Config {
     }
 }
 
+/// One line for the operator: which variable, what it holds, what it may hold.
+#[derive(Debug)]
+pub struct ConfigError {
+    variable: String,
+    value: String,
+    allowed: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?} is not allowed: expected {}", self.variable, self.value, self.allowed)
+    }
+}
+
+fn bad(variable: &str, value: String, allowed: &str) -> ConfigError {
+    ConfigError { variable: variable.to_owned(), value, allowed: allowed.to_owned() }
+}
+
 /// Turns text into values.
 struct Reader {
     lookup: Lookup,
@@ -132,13 +137,7 @@ impl Reader {
         text.parse().map_err(|_| bad(name, text, "an IP address"))
     }
 
-    fn count<T: TryFrom<usize>>(
-        &self,
-        name: &str,
-        fallback: usize,
-        low: usize,
-        high: usize,
-    ) -> Result<T, ConfigError> {
+    fn count<T: TryFrom<usize>>(&self, name: &str, fallback: usize, low: usize, high: usize) -> Result<T, ConfigError> {
         let text = self.text(name, &fallback.to_string());
         parse_integer(&text, low, high)
             .and_then(|value| T::try_from(value).ok())
@@ -147,8 +146,7 @@ impl Reader {
 
     fn duration(&self, name: &str, fallback: &str) -> Result<Duration, ConfigError> {
         let text = self.text(name, fallback);
-        parse_seconds(&text, 86400.0)
-            .ok_or_else(|| bad(name, text, "decimal seconds from 0 to 86400, like 2 or 0.5"))
+        parse_seconds(&text, 86400.0).ok_or_else(|| bad(name, text, "decimal seconds from 0 to 86400, like 2 or 0.5"))
     }
 
     fn positive(&self, name: &str, fallback: &str) -> Result<Duration, ConfigError> {
@@ -168,18 +166,10 @@ impl Reader {
     }
 }
 
-fn bad(variable: &str, value: String, allowed: &str) -> ConfigError {
-    ConfigError { variable: variable.to_owned(), value, allowed: allowed.to_owned() }
-}
-
 /// Digits only: `parse` alone would take a sign.
 pub fn parse_integer(text: &str, low: usize, high: usize) -> Option<usize> {
-    let value = if is_digits(text) {
-        text.parse().ok()?
-    } else {
-        return None;
-    };
-    (low..=high).contains(&value).then_some(value)
+    let value = text.parse().ok()?;
+    (is_digits(text) && (low..=high).contains(&value)).then_some(value)
 }
 
 /// Decimal seconds, at most limit: `parse` alone would take a sign, an exponent and infinity.
@@ -202,8 +192,10 @@ fn read_config_file(lookup: Lookup) -> Result<HashMap<String, String>, ConfigErr
     let Some(path) = lookup("CONFIG_FILE").filter(|path| !path.is_empty()) else {
         return Ok(overrides);
     };
-    let text = fs::read_to_string(&path)
-        .map_err(|_| bad("CONFIG_FILE", path.clone(), "a readable file with lines of text"))?;
+    let text = fs::read_to_string(&path).map_err(|error| {
+        let readable = error.kind() == io::ErrorKind::InvalidData;
+        bad("CONFIG_FILE", path.clone(), if readable { "lines of text" } else { "a readable file" })
+    })?;
     for (index, line) in text.lines().map(str::trim).enumerate() {
         if line.is_empty() || line.starts_with('#') {
             continue;

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Incoming};
@@ -41,6 +41,12 @@ pub enum ConnectionState {
     Closing,
 }
 
+impl ConnectionState {
+    pub fn name(self) -> &'static str {
+        ["unused", "active", "idle", "closing"][self as usize]
+    }
+}
+
 /// What a request counts against.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Limit {
@@ -51,13 +57,11 @@ pub enum Limit {
     None,
 }
 
-const LIMITS: usize = 3;
-
 /// What the registry knows of a connection. Any task may ask; only the connection's own changes it.
 pub struct Connection {
+    pub registry: Arc<Registry>,
+    pub refused: bool, // above MAX_CONNECTIONS
     id: usize,
-    registry: Arc<Registry>,
-    refused: bool, // above MAX_CONNECTIONS
     standing: Mutex<Standing>,
 }
 
@@ -68,13 +72,12 @@ struct Standing {
     limit: Limit,           // that the request in flight counts against
     sending: bool,          // the rest of the response waits for nothing but the client
     response_ended: bool,   // hyper has taken the end of the response, but may not have written it
-    waker: Option<Waker>,   // of the connection's task
 }
 
 impl Connection {
     /// Notes that a byte of a request has come.
     fn activate(&self) {
-        let mut standing = self.standing.lock().unwrap();
+        let mut standing = self.standing();
         match standing.state {
             ConnectionState::Unused => standing.state = ConnectionState::Active, // its time runs already
             ConnectionState::Idle => {
@@ -88,18 +91,18 @@ impl Connection {
     /// Notes whether the rest of the response waits for nothing but the client. One that closes its side then still
     /// gets it; one that does so while a handler waits is taken for one that has left, for both look the same.
     pub fn set_sending(&self, sending: bool) {
-        self.standing.lock().unwrap().sending = sending;
+        self.standing().sending = sending;
     }
 
     /// Notes that hyper has taken the end of the response.
     pub fn end_response(&self) {
-        self.standing.lock().unwrap().response_ended = true;
+        self.standing().response_ended = true;
     }
 
     /// Everything that hyper has taken is written: if the end of the response is among it, the request is
     /// answered. Where hyper has read ahead, the next one has begun to arrive.
     fn finish_request(&self, read_ahead: bool) -> bool {
-        let mut standing = self.standing.lock().unwrap();
+        let mut standing = self.standing();
         if !standing.in_flight || !standing.response_ended {
             return false;
         }
@@ -110,46 +113,24 @@ impl Connection {
     }
 
     fn set_closing(&self) {
-        let mut standing = self.standing.lock().unwrap();
+        let mut standing = self.standing();
         standing.state = ConnectionState::Closing;
         self.registry.finish_request(&mut standing);
     }
 
-    pub fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
-    fn remember(&self, waker: &Waker) {
-        self.standing.lock().unwrap().waker = Some(waker.clone());
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = &self.standing.lock().unwrap().waker {
-            waker.wake_by_ref();
-        }
-    }
-
-    fn state(&self) -> ConnectionState {
-        self.standing.lock().unwrap().state
-    }
-
-    fn is_in_flight(&self) -> bool {
-        self.standing.lock().unwrap().in_flight
-    }
-
-    fn is_sending(&self) -> bool {
-        self.standing.lock().unwrap().sending
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap()
     }
 
     /// Until when the next bytes must come. Nothing but the client's leaving is awaited during a request.
     fn read_deadline(&self) -> Option<Instant> {
-        let mut standing = self.standing.lock().unwrap();
+        let mut standing = self.standing();
         if standing.in_flight {
             return None;
         }
         let settings = self.registry.settings.now();
         let since = *standing.since.get_or_insert_with(Instant::now);
-        Some(match (standing.state, self.registry.listener_closed.get()) {
+        Some(match (standing.state, self.registry.draining.get()) {
             // The last chance, also where no byte ever came.
             // rule: late-request-answered, idle-holds-nothing, unused-holds-nothing
             (ConnectionState::Idle | ConnectionState::Unused, Some(&(closed, idle_linger))) => {
@@ -165,47 +146,21 @@ impl Connection {
 /// Sits between hyper and the socket: it sees the first byte of each request, ends a wait that has lasted
 /// long enough, and knows when a response is written.
 pub struct ConnectionIo {
+    pub connection: Arc<Connection>,
     stream: TcpStream,
-    connection: Arc<Connection>,
+    rejected: bool, // a head, by hyper with 431, which has been told to read it once more
+    again: Bytes,   // that head
     timer: Pin<Box<Sleep>>,
     /// The last read found nothing. hyper reads on while a handler runs, but only once it has used up what it
     /// read before: a read that waits means that it holds no byte of a next request.
     waiting: bool,
     client_closed: bool, // its side, while it is sent a response
     write_timer: Pin<Box<Sleep>>,
-    /// The client takes nothing: `write_timer` runs.
-    stuck: bool,
-    /// It has taken nothing for too long.
-    timed_out: bool,
+    stuck: bool,     // the client takes nothing: write_timer runs
+    timed_out: bool, // it has taken nothing for too long
 }
 
 impl ConnectionIo {
-    /// Above MAX_CONNECTIONS.
-    pub fn is_refused(&self) -> bool {
-        self.connection.refused
-    }
-
-    /// Bounds the time in which the client takes nothing: with each byte that it does take it begins anew.
-    /// rule: slow-reader-bounded
-    fn bound_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.stuck = false;
-            return written;
-        }
-        if !self.stuck {
-            self.stuck = true;
-            let deadline = Instant::now() + self.connection.registry.settings.now().write_timeout;
-            self.write_timer.as_mut().reset(deadline);
-        }
-        ready!(self.write_timer.as_mut().poll(cx));
-        self.timed_out = true;
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.connection.read_deadline() else {
             return Poll::Pending;
@@ -221,7 +176,7 @@ impl ConnectionIo {
             ready!(self.timer.as_mut().poll(cx));
         }
         // The runtime learns late that bytes have come, the kernel knows. rule: nothing-lost-on-keep-alive
-        if self.connection.state() != ConnectionState::Active && self.input_waits() {
+        if self.connection.standing().state != ConnectionState::Active && self.input_waits() {
             self.connection.activate();
             return Poll::Pending; // the runtime is about to report them
         }
@@ -243,22 +198,23 @@ impl ConnectionIo {
 }
 
 impl AsyncRead for ConnectionIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let io = self.get_mut();
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut io.stream).poll_read(cx, buffer);
+        if !io.again.is_empty() {
+            let length = io.again.len().min(buf.remaining());
+            buf.put_slice(&io.again.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut io.stream).poll_read(cx, buf);
         io.waiting = read.is_pending();
         if io.waiting {
             // To hyper a wait that is over looks like a client that left: it finishes by itself.
             return io.poll_deadline(cx).map(Ok);
         }
-        if buffer.filled().len() > before {
+        if buf.filled().len() > before {
             io.connection.activate();
-        } else if io.connection.is_sending() {
+        } else if io.connection.standing().sending {
             // hyper would stop in the middle; it hears of it when the response is written.
             (io.waiting, io.client_closed) = (true, true);
             return Poll::Pending;
@@ -269,19 +225,35 @@ impl AsyncRead for ConnectionIo {
 
 impl AsyncWrite for ConnectionIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let io = self.get_mut();
-        let written = Pin::new(&mut io.stream).poll_write(cx, data);
-        io.bound_write(cx, written)
+        self.poll_write_vectored(cx, &[IoSlice::new(data)])
     }
 
+    /// Bounds the time in which the client takes nothing: with each byte that it does take it begins anew.
+    /// rule: slow-reader-bounded
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let io = self.get_mut();
-        let written = Pin::new(&mut io.stream).poll_write_vectored(cx, data);
-        io.bound_write(cx, written)
+        // What hyper says where no request is in flight rejects a head: with this status for its size or its many fields.
+        let too_large = data.first().is_some_and(|answer| answer.get(9..12) == Some(b"431"));
+        if too_large && !io.rejected && !io.connection.standing().in_flight {
+            io.rejected = true;
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        if let Poll::Ready(written) = Pin::new(&mut io.stream).poll_write_vectored(cx, data) {
+            io.stuck = false;
+            return Poll::Ready(written);
+        }
+        if !io.stuck {
+            io.stuck = true;
+            let deadline = Instant::now() + io.connection.registry.settings.now().write_timeout;
+            io.write_timer.as_mut().reset(deadline);
+        }
+        ready!(io.write_timer.as_mut().poll(cx));
+        io.timed_out = true;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -292,8 +264,7 @@ impl AsyncWrite for ConnectionIo {
     /// it is woken: the time that a connection may be idle begins here.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let io = self.get_mut();
-        if io.connection.finish_request(!io.waiting) && (io.client_closed || io.poll_deadline(cx).is_ready())
-        {
+        if io.connection.finish_request(!io.waiting) && (io.client_closed || io.poll_deadline(cx).is_ready()) {
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -316,11 +287,11 @@ impl Drop for ConnectionIo {
 pub struct Registry {
     settings: Arc<Settings>,
     connections: Mutex<Connections>,
-    in_flight: [AtomicUsize; LIMITS],
+    in_flight: [AtomicUsize; 3], // requests by limit
     answered: Notify,
-    listener_closed: OnceLock<(Instant, Duration)>, // with IDLE_LINGER as it was then
+    draining: SetOnce<(Instant, Duration)>, // since when, and IDLE_LINGER as it was then
     drained: SetOnce<()>,
-    cut: AtomicBool,
+    cut: SetOnce<()>,
 }
 
 #[derive(Default)]
@@ -337,9 +308,9 @@ impl Registry {
             connections: Mutex::default(),
             in_flight: Default::default(),
             answered: Notify::new(),
-            listener_closed: OnceLock::new(),
+            draining: SetOnce::new(),
             drained: SetOnce::new(),
-            cut: AtomicBool::new(false),
+            cut: SetOnce::new(),
         })
     }
 
@@ -361,18 +332,19 @@ impl Registry {
             limit: Limit::None,
             sending: false,
             response_ended: false,
-            waker: None,
         });
         let id = connections.next_id;
-        let connection = Arc::new(Connection { id, registry: Arc::clone(self), refused, standing });
+        let connection = Arc::new(Connection { registry: Arc::clone(self), refused, id, standing });
         connections.next_id += 1;
         connections.refused += usize::from(refused);
         connections.open.insert(id, Arc::clone(&connection));
         let timer = Box::pin(sleep_until(now + settings.header_timeout));
         let write_timer = Box::pin(sleep_until(now));
         Some(ConnectionIo {
-            stream,
             connection,
+            stream,
+            rejected: false,
+            again: Bytes::new(),
             timer,
             waiting: false,
             client_closed: false,
@@ -384,7 +356,7 @@ impl Registry {
 
     /// Counts a request whose head is complete. False above its limit. rule: overload-sheds
     pub fn begin_request(&self, connection: &Connection, limit: Limit) -> bool {
-        let mut standing = connection.standing.lock().unwrap();
+        let mut standing = connection.standing();
         standing.in_flight = true;
         standing.limit = limit;
         standing.sending = false;
@@ -408,18 +380,15 @@ impl Registry {
 
     /// Called once, when the listener has closed: whoever is idle, or becomes idle, may ask once more.
     pub fn begin_drain(&self) {
-        let _ = self.listener_closed.set((Instant::now(), self.settings.now().idle_linger));
-        let connections = self.connections.lock().unwrap();
-        connections.open.values().for_each(|connection| connection.wake());
-        self.report_drained(&connections);
+        let _ = self.draining.set((Instant::now(), self.settings.now().idle_linger));
+        self.report_drained(&self.connections.lock().unwrap());
     }
 
     /// Ends every connection at once and returns how many requests that cost.
     pub fn cut_in_flight(&self) -> usize {
         let connections = self.connections.lock().unwrap();
-        let cut = connections.open.values().filter(|connection| connection.is_in_flight()).count();
-        self.cut.store(true, Ordering::SeqCst);
-        connections.open.values().for_each(|connection| connection.wake());
+        let cut = connections.open.values().filter(|connection| connection.standing().in_flight).count();
+        let _ = self.cut.set(());
         cut
     }
 
@@ -428,7 +397,7 @@ impl Registry {
         loop {
             let mut another = pin!(self.answered.notified());
             another.as_mut().enable(); // or one that is finished right now would go unheard
-            if self.in_flight() == 0 {
+            if self.requests() == 0 {
                 return;
             }
             another.await;
@@ -448,20 +417,22 @@ impl Registry {
     }
 
     fn report_drained(&self, connections: &Connections) {
-        if self.listener_closed.get().is_some() && connections.open.is_empty() {
+        if self.draining.initialized() && connections.open.is_empty() {
             let _ = self.drained.set(());
         }
     }
 
-    /// How many requests are in flight, for /metrics.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    /// Returns the requests in flight and the connections in each state, for /metrics.
+    pub fn count(&self) -> (usize, [usize; 4]) {
+        let mut states = [0; 4];
+        for connection in self.connections.lock().unwrap().open.values() {
+            states[connection.standing().state as usize] += 1;
+        }
+        (self.requests(), states)
     }
 
-    /// How many connections are in one state, for /metrics.
-    pub fn count(&self, state: ConnectionState) -> usize {
-        let connections = self.connections.lock().unwrap();
-        connections.open.values().filter(|connection| connection.state() == state).count()
+    fn requests(&self) -> usize {
+        self.in_flight.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -473,19 +444,29 @@ where
     B: Body<Data = Bytes, Error = Infallible> + 'static,
 {
     let connection = Arc::clone(&io.connection);
-    let service = service_fn(|request| handle(Arc::clone(&connection), request));
+    let mut http = http1::Builder::new();
+    http.max_header_size(MAX_HEAD_BYTES);
+    http.header_read_timeout(None); // its time would run while a connection is idle, too
     let conversation = async {
-        let _ = http1::Builder::new()
-            .max_header_size(MAX_HEAD_BYTES)
-            .max_headers(MAX_FIELDS)
-            .header_read_timeout(None) // its time would run while a connection is idle, too
-            .serve_connection(TokioIo::new(&mut io), service)
-            .await; // an error means that the client has left, or was cut off by a deadline
+        let mut again = false;
+        loop {
+            let service = service_fn(|request| handle(Arc::clone(&connection), request));
+            let mut hyper = http.serve_connection(TokioIo::new(&mut io), service);
+            let _ = (&mut hyper).await; // an error means that the client has left, or was cut off by a deadline
+            let unread = hyper.into_parts().read_buf;
+            if again || !io.rejected {
+                break;
+            }
+            // hyper makes room for as many fields as it may take, for each head anew. For all that fit, that takes
+            // longer than the rest of a request: so it begins with its own 100, and has another look.
+            (again, io.again) = (true, unread);
+            http.max_headers(MAX_FIELDS);
+        }
         if !io.timed_out {
             io.half_close().await;
         }
     };
-    let in_flight = !until_cut(&connection, conversation).await && connection.is_in_flight();
+    let in_flight = !until_cut(&connection, conversation).await && connection.standing().in_flight;
     if in_flight || io.timed_out {
         // By RST, because a FIN can look like the end of a response that has no length. rule: cut-is-visible
         let _ = io.stream.set_zero_linger();
@@ -506,21 +487,19 @@ pub async fn refuse(mut io: ConnectionIo) {
     until_cut(&connection, refusal).await;
 }
 
-/// Goes on until the conversation ends, or, returning false, is cut. The registry wakes it for that, and also
-/// when the drain begins: hyper, polled again, asks for input, and so for the deadline that is in force from
-/// then on.
+/// Goes on until the conversation ends, or, returning false, is cut. When the drain begins, hyper is polled again: it
+/// asks for input, and so for the deadline that is in force from then on.
 async fn until_cut(connection: &Connection, conversation: impl Future<Output = ()>) -> bool {
+    let registry = &connection.registry;
     let mut conversation = pin!(conversation);
-    let mut known = false;
-    poll_fn(|cx| {
-        if !known {
-            connection.remember(cx.waker()); // it stays the same as long as the task lives
-            known = true;
+    let (mut cut, mut drain) = (pin!(registry.cut.wait()), pin!(registry.draining.wait()));
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut cut => return false,
+            _ = &mut drain, if !draining => draining = true,
+            () = &mut conversation => return true,
         }
-        if connection.registry.cut.load(Ordering::SeqCst) {
-            return Poll::Ready(false);
-        }
-        conversation.as_mut().poll(cx).map(|()| true)
-    })
-    .await
+    }
 }

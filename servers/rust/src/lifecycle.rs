@@ -37,8 +37,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 6] =
-        [Self::Starting, Self::Ready, Self::LameDuck, Self::Draining, Self::Releasing, Self::Exited];
+    const ALL: [Self; 6] = [Self::Starting, Self::Ready, Self::LameDuck, Self::Draining, Self::Releasing, Self::Exited];
 
     pub fn name(self) -> &'static str {
         ["starting", "ready", "lame-duck", "draining", "releasing", "exited"][self as usize]
@@ -144,7 +143,7 @@ impl Lifecycle {
         let (mut begun, mut signalled) = (false, false);
         loop {
             tokio::select! {
-                kind = signals.recv() => {
+                kind = signals.receive() => {
                     (self.log_event)("signal", &[("signal", Value::Text(signal_name(kind)))]);
                     if kind == SignalKind::hangup() {
                         reload();
@@ -279,7 +278,7 @@ impl Signals {
         })
     }
 
-    async fn recv(&mut self) -> SignalKind {
+    async fn receive(&mut self) -> SignalKind {
         tokio::select! {
             _ = self.terminate.recv() => SignalKind::terminate(),
             _ = self.interrupt.recv() => SignalKind::interrupt(),

@@ -14,37 +14,6 @@ use crate::lifecycle::Value;
 const LOG_QUEUE: usize = 10_000; // lines that wait, for each stream
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500); // for both streams together
 
-static STDOUT: LazyLock<Arc<Stream>> = LazyLock::new(|| {
-    Stream::start("stdout", io::stdout().as_fd(), |lines| {
-        encode("dropped", &[("lines", Value::Number(lines))])
-    })
-});
-static STDERR: LazyLock<Arc<Stream>> = LazyLock::new(|| {
-    Stream::start("stderr", io::stderr().as_fd(), |lines| format!("{lines} lines were dropped\n").into())
-});
-
-/// Logs one JSON object: the event, then its fields. rule: log-holds-nothing
-pub fn log_event(event: &str, fields: &[(&str, Value<'_>)]) {
-    STDOUT.enqueue(encode(event, fields));
-}
-
-/// Logs a line for people.
-pub fn log_error(text: &str) {
-    STDERR.enqueue(format!("{text}\n").into());
-}
-
-/// Waits until all that was logged is written, but not long.
-pub fn flush() {
-    let deadline = Instant::now() + FLUSH_TIMEOUT;
-    STDOUT.flush(deadline);
-    STDERR.flush(deadline);
-}
-
-/// The name of each stream, and how many of its lines were dropped.
-pub fn dropped() -> [(&'static str, usize); 2] {
-    [&STDOUT, &STDERR].map(|stream| (stream.name, stream.queue.lock().unwrap().dropped))
-}
-
 /// A file that is written by one thread, which alone may have to wait for a reader.
 struct Stream {
     name: &'static str,
@@ -103,6 +72,35 @@ impl Stream {
             }
         }
     }
+}
+
+static STDOUT: LazyLock<Arc<Stream>> = LazyLock::new(|| {
+    Stream::start("stdout", io::stdout().as_fd(), |lines| encode("dropped", &[("lines", Value::Number(lines))]))
+});
+static STDERR: LazyLock<Arc<Stream>> = LazyLock::new(|| {
+    Stream::start("stderr", io::stderr().as_fd(), |lines| format!("{lines} lines were dropped\n").into())
+});
+
+/// Logs one JSON object: the event, then its fields. rule: log-holds-nothing
+pub fn log_event(event: &str, fields: &[(&str, Value<'_>)]) {
+    STDOUT.enqueue(encode(event, fields));
+}
+
+/// Logs a line for people.
+pub fn log_error(text: &str) {
+    STDERR.enqueue(format!("{text}\n").into());
+}
+
+/// The name of each stream, and how many of its lines were dropped.
+pub fn lines_dropped() -> [(&'static str, usize); 2] {
+    [&STDOUT, &STDERR].map(|stream| (stream.name, stream.queue.lock().unwrap().dropped))
+}
+
+/// Waits until all that was logged is written, but not long.
+pub fn flush() {
+    let deadline = Instant::now() + FLUSH_TIMEOUT;
+    STDOUT.flush(deadline);
+    STDERR.flush(deadline);
 }
 
 /// Writes the event, then names and values in their order, as one line of JSON.

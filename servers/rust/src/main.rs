@@ -12,7 +12,6 @@ mod lifecycle;
 mod log;
 mod routes;
 
-use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,9 +20,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
-use hyper::{Request, Response};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime;
@@ -34,11 +33,12 @@ use config::{Config, Settings, environment};
 use connections::{Connection, Registry, refuse, serve};
 use lifecycle::{Lifecycle, ReleaseStep, Signals, Steps, Value};
 use log::{flush, log_error, log_event};
-use routes::{App, ResponseBody};
+use routes::{App, Sent};
 
 /// On one thread: what a connection and the shutdown do to each other then happens in some order, never at the
 /// same time, which is easier to read. On several threads the text would be the same.
 fn main() {
+    flush(); // opens both streams of the log while there are descriptors for them
     panic::set_hook(Box::new(|panic| log_error(&panic.to_string()))); // which may not wait for a reader either
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let status = runtime.block_on(run()).unwrap_or_else(|(status, reason)| {
@@ -75,8 +75,7 @@ async fn run() -> Result<i32, (i32, String)> {
     let listener = Listener::new(tcp, hand_over(Arc::clone(&registry), Arc::clone(&app), App::handle));
     let accepting = tokio::spawn(accept(listener, closing, Arc::clone(&lifecycle)));
     let (close_admin, admin_closing) = oneshot::channel();
-    let admin_listener =
-        Listener::new(admin_tcp, hand_over(Arc::clone(&admin_registry), app, App::handle_admin));
+    let admin_listener = Listener::new(admin_tcp, hand_over(Arc::clone(&admin_registry), app, App::handle_admin));
     let admin_accepting = tokio::spawn(accept(admin_listener, admin_closing, Arc::clone(&lifecycle)));
 
     lifecycle.ready();
@@ -161,12 +160,12 @@ fn listen(host: IpAddr, port: u16) -> Result<(TcpListener, u16), (i32, String)> 
 fn hand_over<H, F>(registry: Arc<Registry>, app: Arc<App>, handle: H) -> impl Fn(TcpStream)
 where
     H: Fn(Arc<App>, Arc<Connection>, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
-    F: Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + 'static,
+    F: Future<Output = Sent> + Send + 'static,
 {
     move |stream| {
         let app = Arc::clone(&app);
         match registry.open(stream) {
-            Some(io) if io.is_refused() => drop(tokio::spawn(refuse(io))),
+            Some(io) if io.connection.refused => drop(tokio::spawn(refuse(io))),
             Some(io) => {
                 let handle = move |connection, request| handle(Arc::clone(&app), connection, request);
                 drop(tokio::spawn(serve(io, handle)));

@@ -13,8 +13,8 @@ use futures_util::stream::unfold;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER, TRANSFER_ENCODING,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    TRANSFER_ENCODING,
 };
 use hyper::{Method, StatusCode, Version};
 use percent_encoding::percent_decode_str;
@@ -23,7 +23,7 @@ use tokio::time::{sleep, timeout};
 use crate::config::{DrainPolicy, Settings, parse_integer, parse_seconds};
 use crate::connections::{Connection, ConnectionState, Limit, Registry};
 use crate::lifecycle::{Lifecycle, Phase, Value};
-use crate::log::{dropped, log_event};
+use crate::log::{lines_dropped, log_event};
 
 use Handler::{Later, Now};
 
@@ -41,12 +41,22 @@ struct RequestError {
     field: Option<(HeaderName, HeaderValue)>, // of the head, besides those of every one
 }
 
+impl RequestError {
+    fn new(status: StatusCode, reason: &str) -> Self {
+        Self { status, reason: reason.to_owned(), field: None }
+    }
+
+    fn retry_later(status: StatusCode, reason: &str) -> Self {
+        Self { field: Some((RETRY_AFTER, HeaderValue::from_static("1"))), ..Self::new(status, reason) }
+    }
+}
+
 /// What a handler gets: parsed, its body received whole. The head itself is not kept: as long as it lives,
 /// hyper cannot use its buffer again.
 struct Request {
     query: String,
     content_type: Option<HeaderValue>,
-    id: Option<HeaderValue>,
+    id: Option<String>,
     is_head: bool,
     closes: bool,  // whatever is answered
     expects: bool, // an invitation to send its body
@@ -56,6 +66,7 @@ struct Request {
 
 type Response = hyper::Response<Content>;
 type Answer = Result<Response, RequestError>;
+pub type Sent = Result<hyper::Response<ResponseBody>, Infallible>;
 type Pending<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
 /// Only few handlers wait: the others need no future, and no box for it.
@@ -118,7 +129,7 @@ impl App {
         self: Arc<Self>,
         connection: Arc<Connection>,
         request: hyper::Request<Incoming>,
-    ) -> impl Future<Output = Result<hyper::Response<ResponseBody>, Infallible>> {
+    ) -> impl Future<Output = Sent> {
         let found = find(routes(), &request);
         let (mut request, incoming) = (Request::new(&request), request.into_body());
         // Here, and not when the future is polled: hyper reads on in between.
@@ -130,13 +141,13 @@ impl App {
         async move {
             let draining = self.lifecycle.phase() >= Phase::Draining;
             let answer = if draining && self.settings.now().drain_policy == DrainPolicy::Reject {
-                Err(retry_later(StatusCode::SERVICE_UNAVAILABLE, "shutting down"))
+                Err(RequestError::retry_later(StatusCode::SERVICE_UNAVAILABLE, "shutting down"))
             } else if !admitted {
-                Err(retry_later(StatusCode::TOO_MANY_REQUESTS, "too many requests in flight"))
+                Err(RequestError::retry_later(StatusCode::TOO_MANY_REQUESTS, "too many requests in flight"))
             } else {
                 self.dispatch(found, &mut request, incoming).await
             };
-            Ok(self.send_head(answer, &request, connection))
+            self.send_head(answer, &request, connection)
         }
     }
 
@@ -145,34 +156,28 @@ impl App {
         self: Arc<Self>,
         connection: Arc<Connection>,
         request: hyper::Request<Incoming>,
-    ) -> impl Future<Output = Result<hyper::Response<ResponseBody>, Infallible>> {
+    ) -> impl Future<Output = Sent> {
         let found = find(admin_routes(), &request);
         let (mut request, incoming) = (Request::new(&request), request.into_body());
-        connection.registry().begin_request(&connection, Limit::None);
+        connection.registry.begin_request(&connection, Limit::None);
         async move {
             let answer = self.dispatch(found, &mut request, incoming).await;
-            Ok(self.send_head(answer, &request, connection))
+            self.send_head(answer, &request, connection)
         }
     }
 
-    async fn dispatch(
-        &self,
-        found: Result<&Route, RequestError>,
-        request: &mut Request,
-        incoming: Incoming,
-    ) -> Answer {
-        let handle = match found {
-            Ok(route) => Ok(route.handle),
-            // Nor is its body clear; or it is not wanted, and so not invited.
+    async fn dispatch(&self, found: Result<&Route, RequestError>, request: &mut Request, incoming: Incoming) -> Answer {
+        let found = match found {
+            // Its body is not clear either; or it is not wanted, and so not invited.
             Err(error) if is_ambiguous(error.status) || request.expects => return Err(error),
-            Err(error) => Err(error),
+            found => found,
         };
         if request.unread {
             // In a box: most requests have none, and hyper moves the whole future more than once.
             request.body = Box::pin(self.read_body(incoming)).await?;
             request.unread = false;
         }
-        match handle? {
+        match found?.handle {
             Now(handle) => handle(self, request),
             Later(handle) => handle(self, request).await,
         }
@@ -183,21 +188,22 @@ impl App {
     async fn read_body(&self, incoming: Incoming) -> Result<Bytes, RequestError> {
         let settings = self.settings.now();
         let limit = settings.max_body_bytes;
-        let too_large = || fail(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body is at most {limit} bytes"));
+        let too_large =
+            || RequestError::new(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body is at most {limit} bytes"));
         if incoming.size_hint().lower() > limit as u64 {
             return Err(too_large());
         }
         match timeout(settings.body_timeout, Limited::new(incoming, limit).collect()).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(_)) => Err(fail(StatusCode::BAD_REQUEST, "the body is malformed or incomplete")),
-            Err(_) => Err(fail(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+            Ok(Err(_)) => Err(RequestError::new(StatusCode::BAD_REQUEST, "the body is malformed or incomplete")),
+            Err(_) => Err(RequestError::new(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
         }
     }
 
     fn root(&self, _: &Request) -> Answer {
         let phase = self.lifecycle.phase().name();
-        Ok(json(StatusCode::OK, ["{\"server\":\"rust\",\"phase\":\"", phase, "\"}\n"].concat()))
+        Ok(send_json(StatusCode::OK, ["{\"server\":\"rust\",\"phase\":\"", phase, "\"}\n"].concat()))
     }
 
     /// A request that takes its time. Where the client leaves, hyper drops this future.
@@ -205,80 +211,67 @@ impl App {
     async fn slow(&self, request: &Request) -> Answer {
         let delay = request.seconds("delay", 1.0, MAX_SLOW)?;
         sleep(delay).await;
-        Ok(json(StatusCode::OK, format!("{{\"slept\":{}}}\n", delay.as_secs_f64())))
+        Ok(send_json(StatusCode::OK, format!("{{\"slept\":{}}}\n", delay.as_secs_f64())))
     }
 
     fn echo(&self, request: &Request) -> Answer {
         let unknown = HeaderValue::from_static("application/octet-stream");
         let content_type = request.content_type.clone().unwrap_or(unknown);
-        Ok(typed(content_type, Content::Whole(request.body.clone())))
+        Ok(send(content_type, Content::Whole(request.body.clone())))
     }
 
     fn bytes(&self, request: &Request) -> Answer {
         let size = request.integer("size", 1024, 0, MAX_BYTES)?;
-        Ok(typed(HeaderValue::from_static("application/octet-stream"), Content::Zeros(size)))
+        Ok(send(HeaderValue::from_static("application/octet-stream"), Content::Zeros(size)))
     }
 
     /// Finite: it ends by itself, and a shutdown waits for that. rule: response-untruncated
     fn stream(&self, request: &Request) -> Answer {
         let chunks = request.integer("chunks", 10, 1, MAX_CHUNKS)?;
         let interval = request.seconds("interval", 0.1, MAX_INTERVAL)?;
-        Ok(typed(
-            HeaderValue::from_static("text/plain"),
-            Content::Chunks(Box::pin(count_to(chunks, interval))),
-        ))
+        let numbered = count_to(chunks, interval);
+        Ok(send(HeaderValue::from_static("text/plain"), Content::Chunks(Box::pin(numbered))))
     }
 
     /// Has no end of its own: when the listener closes, it ends as if it had, with the final chunk.
     /// rule: endless-stream-ends
     fn events(&self, _: &Request) -> Answer {
         let seconds = count_seconds(Arc::clone(&self.lifecycle));
-        Ok(typed(HeaderValue::from_static("text/event-stream"), Content::Chunks(Box::pin(seconds))))
+        Ok(send(HeaderValue::from_static("text/event-stream"), Content::Chunks(Box::pin(seconds))))
     }
 
     /// Says that a restart would not help; a shutdown is no reason for one. rule: liveness-stays
     fn live(&self, _: &Request) -> Answer {
-        Ok(json(StatusCode::OK, self.phase_line()))
+        Ok(send_json(StatusCode::OK, self.phase_line()))
     }
 
     fn ready(&self, _: &Request) -> Answer {
         let ready = self.lifecycle.is_ready();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        Ok(json(status, self.phase_line()))
+        Ok(send_json(status, self.phase_line()))
     }
 
     fn metrics(&self, _: &Request) -> Answer {
-        let [(stdout, stdout_dropped), (stderr, stderr_dropped)] = dropped();
-        let text = format!(
-            "# TYPE http_requests_in_flight gauge\n\
-             http_requests_in_flight {}\n\
-             # TYPE http_connections gauge\n\
-             http_connections{{state=\"unused\"}} {}\n\
-             http_connections{{state=\"active\"}} {}\n\
-             http_connections{{state=\"idle\"}} {}\n\
-             # TYPE lifecycle_phase gauge\n\
-             lifecycle_phase{{phase=\"{}\"}} 1\n\
-             # TYPE log_lines_dropped_total counter\n\
-             log_lines_dropped_total{{stream=\"{}\"}} {}\n\
-             log_lines_dropped_total{{stream=\"{}\"}} {}\n",
-            self.registry.in_flight(),
-            self.registry.count(ConnectionState::Unused),
-            self.registry.count(ConnectionState::Active),
-            self.registry.count(ConnectionState::Idle),
-            self.lifecycle.phase().name(),
-            stdout,
-            stdout_dropped,
-            stderr,
-            stderr_dropped,
-        );
-        Ok(typed(HeaderValue::from_static("text/plain; version=0.0.4"), Content::Whole(text.into())))
+        let (in_flight, states) = self.registry.count();
+        let mut text = format!("# TYPE http_requests_in_flight gauge\nhttp_requests_in_flight {in_flight}\n");
+        text += "# TYPE http_connections gauge\n";
+        for state in [ConnectionState::Unused, ConnectionState::Active, ConnectionState::Idle] {
+            text += &format!("http_connections{{state=\"{}\"}} {}\n", state.name(), states[state as usize]);
+        }
+        text += "# TYPE lifecycle_phase gauge\n";
+        text += &format!("lifecycle_phase{{phase=\"{}\"}} 1\n", self.lifecycle.phase().name());
+        text += "# TYPE log_lines_dropped_total counter\n";
+        for (stream, dropped) in lines_dropped() {
+            text += &format!("log_lines_dropped_total{{stream=\"{stream}\"}} {dropped}\n");
+        }
+        Ok(send(HeaderValue::from_static("text/plain; version=0.0.4"), Content::Whole(text.into())))
     }
 
     /// Takes the server out of rotation and answers when traffic has had time to go elsewhere. It stops
     /// nothing: the signal comes from whoever called. rule: prestop-waits, prestop-keeps-process
     async fn prestop(&self) -> Answer {
         self.lifecycle.begin_lame_duck("prestop").await; // rule: lame-duck-serves
-        Ok(json(StatusCode::OK, self.phase_line()))
+        Ok(send_json(StatusCode::OK, self.phase_line()))
     }
 
     fn phase_line(&self) -> String {
@@ -287,37 +280,52 @@ impl App {
 
     /// Adds what belongs to every head. hyper writes it as soon as this returns: the phase is the one of that
     /// moment, though it may have changed since the request came.
-    fn send_head(
-        &self,
-        answer: Answer,
-        request: &Request,
-        connection: Arc<Connection>,
-    ) -> hyper::Response<ResponseBody> {
+    fn send_head(&self, answer: Answer, request: &Request, connection: Arc<Connection>) -> Sent {
         let mut closes = request.closes;
-        let mut response = answer.unwrap_or_else(|error| {
+        let response = answer.unwrap_or_else(|error| {
             closes |= request.unread || is_ambiguous(error.status);
-            error.into_response()
+            fail(error)
         });
-        let status = response.status();
-        let length = response.body().size_hint().exact();
+        let mut response = response.map(|content| ResponseBody { content, connection });
+        let (status, length) = (response.status(), response.body().size_hint().exact());
         let headers = response.headers_mut();
         headers.insert(X_INSTANCE_ID, self.instance.clone());
         // hyper then reads no further request. rule: pipelined-in-order
         if closes || self.lifecycle.stopping() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if request.is_head {
+            headers.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
+            response.body_mut().content = Content::Whole(Bytes::new());
+        }
         if status.as_u16() < 400
-            && let Some(id) = request.id()
+            && let Some(id) = &request.id
         {
             log_event("executed", &[("request_id", Value::Text(id))]);
         }
-        if request.is_head {
-            headers.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
-            *response.body_mut() = Content::Whole(Bytes::new());
-        }
-        connection.set_sending(!matches!(response.body(), Content::Chunks(_)));
-        response.map(|content| ResponseBody { content, connection })
+        let body = response.body();
+        body.connection.set_sending(!matches!(body.content, Content::Chunks(_)));
+        Ok(response)
     }
+}
+
+fn send(content_type: HeaderValue, content: Content) -> Response {
+    let mut response = Response::new(content);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+fn send_json(status: StatusCode, line: String) -> Response {
+    let mut response = send(HeaderValue::from_static("application/json"), Content::Whole(line.into()));
+    *response.status_mut() = status;
+    response
+}
+
+fn fail(error: RequestError) -> Response {
+    let reason = serde_json::to_string(&error.reason).unwrap_or_default();
+    let mut response = send_json(error.status, format!("{{\"error\":{reason}}}\n"));
+    response.headers_mut().extend(error.field);
+    response
 }
 
 /// Returns the route of a request, or how to reject it. HEAD is answered wherever GET is, but where a client would
@@ -338,10 +346,10 @@ fn find(
         allowed.extend(has_head.then_some("HEAD"));
     }
     if allowed.is_empty() {
-        return Err(fail(StatusCode::NOT_FOUND, "no such path"));
+        return Err(RequestError::new(StatusCode::NOT_FOUND, "no such path"));
     }
     let field = HeaderValue::try_from(allowed.join(", ")).map(|allowed| (ALLOW, allowed)).ok();
-    Err(RequestError { field, ..fail(StatusCode::METHOD_NOT_ALLOWED, "method not allowed") })
+    Err(RequestError { field, ..RequestError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed") })
 }
 
 /// Rejects what hyper takes, and a proxy may read otherwise.
@@ -354,13 +362,13 @@ fn check_framing(request: &hyper::Request<Incoming>) -> Result<(), RequestError>
         (Some(_), Some(_)) => false,
     };
     if !valid {
-        return Err(fail(StatusCode::BAD_REQUEST, "a request has one Host field"));
+        return Err(RequestError::new(StatusCode::BAD_REQUEST, "a request has one Host field"));
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(fail(StatusCode::NOT_IMPLEMENTED, "a body is chunked, or has a length")),
+        _ => Err(RequestError::new(StatusCode::NOT_IMPLEMENTED, "a body is chunked, or has a length")),
     }
 }
 
@@ -373,15 +381,17 @@ fn decode_path(path: &str) -> Result<Cow<'_, str>, RequestError> {
     let escapes = path.split('%').skip(1);
     let mut digits = escapes.map(|escape| escape.bytes().take(2).filter(u8::is_ascii_hexdigit).count());
     if digits.any(|digits| digits < 2) {
-        return Err(fail(StatusCode::BAD_REQUEST, "the request target is malformed"));
+        return Err(RequestError::new(StatusCode::BAD_REQUEST, "the request target is malformed"));
     }
     Ok(percent_decode_str(path).decode_utf8_lossy())
 }
 
-/// The value of a field that is there once.
-fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
+/// The one `X-Request-Id`, where it has the form `[A-Za-z0-9._-]{1,64}`.
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    let mut ids = headers.get_all(X_REQUEST_ID).iter();
+    let (id, None) = (ids.next()?.to_str().ok()?, ids.next()) else { return None };
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    ((1..=64).contains(&id.len()) && id.bytes().all(allowed)).then(|| id.to_owned())
 }
 
 impl Request {
@@ -390,7 +400,7 @@ impl Request {
         Self {
             query: request.uri().query().unwrap_or_default().to_owned(),
             content_type: headers.get(CONTENT_TYPE).cloned(),
-            id: only(headers, &X_REQUEST_ID).cloned(),
+            id: request_id(headers),
             is_head: request.method() == Method::HEAD,
             // hyper hides whether a chunked request had a Content-Length, too (RFC 9112, 6.1).
             closes: headers.contains_key(TRANSFER_ENCODING),
@@ -408,20 +418,13 @@ impl Request {
     fn seconds(&self, name: &str, fallback: f64, limit: f64) -> Result<Duration, RequestError> {
         let Some(text) = self.parameter(name) else { return Ok(Duration::from_secs_f64(fallback)) };
         let reason = || format!("{name}: {text:?} is not decimal seconds from 0 to {limit}");
-        parse_seconds(&text, limit).ok_or_else(|| fail(StatusCode::UNPROCESSABLE_ENTITY, &reason()))
+        parse_seconds(&text, limit).ok_or_else(|| RequestError::new(StatusCode::UNPROCESSABLE_ENTITY, &reason()))
     }
 
     fn integer(&self, name: &str, fallback: usize, low: usize, high: usize) -> Result<usize, RequestError> {
         let Some(text) = self.parameter(name) else { return Ok(fallback) };
         let reason = || format!("{name}: {text:?} is not an integer from {low} to {high}");
-        parse_integer(&text, low, high).ok_or_else(|| fail(StatusCode::UNPROCESSABLE_ENTITY, &reason()))
-    }
-
-    /// The `X-Request-Id`, where it has the form `[A-Za-z0-9._-]{1,64}`.
-    fn id(&self) -> Option<&str> {
-        let id = self.id.as_ref()?.to_str().ok()?;
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        ((1..=64).contains(&id.len()) && id.bytes().all(allowed)).then_some(id)
+        parse_integer(&text, low, high).ok_or_else(|| RequestError::new(StatusCode::UNPROCESSABLE_ENTITY, &reason()))
     }
 }
 
@@ -474,10 +477,7 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         static BLOCK: [u8; 64 << 10] = [0; 64 << 10];
         let chunk = match &mut self.content {
             Content::Whole(bytes) => std::mem::take(bytes),
@@ -498,48 +498,12 @@ impl Body for ResponseBody {
         self.size_hint().exact() == Some(0)
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.content.size_hint()
-    }
-}
-
-impl Content {
     /// Where it is exact, hyper sends it as Content-Length; otherwise the response is chunked.
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Zeros(left) => SizeHint::with_exact(*left as u64),
-            Self::Chunks(_) => SizeHint::default(),
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Zeros(left) => SizeHint::with_exact(*left as u64),
+            Content::Chunks(_) => SizeHint::default(),
         }
     }
-}
-
-impl RequestError {
-    fn into_response(self) -> Response {
-        let reason = serde_json::to_string(&self.reason).unwrap_or_default();
-        let mut response = json(self.status, format!("{{\"error\":{reason}}}\n"));
-        response.headers_mut().extend(self.field);
-        response
-    }
-}
-
-fn fail(status: StatusCode, reason: &str) -> RequestError {
-    RequestError { status, reason: reason.to_owned(), field: None }
-}
-
-fn retry_later(status: StatusCode, reason: &str) -> RequestError {
-    RequestError { field: Some((RETRY_AFTER, HeaderValue::from_static("1"))), ..fail(status, reason) }
-}
-
-fn json(status: StatusCode, line: String) -> Response {
-    let content_type = const { HeaderValue::from_static("application/json") };
-    let mut response = typed(content_type, Content::Whole(line.into()));
-    *response.status_mut() = status;
-    response
-}
-
-fn typed(content_type: HeaderValue, content: Content) -> Response {
-    let mut response = Response::new(content);
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
 }

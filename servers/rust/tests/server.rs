@@ -174,8 +174,7 @@ fn errors_say_what_is_wrong() {
         assert_eq!(answer.headers.get("allow").map(String::as_str), (status == 405).then_some("POST"));
     }
 
-    client
-        .send("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n");
+    client.send("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n");
     let answer = client.answer();
     assert_eq!((answer.status, answer.headers["connection"].as_str()), (413, "close"));
     assert!(client.is_at_end());
@@ -215,6 +214,31 @@ fn requests_above_the_limit_are_shed_and_connections_refused() {
     assert!(third.is_at_end());
     drop(slow); // a client that leaves holds nothing
     await_metric(&server, "http_requests_in_flight 0\n");
+}
+
+/// hyper rejects the head at first, and reads it again.
+#[test]
+fn a_head_of_many_fields_is_answered_wherever_it_comes() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let request = |fields: usize, body| {
+        format!("POST /echo HTTP/1.1\r\nHost: x\r\n{}Content-Length: 1\r\n\r\n{body}", "a:\r\n".repeat(fields))
+    };
+    client.send(&[request(0, "1"), request(2000, "2"), request(2000, "3"), request(0, "4")].concat());
+    for body in ["1", "2", "3", "4"] {
+        assert_eq!(client.answer().body, body);
+    }
+    client.send(&request(0, "5"));
+    assert_eq!(client.answer().body, "5");
+    client.send(&request(5000, "6"));
+    assert_eq!(client.answer().status, 431);
+    assert!(client.is_at_end());
+
+    // Other heads that hyper rejects it has forgotten by then.
+    let mut client = server.connect();
+    client.send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nhello");
+    assert_eq!(client.answer().status, 400);
+    assert!(client.is_at_end());
 }
 
 /// Pipelined requests: hyper has the second one in its buffer when it finishes the first.

@@ -3,29 +3,17 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use drainspec::client::{Ask, Client, Outcome, arrive};
+use drainspec::client::{Ask, Client, Outcome, arrive, back_to_back, connect_storm};
 use drainspec::recorder::Recorder;
-use drainspec::timeline::{FORMAT, Header, Role};
+use drainspec::timeline::{Event, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::Instant;
 
-const BOUND: Duration = Duration::from_secs(30);
+use crate::record::{BOUND, Tape, header};
 
 fn client() -> Client {
-    Client::new(Recorder::discard(Header {
-        format: FORMAT,
-        scenario: "client".to_owned(),
-        rules: Vec::new(),
-        server: "test".to_owned(),
-        topology: "direct".to_owned(),
-        repeat: 1,
-        promises_contract: false,
-        features: Vec::new(),
-        params: Default::default(),
-        environment: Default::default(),
-        learned: Vec::new(),
-    }))
+    Client::new(Recorder::discard(header()))
 }
 
 /// Answers so many requests on each connection, the body apart from the head, and closes it then.
@@ -103,4 +91,43 @@ async fn whoever_is_refused_was_not_half_way() {
     arrivals.only(0);
     tokio::time::timeout(BOUND, arrivals.done()).await.expect("nobody listens: they are refused");
     assert_eq!((arrivals.answered(), arrivals.half_way_at(Instant::now())), (0, 0), "who is refused is not half-way");
+}
+
+/// How many connections were opened, requests sent, and requests answered.
+fn counted(events: &[Event]) -> (usize, usize, usize) {
+    let count = |what: fn(&Event) -> bool| events.iter().filter(|event| what(event)).count();
+    (
+        count(|event| matches!(event, Event::Opened { .. })),
+        count(|event| matches!(event, Event::Sent { .. })),
+        count(|event| matches!(event, Event::Answered { .. })),
+    )
+}
+
+#[tokio::test]
+async fn a_load_accounts_for_each_request() {
+    for one_each in [false, true] {
+        let (tape, address, ask) = (Tape::new(), server(usize::MAX).await, Ask::get("/", Role::Storm));
+        let load = match one_each {
+            true => connect_storm(&tape.client, address, &ask, 3, Duration::ZERO),
+            false => back_to_back(&tape.client, address, &ask, 3, Duration::ZERO),
+        };
+        load.warm(20).await.expect("it is answered");
+        load.stop().await;
+        let (opened, sent, answered) = counted(&tape.events());
+        assert_eq!(answered, sent, "whoever has asked stays for the answer");
+        assert!(answered >= 20, "{answered} answers");
+        assert_eq!(opened, if one_each { sent } else { 3 }, "connections of {sent} requests");
+    }
+}
+
+#[tokio::test]
+async fn a_load_counts_what_is_answered_and_nothing_else() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} }); // closes at once
+    let tape = Tape::new();
+    let load = back_to_back(&tape.client, address, &Ask::get("/", Role::KeepAlive), 1, Duration::ZERO);
+    tape.until("a third connection", |event| matches!(event, Event::Opened { connection: 3, .. })).await;
+    assert_eq!(load.answered(), 0);
+    load.stop().await;
 }

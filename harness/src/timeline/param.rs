@@ -1,0 +1,85 @@
+//! The parameters of scenarios.
+
+use serde::{Deserialize, Serialize};
+
+/// Makes the enum, the list of all, and their names in files, from one table.
+macro_rules! params {
+    ($($(#[$says:meta])* $param:ident $slug:literal,)*) => {
+        /// A parameter of a scenario. Durations are in seconds.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Param {
+            $($(#[$says])* #[serde(rename = $slug)] $param,)*
+        }
+
+        impl Param {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$param),*];
+
+            /// Its name in files, for ever.
+            pub fn slug(self) -> &'static str {
+                match self {
+                    $(Self::$param => $slug,)*
+                }
+            }
+        }
+    };
+}
+
+params! {
+    /// Limit on a request body, from its head.
+    BodyTimeout "body_timeout",
+    /// Bytes of a response.
+    Bytes "bytes",
+    /// Clients side by side.
+    Clients "clients",
+    /// Clients that arrive one after the other, in all.
+    Connections "connections",
+    /// How long a drain may take.
+    DrainTimeout "drain_timeout",
+    /// Handshakes that must be half-way for the scenario to say something.
+    HalfOpen "half_open",
+    /// Limit on the head of a request.
+    HeaderTimeout "header_timeout",
+    /// How long idle connections are kept after the listener closed.
+    IdleLinger "idle_linger",
+    /// How long the request in flight takes.
+    InFlightFor "in_flight_for",
+    /// The share of requests that a stranger loses while nobody stops it, from 0 to 1.
+    LostInPeace "lost_in_peace",
+    /// Requests that the server takes at once.
+    MaxInFlight "max_in_flight",
+    /// Endless responses that the server takes at once.
+    MaxStreams "max_streams",
+    /// The time in which all clients arrive.
+    Over "over",
+    /// Delay of the link, there and back.
+    RoundTrip "round_trip",
+    /// The lame-duck.
+    ShutdownDelay "shutdown_delay",
+    /// Limit on a response that nobody reads.
+    WriteTimeout "write_timeout",
+}
+
+impl Param {
+    /// The variable of the contract that hands it to the server, where it is one.
+    pub fn variable(self) -> Option<String> {
+        match self {
+            Self::BodyTimeout
+            | Self::DrainTimeout
+            | Self::HeaderTimeout
+            | Self::IdleLinger
+            | Self::MaxInFlight
+            | Self::MaxStreams
+            | Self::ShutdownDelay
+            | Self::WriteTimeout => Some(self.slug().to_uppercase()),
+            Self::Bytes
+            | Self::Clients
+            | Self::Connections
+            | Self::HalfOpen
+            | Self::InFlightFor
+            | Self::LostInPeace
+            | Self::Over
+            | Self::RoundTrip => None,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+../../python/lifecycle.py
