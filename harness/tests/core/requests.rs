@@ -33,8 +33,13 @@ fn in_flight_answered() -> Vec<Case> {
         let run = run().at(800).sent("full", Role::Saturated).at_us(read_us).read("full");
         run.at(1_000).signal("SIGTERM")
     };
+    let learnt = |status| run().sent_expecting_status("slow", Role::InFlight, status).at(1_000).signal("SIGTERM");
     vec![
         holds(rule, "answered", slow().answered_close("slow", 200).exited(0)),
+        holds(rule, "answered 404, as in peace", learnt(404).answered("slow", 404).exited(0)),
+        violated(rule, "answered 503, where 404 is normal", learnt(404).answered("slow", 503).exited(0)),
+        violated(rule, "answered 404, where 200 is normal", learnt(200).answered("slow", 404).exited(0)),
+        violated(rule, "lost, where 404 is normal", learnt(404).broken("slow", Break::Reset).exited(0)),
         holds(rule, "answered much later", slow().at(14_000).answered("slow", 200).exited(0)),
         holds(rule, "redirected", slow().answered("slow", 302).exited(0)),
         violated(rule, "answered with 400: not served", slow().answered_close("slow", 400).exited(0)),

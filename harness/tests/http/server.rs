@@ -140,9 +140,7 @@ impl Server {
     pub fn ended(&mut self) -> Option<String> {
         self.child.try_wait().ok().flatten().map(|status| status.to_string())
     }
-}
 
-impl Server {
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());

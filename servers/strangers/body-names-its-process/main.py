@@ -1,0 +1,29 @@
+"""Its response is the same again and again, until another process gives it."""
+
+import os
+import signal
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Status(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        body = f"process {os.getpid()}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Status)
+signal.signal(
+    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
+)
+server.serve_forever()
+server.server_close()
