@@ -210,7 +210,7 @@ async function runWithin(step) {
   const run = (async () => step.run(ended.signal))();
   if (await within(step.timeout, run)) return;
   ended.abort();
-  throw new Error(`not done after ${step.timeout} ms`);
+  throw new Error(`not done within ${step.timeout} ms`);
 }
 
 /** Tells whoever started us whether the shutdown was clean. */

@@ -1,7 +1,8 @@
-// Log: what this server writes, on both streams. Nobody who waits for us waits for whoever reads it.
+// The log: events on standard output, errors on standard error. It never makes anybody wait: what a full pipe does not
+// take waits in memory, and what does not fit there is dropped and counted.
 //
 // Node writes to a pipe or a socket without blocking (and undoes O_NONBLOCK at the end, because the other end of
-// our descriptor belongs to others, too), and to a file at once. What a full pipe does not take waits in memory.
+// our descriptor belongs to others, too), and to a file at once.
 
 /** So many lines wait for each stream; what comes on top is dropped. */
 const LOG_QUEUE = 10_000;
@@ -10,7 +11,7 @@ const LOG_QUEUE = 10_000;
 const FLUSH_TIMEOUT = 500;
 
 /** One stream and the lines that wait for it. */
-class Output {
+class Stream {
   dropped = 0; // since the start
   #unreported = 0; // of those, since the last line that got through
   #waiting = 0;
@@ -58,8 +59,8 @@ class Output {
   }
 }
 
-const stdout = new Output(process.stdout, (lines) => JSON.stringify({ event: 'dropped', lines }));
-const stderr = new Output(process.stderr, (lines) => `${lines} lines were dropped`);
+const stdout = new Stream(process.stdout, (lines) => JSON.stringify({ event: 'dropped', lines }));
+const stderr = new Stream(process.stderr, (lines) => `${lines} lines were dropped`);
 
 /** Writes one JSON line to standard output, and never waits. rule: log-holds-nothing */
 export function logEvent(event, fields) {

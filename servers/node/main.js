@@ -105,13 +105,10 @@ function newServer(handle) {
 }
 
 async function closeListener(listener, registry) {
-  try {
-    const { emptied, minimumTTL, halfOpen, lost, error } = await listener.emptyAcceptQueue();
-    logEvent('accept_queue', { emptied, minimum_ttl: minimumTTL, half_open: halfOpen, lost });
-    if (error) throw new Error(error);
-  } finally {
-    registry.beginDrain();
-  }
+  const queue = await listener.emptyAcceptQueue().finally(() => registry.beginDrain());
+  const { emptied, minimumTTL, halfOpen, lost, error } = queue;
+  logEvent('accept_queue', { emptied, minimum_ttl: minimumTTL, half_open: halfOpen, lost });
+  if (error) throw new Error(error);
 }
 
 function reload(settings) {

@@ -149,10 +149,10 @@ export class App {
         else chunks.push(chunk);
       };
       connection.refuseBody = () => {
-        if (!request.complete) fail(400, 'the body is malformed'); // or what follows it is
+        if (!request.complete) fail(400, 'the body is malformed or incomplete'); // or what follows it is
       };
       request.on('data', receive);
-      request.on('error', () => fail(400, 'the body is incomplete'));
+      request.on('error', () => fail(400, 'the body is malformed or incomplete'));
       request.on('end', () => {
         settle();
         connection.received();
@@ -174,10 +174,8 @@ export class App {
   }
 
   echo(request, response, body) {
-    const contentType = request.headers['content-type'];
-    const headers = { 'Content-Length': body.length };
-    if (contentType !== undefined) headers['Content-Type'] = contentType;
-    this.#sendHead(response, 200, headers);
+    const contentType = request.headers['content-type'] ?? 'application/octet-stream';
+    this.#sendHead(response, 200, { 'Content-Type': contentType, 'Content-Length': body.length });
     response.end(body);
   }
 
@@ -342,7 +340,7 @@ function checkHead({ httpVersion, headers }) {
   };
   if (httpVersion !== '1.1' && httpVersion !== '1.0') refuse(505, 'HTTP/1.1 and HTTP/1.0 are spoken');
   const { host, 'transfer-encoding': coding } = headers;
-  if (host === undefined ? httpVersion === '1.1' : !HOST.test(host)) refuse(400, 'one Host is needed');
+  if (host === undefined ? httpVersion === '1.1' : !HOST.test(host)) refuse(400, 'a request has one Host field');
   if (coding === undefined) return;
   if (httpVersion === '1.0') refuse(400, 'HTTP/1.0 has no Transfer-Encoding');
   if (coding.toLowerCase() !== 'chunked') refuse(501, 'the only Transfer-Encoding is chunked');

@@ -220,7 +220,7 @@ class Registry:
             self._in_flight[connection.limit] -= 1
             self._answered.notify_all()
 
-    def wait_answered(self) -> None:
+    def answered(self) -> None:
         """Returns when no request is in flight."""
         with self._answered:
             self._answered.wait_for(lambda: not any(self._in_flight.values()))

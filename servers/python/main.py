@@ -74,7 +74,7 @@ def main() -> int:
 
     def close_admin() -> None:
         admin_listener.close()
-        admin_registry.wait_answered()  # a /prestop waited for the same delay as we did: its answer comes first
+        admin_registry.answered()  # a /prestop waited for the same delay as we did: its answer comes first
         admin_registry.cut_in_flight()
 
     return lifecycle.run(

@@ -24,18 +24,29 @@ import (
 
 var instance = rand.Text()
 
+// Read at the start: what is wrong must not show in the middle of a drain.
+var (
+	shutdownDelay    = seconds("SHUTDOWN_DELAY", 0)
+	drainTimeout     = seconds("DRAIN_TIMEOUT", 30)
+	idleLinger       = seconds("IDLE_LINGER", 1)
+	headerTimeout    = seconds("HEADER_TIMEOUT", 10)
+	bodyTimeout      = seconds("BODY_TIMEOUT", 30)
+	keepAliveTimeout = seconds("KEEP_ALIVE_TIMEOUT", 75)
+	maxInFlight      = int64(number("MAX_IN_FLIGHT", 100))
+)
+
 func main() {
 	signals := NewSignals()
 	signal.Ignore(syscall.SIGPIPE) // whoever reads the log may be gone before we are
-	lifecycle := NewLifecycle(LogEvent, func() time.Duration { return seconds("SHUTDOWN_DELAY", 0) })
+	lifecycle := NewLifecycle(LogEvent, func() time.Duration { return shutdownDelay })
 	var inFlight atomic.Int64
 	var open sync.WaitGroup // connections
 	var unused sync.Map     // those that have not sent a byte
 	server := &http.Server{
 		Handler:           routes(lifecycle, &inFlight),
 		ErrorLog:          log.New(ErrorWriter{}, "", 0),
-		ReadHeaderTimeout: seconds("HEADER_TIMEOUT", 10),
-		IdleTimeout:       seconds("KEEP_ALIVE_TIMEOUT", 75),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       keepAliveTimeout,
 		ConnState: func(connection net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew:
@@ -75,7 +86,7 @@ func main() {
 		}()
 		select {
 		case <-none:
-		case <-time.After(seconds("IDLE_LINGER", 1)):
+		case <-time.After(idleLinger):
 			unused.Range(func(connection, _ any) bool {
 				_ = connection.(net.Conn).Close()
 				return true
@@ -85,7 +96,7 @@ func main() {
 		close(drained)
 	}
 	status := lifecycle.Run(signals, Steps{
-		DrainTimeout: func() time.Duration { return seconds("DRAIN_TIMEOUT", 30) },
+		DrainTimeout: func() time.Duration { return drainTimeout },
 		CloseListener: func() error {
 			err := listener.Close()
 			<-served // what has been accepted is known by now
@@ -126,11 +137,15 @@ func port(listener net.Listener) int {
 }
 
 func seconds(variable string, fallback float64) time.Duration {
+	return time.Duration(number(variable, fallback) * float64(time.Second))
+}
+
+func number(variable string, fallback float64) float64 {
 	value, err := strconv.ParseFloat(env(variable, strconv.FormatFloat(fallback, 'f', -1, 64)), 64)
 	if err != nil {
-		exit(err)
+		exit(fmt.Errorf("%s: %w", variable, err))
 	}
-	return time.Duration(value * float64(time.Second))
+	return value
 }
 
 func env(name, fallback string) string {

@@ -14,14 +14,15 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
+const maxBytes = 64 << 20 // of a response
+
 func routes(lifecycle *Lifecycle, inFlight *atomic.Int64) http.Handler {
-	limit, _ := strconv.ParseInt(env("MAX_IN_FLIGHT", "100"), 10, 64)
 	router := chi.NewRouter()
 	router.Use(func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w = &response{ResponseWriter: w, lifecycle: lifecycle}
 			defer inFlight.Add(-1)
-			if inFlight.Add(1) > limit && !strings.HasPrefix(r.URL.Path, "/health") {
+			if inFlight.Add(1) > maxInFlight && !strings.HasPrefix(r.URL.Path, "/health") {
 				w.Header().Set("Retry-After", "1")
 				sendJSON(w, http.StatusTooManyRequests, map[string]any{"error": "too many requests"})
 				return
@@ -103,7 +104,7 @@ func root(w http.ResponseWriter, _ *http.Request) {
 }
 
 func slow(w http.ResponseWriter, r *http.Request) {
-	delay := number(r, "delay", 1)
+	delay := query(r, "delay", 1, 600)
 	select {
 	case <-time.After(time.Duration(delay * float64(time.Second))):
 		sendJSON(w, http.StatusOK, map[string]any{"slept": delay})
@@ -113,7 +114,7 @@ func slow(w http.ResponseWriter, r *http.Request) {
 
 func echo(w http.ResponseWriter, r *http.Request) {
 	connection := http.NewResponseController(w)
-	_ = connection.SetReadDeadline(time.Now().Add(seconds("BODY_TIMEOUT", 30)))
+	_ = connection.SetReadDeadline(time.Now().Add(bodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -125,7 +126,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 }
 
 func bytes(w http.ResponseWriter, r *http.Request) {
-	size := int(number(r, "size", 1024))
+	size := int(query(r, "size", 1024, maxBytes))
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.Itoa(size))
 	_, _ = w.Write(make([]byte, size))
@@ -133,9 +134,9 @@ func bytes(w http.ResponseWriter, r *http.Request) {
 
 func chunks(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain")
-	for chunk := range int(number(r, "chunks", 10)) {
+	for chunk := range int(query(r, "chunks", 10, 10_000)) {
 		if chunk > 0 {
-			time.Sleep(time.Duration(number(r, "interval", 0.1) * float64(time.Second)))
+			time.Sleep(time.Duration(query(r, "interval", 0.1, 60) * float64(time.Second)))
 		}
 		_, _ = fmt.Fprintf(w, "chunk %d\n", chunk)
 		_ = http.NewResponseController(w).Flush()
@@ -163,10 +164,11 @@ func sendJSON(w http.ResponseWriter, status int, body any) {
 	_ = json.NewEncoder(w).Encode(body)
 }
 
-func number(r *http.Request, name string, fallback float64) float64 {
+// query is a number that the client asks for, within bounds.
+func query(r *http.Request, name string, fallback, most float64) float64 {
 	value, err := strconv.ParseFloat(r.URL.Query().Get(name), 64)
-	if err != nil {
+	if err != nil || !(value >= 0) { // nor NaN
 		return fallback
 	}
-	return value
+	return min(value, most)
 }

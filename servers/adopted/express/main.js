@@ -13,10 +13,15 @@ import { Lifecycle, Signals } from './lifecycle.js';
 import { flush, logEvent } from './log.js';
 import { adminRoutes, health, routes } from './routes.js';
 
-const seconds = (variable, fallback) => Number(process.env[variable] || fallback) * 1000;
+// Read at the start: what is wrong must not show in the middle of a drain. Time-outs are in milliseconds.
+const shutdownDelay = seconds('SHUTDOWN_DELAY', 0);
+const drainTimeout = seconds('DRAIN_TIMEOUT', 30);
+const idleLinger = seconds('IDLE_LINGER', 1);
+const bodyTimeout = seconds('BODY_TIMEOUT', 30);
+const maxInFlight = number('MAX_IN_FLIGHT', 100);
 
 const signals = new Signals('SIGTERM', 'SIGINT', 'SIGHUP');
-const lifecycle = new Lifecycle(logEvent, () => seconds('SHUTDOWN_DELAY', 0));
+const lifecycle = new Lifecycle(logEvent, () => shutdownDelay);
 const instance = randomBytes(8).toString('hex');
 const connections = new Map(); // each with the number of its requests in flight
 let lingers = true;
@@ -38,14 +43,14 @@ app.use((request, response, next) => {
 app.use(announce);
 app.use(health(lifecycle));
 app.use((_request, response, next) => {
-  if (inFlight() <= Number(process.env.MAX_IN_FLIGHT || 100)) return next();
+  if (inFlight() <= maxInFlight) return next();
   response.status(429).set('Retry-After', '1').json({ error: 'too many requests' });
 });
 app.use(routes(lifecycle));
 const timeouts = {
   connectionsCheckingInterval: 500, // for the next two
-  headersTimeout: Math.min(seconds('HEADER_TIMEOUT', 10), seconds('BODY_TIMEOUT', 30)),
-  requestTimeout: seconds('BODY_TIMEOUT', 30), // Node.js counts the head in
+  headersTimeout: Math.min(seconds('HEADER_TIMEOUT', 10), bodyTimeout),
+  requestTimeout: bodyTimeout, // Node.js counts the head in
   keepAliveTimeout: seconds('KEEP_ALIVE_TIMEOUT', 75), // longer than the client's, or it loses the race
 };
 const server = createServer(timeouts, app);
@@ -64,16 +69,13 @@ await listen(admin, process.env.ADMIN_PORT || 9090, process.env.ADMIN_HOST);
 lifecycle.ready();
 logEvent('listening', { port: server.address().port, admin_port: admin.address().port, pid: process.pid, instance });
 const status = await lifecycle.run(signals, {
-  drainTimeout: () => seconds('DRAIN_TIMEOUT', 30),
+  drainTimeout: () => drainTimeout,
   closeListener: async () => {
     Server.prototype.close.call(server); // that of node:net knows nothing of idle connections
-    setTimeout(
-      () => {
-        lingers = false;
-        [...connections.keys()].forEach(endIfIdle);
-      },
-      seconds('IDLE_LINGER', 1),
-    );
+    setTimeout(() => {
+      lingers = false;
+      [...connections.keys()].forEach(endIfIdle);
+    }, idleLinger);
   },
   drained,
   cutInFlight: () => {
@@ -101,6 +103,16 @@ function announce(_request, response, next) {
 /** Waits a little for the answer to a /prestop, which waited for the same delay as we did. */
 function closeAdmin() {
   return Promise.race([new Promise((resolve) => admin.close(resolve)), sleep(500)]);
+}
+
+function seconds(variable, fallback) {
+  return number(variable, fallback) * 1000;
+}
+
+function number(variable, fallback) {
+  const value = Number(process.env[variable] || fallback);
+  if (!(value >= 0)) throw new Error(`${variable}: ${process.env[variable]} is no number of 0 or more`);
+  return value;
 }
 
 function listen(server, port, host) {

@@ -4,6 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import express, { Router } from 'express';
 import { phaseName } from './lifecycle.js';
 
+const MAX_BYTES = 64 << 20; // of a response
+
 export function health(lifecycle) {
   const phase = () => ({ phase: phaseName(lifecycle.phase()) });
   return Router()
@@ -29,7 +31,7 @@ export function routes(lifecycle) {
   return Router()
     .get('/', (_request, response) => response.json({ server: 'express' }))
     .get('/slow', async (request, response) => {
-      const delay = Number(request.query.delay ?? 1);
+      const delay = number(request, 'delay', 1, 600);
       await sleep(delay * 1000, undefined, { signal: left(response) });
       response.json({ slept: delay });
     })
@@ -37,13 +39,13 @@ export function routes(lifecycle) {
       response.type(request.get('Content-Type') ?? 'application/octet-stream').send(request.body);
     })
     .get('/bytes', (request, response) => {
-      response.type('application/octet-stream').send(Buffer.alloc(Number(request.query.size ?? 1024)));
+      response.type('application/octet-stream').send(Buffer.alloc(number(request, 'size', 1024, MAX_BYTES)));
     })
     .get('/stream', async (request, response) => {
       response.type('text/plain');
-      const chunks = Number(request.query.chunks ?? 10);
+      const chunks = number(request, 'chunks', 10, 10_000);
       for (let chunk = 0; chunk < chunks && !response.closed; chunk++) {
-        if (chunk > 0) await sleep(Number(request.query.interval ?? 0.1) * 1000);
+        if (chunk > 0) await sleep(number(request, 'interval', 0.1, 60) * 1000);
         response.write(`chunk ${chunk}\n`);
       }
       response.end();
@@ -58,6 +60,12 @@ export function routes(lifecycle) {
       response.end();
     })
     .use((error, _request, response, next) => (response.closed ? undefined : next(error)));
+}
+
+/** What the client asks for, within bounds. */
+function number(request, name, fallback, most) {
+  const value = Number(request.query[name] ?? fallback);
+  return value >= 0 ? Math.min(value, most) : fallback;
 }
 
 /** Is aborted when the client has gone: whoever works for it may stop. */

@@ -18,6 +18,10 @@ from log import flush, log_event
 from routes import Traffic, admin_routes, health, routes, seconds
 
 INSTANCE = os.urandom(8).hex()
+# Read at the start: what is wrong must not show in the middle of a drain.
+SHUTDOWN_DELAY = seconds("SHUTDOWN_DELAY", 0)
+DRAIN_TIMEOUT = seconds("DRAIN_TIMEOUT", 30)
+IDLE_LINGER = seconds("IDLE_LINGER", 1)
 
 
 class Server(uvicorn.Server):
@@ -35,9 +39,7 @@ class Server(uvicorn.Server):
     async def close_listener(self) -> None:
         for listener in self.servers:
             listener.close()
-        self._linger_deadline = min(
-            self._linger_deadline, asyncio.get_running_loop().time() + seconds("IDLE_LINGER", 1)
-        )
+        self._linger_deadline = min(self._linger_deadline, asyncio.get_running_loop().time() + IDLE_LINGER)
 
     async def on_tick(self, counter: int) -> bool:
         """What uvicorn asks ten times a second: whether it is over, which ends idle connections."""
@@ -48,7 +50,7 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     signals = Signals()
-    lifecycle = Lifecycle(log_event, lambda: seconds("SHUTDOWN_DELAY", 0))
+    lifecycle = Lifecycle(log_event, lambda: SHUTDOWN_DELAY)
     app, admin_app = FastAPI(), FastAPI()
     traffic = Traffic(app, lifecycle, INSTANCE)
     for router in (health(lifecycle), routes(lifecycle)):
@@ -98,7 +100,7 @@ def main() -> None:
     ports = {"port": listener.getsockname()[1], "admin_port": admin_listener.getsockname()[1]}
     log_event("listening", **ports, pid=os.getpid(), instance=INSTANCE)
     steps = Steps(
-        drain_timeout=lambda: seconds("DRAIN_TIMEOUT", 30),
+        drain_timeout=lambda: DRAIN_TIMEOUT,
         close_listener=lambda: asyncio.run_coroutine_threadsafe(server.close_listener(), loop).result(timeout=1),
         drained=drained,
         cut_in_flight=cut_in_flight,

@@ -4,12 +4,20 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from lifecycle import Lifecycle
 
+
+def seconds(variable: str, fallback: float) -> float:
+    return float(os.environ.get(variable) or fallback)
+
+
+BODY_TIMEOUT = seconds("BODY_TIMEOUT", 30)
+MAX_BYTES = 64 << 20  # of a response
 # uvicorn takes any one piece at once, whether or not the client reads: a large one would not count as in flight.
 PIECE = 65536
 
@@ -80,7 +88,7 @@ def routes(lifecycle: Lifecycle) -> APIRouter:
         return {"server": "fastapi"}
 
     @router.get("/slow")
-    async def slow(request: Request, delay: float = 1):
+    async def slow(request: Request, delay: Annotated[float, Query(ge=0, le=600)] = 1):
         try:
             async with asyncio.timeout(delay):
                 while (await request.receive())["type"] != "http.disconnect":
@@ -92,14 +100,14 @@ def routes(lifecycle: Lifecycle) -> APIRouter:
     @router.post("/echo")
     async def echo(request: Request):
         try:
-            async with asyncio.timeout(seconds("BODY_TIMEOUT", 30)):
+            async with asyncio.timeout(BODY_TIMEOUT):
                 body = await request.body()
         except TimeoutError:
             return JSONResponse({"error": "the body took too long"}, 408, {"Connection": "close"})
         return Response(body, media_type=request.headers.get("Content-Type"))
 
     @router.get("/bytes")
-    async def bytes_(size: int = 1024):
+    async def bytes_(size: Annotated[int, Query(ge=0, le=MAX_BYTES)] = 1024):
         async def body() -> AsyncIterator[bytes]:
             for sent in range(0, size, PIECE):
                 yield bytes(min(PIECE, size - sent))
@@ -107,7 +115,9 @@ def routes(lifecycle: Lifecycle) -> APIRouter:
         return StreamingResponse(body(), headers={"Content-Length": str(size)}, media_type="application/octet-stream")
 
     @router.get("/stream")
-    async def stream(chunks: int = 10, interval: float = 0.1):
+    async def stream(
+        chunks: Annotated[int, Query(ge=0, le=10_000)] = 10, interval: Annotated[float, Query(ge=0, le=60)] = 0.1
+    ):
         async def body() -> AsyncIterator[str]:
             for chunk in range(chunks):
                 if chunk > 0:
@@ -128,7 +138,3 @@ def routes(lifecycle: Lifecycle) -> APIRouter:
         return StreamingResponse(body(), media_type="text/event-stream")
 
     return router
-
-
-def seconds(variable: str, fallback: float) -> float:
-    return float(os.environ.get(variable) or fallback)

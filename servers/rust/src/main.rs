@@ -148,7 +148,7 @@ fn raise_descriptor_limit() {
 
 fn listen(host: IpAddr, port: u16) -> Result<(TcpListener, u16), (i32, String)> {
     let address = SocketAddr::new(host, port);
-    let failed = |error: io::Error| (1, format!("listen on {address}: {error}"));
+    let failed = |error: io::Error| (1, format!("cannot listen on {address}: {error}"));
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
     socket.set_reuseaddr(true).and_then(|()| socket.bind(address)).map_err(failed)?;
     let listener = socket.listen(BACKLOG).map_err(failed)?;

@@ -39,7 +39,10 @@ fn main() {
 
 async fn run(axum: &Handle, runtime: Rc<Cell<Option<Runtime>>>) -> i32 {
     let signals = Signals::listen().expect("handlers of signals");
-    let service = Arc::new(Service::new(Lifecycle::new(log::log_event, || seconds("SHUTDOWN_DELAY", 0.0))));
+    // Read at the start: what is wrong must not show in the middle of a drain.
+    let (shutdown_delay, drain_timeout) = (seconds("SHUTDOWN_DELAY", 0.0), seconds("DRAIN_TIMEOUT", 30.0));
+    let idle_linger = seconds("IDLE_LINGER", 1.0);
+    let service = Arc::new(Service::new(Lifecycle::new(log::log_event, move || shutdown_delay)));
     let listening = async { (listen("HOST", "PORT", 8080).await, listen("ADMIN_HOST", "ADMIN_PORT", 9090).await) };
     let (listener, admin_listener) = axum.spawn(listening).await.expect("HOST and PORT: addresses");
     let port = |listener: &TcpListener| Value::Number(listener.local_addr().expect("bound").port().into());
@@ -64,7 +67,7 @@ async fn run(axum: &Handle, runtime: Rc<Cell<Option<Runtime>>>) -> i32 {
             closed.wait().await;
             tokio::select! {
                 _ = none_open.recv() => {} // nobody is there to wait for
-                () = sleep(seconds("IDLE_LINGER", 1.0)) => {}
+                () = sleep(idle_linger) => {}
             }
         }
     };
@@ -80,7 +83,7 @@ async fn run(axum: &Handle, runtime: Rc<Cell<Option<Runtime>>>) -> i32 {
 
     let cutting = Arc::clone(&service);
     let steps = Steps {
-        drain_timeout: Box::new(|| seconds("DRAIN_TIMEOUT", 30.0)),
+        drain_timeout: Box::new(move || drain_timeout),
         close_listener: Box::pin(async move {
             let _ = close.set(());
             closed.wait().await;
@@ -116,7 +119,7 @@ async fn listen(host: &str, port: &str, fallback: u16) -> TcpListener {
 }
 
 fn seconds(variable: &str, fallback: f64) -> Duration {
-    Duration::from_secs_f64(env(variable).map_or(fallback, |value| value.parse().expect("decimal seconds")))
+    Duration::from_secs_f64(env(variable).map_or(fallback, |value| value.parse().expect(variable)))
 }
 
 fn env(variable: &str) -> Option<String> {

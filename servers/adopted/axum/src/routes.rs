@@ -24,6 +24,7 @@ use crate::{env, seconds};
 
 /// hyper takes any one piece at once, whether or not the client reads: a large one would not count as in flight.
 const PIECE: usize = 1 << 16;
+const MAX_BYTES: f64 = 67_108_864.0; // of a response
 const OCTETS: &str = "application/octet-stream";
 
 type Numbers = Query<HashMap<String, f64>>;
@@ -33,13 +34,14 @@ pub struct Service {
     pub instance: String,
     pub in_flight: AtomicUsize,
     limit: usize,
+    body_timeout: Duration,
 }
 
 impl Service {
     pub fn new(lifecycle: Lifecycle) -> Self {
         let limit = env("MAX_IN_FLIGHT").map_or(100, |limit| limit.parse().expect("MAX_IN_FLIGHT: a number"));
         let instance = format!("{:016x}", std::process::id());
-        Self { lifecycle, instance, in_flight: AtomicUsize::new(0), limit }
+        Self { lifecycle, instance, in_flight: AtomicUsize::new(0), limit, body_timeout: seconds("BODY_TIMEOUT", 30.0) }
     }
 
     fn phase(&self) -> Json<Value> {
@@ -138,13 +140,13 @@ impl HttpBody for Sending {
 }
 
 async fn slow(Query(query): Numbers) -> Json<Value> {
-    let delay = number(&query, "delay", 1.0);
+    let delay = number(&query, "delay", 1.0, 600.0);
     sleep(Duration::from_secs_f64(delay)).await;
     Json(json!({"slept": delay}))
 }
 
-async fn echo(headers: HeaderMap, body: Body) -> Response {
-    match timeout(seconds("BODY_TIMEOUT", 30.0), to_bytes(body, 1 << 20)).await {
+async fn echo(State(service): State<Arc<Service>>, headers: HeaderMap, body: Body) -> Response {
+    match timeout(service.body_timeout, to_bytes(body, 1 << 20)).await {
         Ok(Ok(body)) => {
             let kind = headers.get(header::CONTENT_TYPE).map(|kind| [(header::CONTENT_TYPE, kind.clone())]);
             (kind, body).into_response()
@@ -155,7 +157,7 @@ async fn echo(headers: HeaderMap, body: Body) -> Response {
 }
 
 async fn bytes(Query(query): Numbers) -> Response {
-    let size = number(&query, "size", 1024.0) as usize;
+    let size = number(&query, "size", 1024.0, MAX_BYTES) as usize;
     let body = async_stream::stream! {
         for sent in (0..size).step_by(PIECE) {
             yield Ok::<_, Infallible>(vec![0; PIECE.min(size - sent)]);
@@ -166,8 +168,8 @@ async fn bytes(Query(query): Numbers) -> Response {
 }
 
 async fn stream(Query(query): Numbers) -> Response {
-    let chunks = number(&query, "chunks", 10.0) as usize;
-    let interval = Duration::from_secs_f64(number(&query, "interval", 0.1));
+    let chunks = number(&query, "chunks", 10.0, 10_000.0) as usize;
+    let interval = Duration::from_secs_f64(number(&query, "interval", 0.1, 60.0));
     let body = async_stream::stream! {
         for chunk in 0..chunks {
             if chunk > 0 {
@@ -191,6 +193,7 @@ async fn events(State(service): State<Arc<Service>>) -> Response {
     ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(body)).into_response()
 }
 
-fn number(query: &HashMap<String, f64>, name: &str, fallback: f64) -> f64 {
-    query.get(name).copied().unwrap_or(fallback)
+/// What the client asks for, within bounds.
+fn number(query: &HashMap<String, f64>, name: &str, fallback: f64, most: f64) -> f64 {
+    query.get(name).copied().filter(|value| *value >= 0.0).map_or(fallback, |value| value.min(most))
 }
