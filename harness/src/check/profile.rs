@@ -55,6 +55,10 @@ impl Profile {
             "term-ends-process" | "idle-holds-nothing" | "unused-holds-nothing" | "load-does-not-hold-exit" => {
                 "what does not end by itself is killed when the grace period is over, with all that it was doing"
             }
+            "signal-reaches-server" => {
+                "a server that never hears of it is killed, with all that it was doing, or lives on and holds the port"
+            }
+            "group-signal-drains" => "terminals, foreman and Heroku signal the whole process group",
             "client-gone-releases" => "work for nobody delays the end of the process",
             "port-free-after-exit" => "the successor must be able to listen at once",
             "new-connections-refused" => "a refused client goes elsewhere at once; one left hanging waits",

@@ -3,7 +3,7 @@
 use super::{
     Basis, Finding, Level, Rule, SLACK_US, each, ending_word, fate, in_flight, ms, opened, seconds, stopped, within,
 };
-use crate::timeline::{End, Ending, NotOpened, Opening, Param, Role, View};
+use crate::timeline::{End, Ending, NotOpened, Opening, Param, Process, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -236,6 +236,10 @@ fn load_does_not_hold_exit(view: &View) -> Finding {
 }
 
 fn port_free_after_exit(view: &View) -> Finding {
+    if let Some(left) = view.process().and_then(Process::left_behind) {
+        let actual = format!("the process ended, but {} still listens on its port", left.words());
+        return Finding::violated(actual, [left.at]);
+    }
     let mut processes = view.processes.values();
     let (Some(first), Some(second)) = (processes.next(), processes.next()) else {
         return Finding::inconclusive("no successor was started");

@@ -5,6 +5,20 @@ use crate::timeline::{Connection, Opening, Param, Process, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
+        slug: "signal-reaches-server",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "The signal reaches whoever listens: the process that gets it is the server, or passes it on.",
+        judge: signal_reaches_server,
+    },
+    Rule {
+        slug: "group-signal-drains",
+        level: Level::Should,
+        basis: Basis::Wire,
+        sentence: "A signal to the whole process group drains like one to the leader: requests in flight are answered, then it ends.",
+        judge: group_signal_drains,
+    },
+    Rule {
         slug: "term-ends-process",
         level: Level::Must,
         basis: Basis::Wire,
@@ -69,11 +83,79 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
+/// How a signal did not reach whoever listened, in words; `None` where it did, or where that is not known.
+pub(super) fn missed(process: &Process) -> Option<String> {
+    let first = process.at_first().filter(|first| !first.leader_listens())?;
+    let (leader, server) = (&first.leader, first.words());
+    if let Some(left) = process.left_behind() {
+        let same =
+            left.listeners.iter().find(|listener| listener.pid.is_some() && first.listeners.contains(listener))?;
+        return Some(format!("it ended {leader}, and {same} still listens"));
+    }
+    let past = process.signalled_past?;
+    let stopped = process.listener_closed.filter(|closed| *closed > past)?;
+    let after = ms(past.saturating_sub(process.signalled()?));
+    Some(format!("{leader} kept it for {after}; sent to {server} itself, it was heeded after {}", ms(stopped - past)))
+}
+
+fn signal_reaches_server(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let Some(first) = process.at_first() else {
+        return Finding::inconclusive("it is not known who listened");
+    };
+    if first.leader_listens() {
+        return Finding::holds(format!("{} listens itself", first.leader));
+    }
+    if let Some(missed) = missed(process) {
+        let past = process.left_behind().map(|left| left.at).or(process.signalled_past);
+        return Finding::violated(missed, [Some(signalled), past].into_iter().flatten());
+    }
+    if process.left_behind().is_some() {
+        return Finding::holds(format!("{} passed it on: {} listens no more", first.leader, first.words()));
+    }
+    match process.listener_closed {
+        Some(closed) => Finding::holds(format!(
+            "{} passed it on: {} stopped listening after {}",
+            first.leader,
+            first.words(),
+            ms(closed.saturating_sub(signalled))
+        )),
+        None => Finding::inconclusive(format!(
+            "{} did not stop listening, whoever got the signal: whether it was passed on does not show",
+            first.words()
+        )),
+    }
+}
+
+fn group_signal_drains(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let nothing = "no request was in flight when the signal was sent";
+    let answered = each(in_flight(view, Role::InFlight, signalled), nothing, |request| request.served());
+    match process.exited {
+        _ if answered.outcome != Outcome::Holds => answered,
+        None => Finding::violated("the process did not end", [signalled]),
+        Some((_, code, signal)) => {
+            Finding::holds(format!("{} answered; {}", answered.actual, exit_words(code, signal)))
+        }
+    }
+}
+
 fn term_ends_process(view: &View) -> Finding {
     let (process, signalled) = match stopped(view) {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
+    let answers = view.requests(Role::AfterExit).find(|request| request.answered()).and_then(|request| request.ended);
+    if let (Some(left), Some(at)) = (process.left_behind(), answers) {
+        let actual = format!("the process ended, but {} was left behind and still answers on its port", left.words());
+        return Finding::violated(actual, [left.at, at]);
+    }
     let exited = process.exited.map(|(at, ..)| at);
     // Probes come as long as there is somebody to answer them, and what comes after the end is for a successor.
     let probe = |role| matches!(role, Role::Ready | Role::Live | Role::Metrics);
@@ -82,7 +164,9 @@ fn term_ends_process(view: &View) -> Finding {
     let last = sent.filter(|r| r.answered() || r.lost()).filter_map(|r| r.ended).max();
     let from = signalled.max(last.unwrap_or(0).min(exited.unwrap_or(u64::MAX)));
     // Where nobody is connected nothing lingers, by the contract.
-    let there = |connection: &Connection| connection.ended.is_none_or(|(at, _)| at > signalled + CLIENT_LEAVES_US);
+    let there = |connection: &Connection| {
+        connection.role != Role::AfterExit && connection.ended.is_none_or(|(at, _)| at > signalled + CLIENT_LEAVES_US)
+    };
     let anybody = view.connections.iter().any(|c| c.opening == Opening::Opened && there(c));
     let linger = match anybody || !view.header.promises_contract {
         true => view.param(Param::IdleLinger).unwrap_or(0.0),
@@ -102,7 +186,8 @@ fn clean_exit_status(view: &View) -> Finding {
     };
     let promised = view.header.promises_contract;
     // What was pipelined behind a response that said `close` is unanswered, not lost.
-    let lost = view.requests.iter().filter(|r| r.lost() && r.role != Role::Pipelined).count();
+    let lost =
+        view.requests.iter().filter(|r| r.lost() && !matches!(r.role, Role::Pipelined | Role::AfterExit)).count();
     match process.exited {
         None => Finding::inconclusive("the process did not end"),
         Some((_, Some(0), _)) => Finding::holds("status 0"),
@@ -179,6 +264,9 @@ fn int_like_term(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
+    if let Some(missed) = missed(process) {
+        return Finding::violated(format!("it did not reach the server: {missed}"), [signalled]);
+    }
     let nothing = "no request was in flight when the signal was sent";
     let answered = each(in_flight(view, Role::InFlight, signalled), nothing, |request| request.served());
     if answered.outcome != Outcome::Holds {

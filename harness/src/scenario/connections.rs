@@ -321,6 +321,7 @@ async fn immediate_rebind(run: &mut Run<'_>) -> Result<(), Stop> {
     }
     target.signal(run.stop_signal());
     if target.exited().await.is_none() {
+        target.signal_past(run.stop_signal()).await;
         return Ok(()); // and so says a rule
     }
     drop(idle);

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{Admin, LameDuck, Limits, Reload, Slow};
 use crate::client::Ask;
+use crate::process::Addressee;
 use crate::timeline::{Param, Role};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -16,10 +17,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "signals",
         summary: "SIGTERM arrives when nothing is going on.",
         needs: &[],
-        rules: &["term-ends-process", "clean-exit-status"],
+        rules: &["signal-reaches-server", "term-ends-process", "clean-exit-status"],
         params: &[],
         pace: Pace::Short,
         body: body!(idle_exit),
+    },
+    Scenario {
+        slug: "group-signal",
+        group: "signals",
+        summary: "SIGTERM goes to the whole process group, as from a terminal, foreman or Heroku, while a request is in flight.",
+        needs: &[Slow],
+        rules: &["group-signal-drains"],
+        params: &[],
+        pace: Pace::Short,
+        body: body!(group_signal),
     },
     Scenario {
         slug: "sigint-like-sigterm",
@@ -97,6 +108,17 @@ async fn idle_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     // Long, so that it shows where the server waits for it although nobody is connected.
     let mut target = run.start_with(&[("IDLE_LINGER", "6")]).await?;
     target.signal(run.stop_signal());
+    if target.exited().await.is_none() {
+        target.signal_past(run.stop_signal()).await;
+    }
+    Ok(())
+}
+
+async fn group_signal(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(1.0, Role::InFlight)).await?;
+    target.signal_to(run.stop_signal(), Addressee::Group);
+    pending.finish().await;
     target.exited().await;
     Ok(())
 }
@@ -210,7 +232,7 @@ async fn sigterm_during_startup(run: &mut Run<'_>) -> Result<(), Stop> {
     for wait in [0, 2, 10, 25, 50, 100, 250] {
         let process = run.spawn(&[])?;
         tokio::time::sleep(Duration::from_millis(wait)).await;
-        process.signal(run.stop_signal(), &run.recorder);
+        process.signal(run.stop_signal(), run.subject.addressee());
         process.exited(Duration::from_secs(6)).await;
         process.kill().await;
     }

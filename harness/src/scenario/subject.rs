@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::catalog::{Feature, Server};
 use crate::client::{Ask, Payload};
 use crate::link::Place;
-use crate::process::Launch;
+use crate::process::{Addressee, Launch};
 use crate::timeline::{Param, Role};
 
 /// What is under test.
@@ -54,6 +54,10 @@ pub struct Stranger {
     pub headers: HeaderMap,
     /// The signal that stops it.
     pub stop: Signal,
+    /// Who gets it.
+    pub to: Addressee,
+    /// Whether it has children, so that a signal to the whole group is something else than one to the leader.
+    pub children: bool,
     /// The port that it was asked to listen on.
     pub port: u16,
     /// How long it may take to start.
@@ -138,6 +142,14 @@ impl Subject {
         match &self.manner {
             Manner::Contract => Signal::SIGTERM,
             Manner::Stranger(stranger) => stranger.stop,
+        }
+    }
+
+    /// Who gets the signal that stops it.
+    pub fn addressee(&self) -> Addressee {
+        match &self.manner {
+            Manner::Contract => Addressee::Leader,
+            Manner::Stranger(stranger) => stranger.to,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Break, ConnectionId, Ending, Event, Header, Lines, NotOpened, Param, ProcessId, RequestId, Role, Timeline,
+    Break, ConnectionId, Ending, Event, Header, Lines, NotOpened, Param, ProcessId, RequestId, Role, Seen, Timeline,
 };
 
 /// Microseconds since the run began.
@@ -123,6 +123,10 @@ pub struct Process {
     pub instance: Option<String>,
     /// Signals that it was sent.
     pub signals: Vec<(Micros, String)>,
+    /// Who led and who listened, at each look.
+    pub listeners: Vec<Listeners>,
+    /// When the signal was sent past it, to whoever listened.
+    pub signalled_past: Option<Micros>,
     /// Since when nobody reads its output.
     pub muted: Option<Micros>,
     /// When the harness broke its listener.
@@ -138,7 +142,46 @@ pub struct Process {
     pub in_flight: Vec<(Micros, u64)>,
 }
 
+/// Who led and who listened, at one moment.
+#[derive(Debug, Clone)]
+pub struct Listeners {
+    /// When.
+    pub at: Micros,
+    /// The process that was started.
+    pub leader: Seen,
+    /// Whoever listened on its port.
+    pub listeners: Vec<Seen>,
+}
+
+impl Listeners {
+    /// Whether the leader listens itself.
+    pub fn leader_listens(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.pid.is_some() && listener.pid == self.leader.pid)
+    }
+
+    /// Those who listened, in words.
+    pub fn words(&self) -> String {
+        match &self.listeners[..] {
+            [] => "nobody".to_owned(),
+            [one] => one.to_string(),
+            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+        }
+    }
+}
+
 impl Process {
+    /// Who led and who listened when it had started.
+    pub fn at_first(&self) -> Option<&Listeners> {
+        let signalled = self.signalled().unwrap_or(Micros::MAX);
+        self.listeners.first().filter(|look| look.at <= signalled && !look.listeners.is_empty())
+    }
+
+    /// Who still listened when it had ended.
+    pub fn left_behind(&self) -> Option<&Listeners> {
+        let (exited, ..) = self.exited?;
+        self.listeners.last().filter(|look| look.at >= exited && !look.listeners.is_empty())
+    }
+
     /// When the first signal was sent.
     pub fn signalled(&self) -> Option<Micros> {
         self.signals.first().map(|(at, _)| *at)
@@ -238,8 +281,15 @@ impl<'t> View<'t> {
                 process.listening = Some(t);
                 process.instance.clone_from(instance);
             }
-            Event::Signal { process, name } => {
+            Event::Signal { process, name, .. } => {
                 self.processes.entry(*process).or_default().signals.push((t, name.clone()));
+            }
+            Event::SignalPast { process, .. } => {
+                self.processes.entry(*process).or_default().signalled_past.get_or_insert(t);
+            }
+            Event::Listeners { process, leader, listeners } => {
+                let look = Listeners { at: t, leader: leader.clone(), listeners: listeners.clone() };
+                self.processes.entry(*process).or_default().listeners.push(look);
             }
             Event::ListenerClosed { process, open_until_us } => {
                 let process = self.processes.entry(*process).or_default();

@@ -250,6 +250,9 @@ fn port_free_after_exit() -> Vec<Case> {
     let successor = || stopped().exited(0).process(2).started();
     let asked = |run: Run| run.sent("next", Role::Successor);
     vec![
+        violated(rule, "a child still listens", {
+            run().at(200).seen(1, &[1, 2]).at(1_000).signal("SIGTERM").exited(0).at(3_200).seen(1, &[2])
+        }),
         holds(rule, "a successor serves", asked(successor().listening("second")).answered("next", 200)),
         violated(rule, "the successor cannot listen", successor().exited(1)),
         violated(rule, "the successor never listens", successor()),

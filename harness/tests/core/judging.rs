@@ -53,6 +53,16 @@ fn without_its_precondition_no_rule_comes_to_a_verdict() {
 }
 
 #[test]
+fn where_the_signal_does_not_reach_the_server_nothing_else_can_be_told() {
+    let orphaned = run().at(200).seen(1, &[2]).at(1_000).signal("SIGTERM").killed_by(15).at(3_000).seen(1, &[2]);
+    let told = ["signal-reaches-server", "port-free-after-exit", "int-like-term"];
+    for rule in rules::all() {
+        let expected = if told.contains(&rule.slug) { Verdict::Fail } else { Verdict::Inconclusive };
+        assert_eq!(verdict(&orphaned, rule.slug), expected, "{}", rule.slug);
+    }
+}
+
+#[test]
 fn an_info_rule_never_counts_but_is_never_a_pass_without_its_precondition() {
     let killed = run().at(900).sent("slow", Role::Doomed).at(1_000).signal("SIGKILL").killed_by(9);
     let next = killed.process(2).started().listening("second").sent("next", Role::Successor);

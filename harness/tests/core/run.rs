@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use drainspec::timeline::{
-    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, ProcessId, Record, Role, Timeline,
+    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, ProcessId, Record, Role, Seen,
+    Timeline,
 };
 
 /// Bytes of a body, where a run does not say otherwise.
@@ -97,7 +98,20 @@ impl Run {
 
     pub fn signal(self, name: &str) -> Self {
         let process = self.process;
-        self.record(Event::Signal { process, name: name.to_owned() })
+        self.record(Event::Signal { process, name: name.to_owned(), group: false })
+    }
+
+    /// The process with the first pid leads, and these listen.
+    pub fn seen(self, leader: u32, listeners: &[u32]) -> Self {
+        let seen = |pid: u32| Seen { pid: Some(pid), command: format!("program-{pid}") };
+        let (process, listeners) = (self.process, listeners.iter().map(|pid| seen(*pid)).collect());
+        self.record(Event::Listeners { process, leader: seen(leader), listeners })
+    }
+
+    /// The signal is sent to whoever listens, past the leader.
+    pub fn signal_past(self) -> Self {
+        let process = self.process;
+        self.record(Event::SignalPast { process, name: "SIGTERM".to_owned() })
     }
 
     pub fn listener_closed(self) -> Self {

@@ -7,6 +7,8 @@ use crate::run::{Run, run, stopped};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = term_ends_process();
+    cases.extend(signal_reaches_server());
+    cases.extend(group_signal_drains());
     cases.extend(clean_exit_status());
     cases.extend(int_like_term());
     cases.extend(second_signal_exits());
@@ -16,6 +18,49 @@ pub fn cases() -> Vec<Case> {
     cases.extend(log_holds_nothing());
     cases.extend(broken_listener_ends_process());
     cases
+}
+
+fn signal_reaches_server() -> Vec<Case> {
+    let rule = "signal-reaches-server";
+    let direct = || run().at(200).seen(1, &[1]).at(1_000).signal("SIGTERM");
+    let below = || run().at(200).seen(1, &[2]).at(1_000).signal("SIGTERM");
+    let kept = || below().at(36_000).seen(1, &[2]).signal_past();
+    vec![
+        holds(rule, "the leader listens", direct().listener_closed().exited(0)),
+        holds(rule, "the leader listens, and never ends", direct()),
+        holds(rule, "the leader listens with its workers", {
+            run().at(200).seen(1, &[1, 2, 3]).at(1_000).signal("SIGTERM").exited(0)
+        }),
+        holds(rule, "it is passed on", below().at(1_500).listener_closed().exited(0)),
+        holds(rule, "it is passed on, and another process keeps the socket", {
+            below().exited(0).at(3_000).seen(1, &[3])
+        }),
+        violated(rule, "it ends the leader alone", below().killed_by(15).at(3_000).seen(1, &[2])),
+        violated(rule, "one of two workers is left", {
+            let run = run().at(200).seen(1, &[2, 3]).at(1_000).signal("SIGTERM");
+            run.killed_by(15).at(3_000).seen(1, &[3])
+        }),
+        violated(rule, "the leader keeps it", kept().at(36_500).listener_closed().exited(0)),
+        unclear(rule, "nobody heeds it", kept()),
+        unclear(rule, "nobody heeds it, and nobody tried", below()),
+        unclear(rule, "it is not known who listened", stopped().exited(0)),
+        unclear(rule, "it was seen only afterwards", stopped().exited(0).at(3_000).seen(1, &[2])),
+        unclear(rule, "no signal was sent", run().at(200).seen(1, &[2])),
+    ]
+}
+
+fn group_signal_drains() -> Vec<Case> {
+    let rule = "group-signal-drains";
+    let signalled = || in_flight_at("SIGTERM");
+    vec![
+        holds(rule, "answered, then ended", signalled().answered("slow", 200).exited(0)),
+        holds(rule, "answered, then ended by the signal", signalled().answered("slow", 200).killed_by(15)),
+        violated(rule, "lost", signalled().broken("slow", Break::Fin).exited(143)),
+        violated(rule, "turned away", signalled().answered_close("slow", 503).exited(0)),
+        violated(rule, "answered, never ended", signalled().answered("slow", 200)),
+        unclear(rule, "nothing was in flight", stopped().exited(0)),
+        unclear(rule, "no signal was sent", run()),
+    ]
 }
 
 fn log_holds_nothing() -> Vec<Case> {
@@ -126,6 +171,14 @@ fn term_ends_process() -> Vec<Case> {
             run.sent("next", Role::Successor).answered("next", 200)
         }),
         holds(rule, "a delay is granted", idle().param(Param::ShutdownDelay, 2.0).at(7_000).exited(0)),
+        violated(rule, "its worker serves on", {
+            let run = run().at(200).seen(1, &[1, 2]).at(1_000).signal("SIGTERM").exited(0).at(3_200).seen(1, &[2]);
+            run.sent("left", Role::AfterExit).answered("left", 200)
+        }),
+        holds(rule, "a helper that serves nobody holds the port", {
+            let run = run().at(200).seen(1, &[1, 2]).at(1_000).signal("SIGTERM").exited(0).at(3_200).seen(1, &[2]);
+            run.sent("left", Role::AfterExit).at(6_200).broken("left", Break::TimedOut)
+        }),
         unclear(rule, "no signal was sent", run().exited(0)),
         unclear(rule, "late, but so was the harness", stopped().at(4_000).stalled(2_000).at(5_500).exited(0)),
         violated(rule, "late, the harness by little", stopped().at(4_000).stalled(1_400).at(5_500).exited(0)),
@@ -175,6 +228,10 @@ fn int_like_term() -> Vec<Case> {
         holds(rule, "130, nothing promised", interrupted().without_promise().answered("slow", 200).exited(130)),
         violated(rule, "lost by RST", interrupted().broken("slow", Break::Reset).exited(0)),
         violated(rule, "lost, nothing promised", interrupted().without_promise().broken("slow", Break::Fin).exited(0)),
+        violated(rule, "it ends a parent alone", {
+            let run = run().at(200).seen(1, &[2]).at(900).sent("slow", Role::InFlight).at(1_000).signal("SIGINT");
+            run.killed_by(2).at(1_900).answered("slow", 200).at(3_000).seen(1, &[2])
+        }),
         violated(rule, "answered with 503", interrupted().answered_close("slow", 503).exited(0)),
         violated(rule, "answered, never ended", interrupted().answered_close("slow", 200)),
         violated(rule, "no answer when the run was over", interrupted().exited(0)),

@@ -10,6 +10,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     for function in (
         signals.none,
         # signals
+        signals.signal_not_passed_on,
+        signals.group_signal_counts_twice,
         signals.never_exits,
         signals.exits_zero_after_cut,
         signals.exits_one_after_clean_drain,

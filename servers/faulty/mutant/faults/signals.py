@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import lifecycle
 import log
@@ -13,6 +16,30 @@ from lifecycle import Latch, Lifecycle, Phase, Signals
 
 def none() -> None:
     """Changes nothing: this is the reference, which passes everything."""
+
+
+def signal_not_passed_on() -> None:
+    """A parent starts the server and passes no signal on: it ends, and the server serves on as an orphan."""
+    _start_server().wait()
+    os._exit(0)
+
+
+def group_signal_counts_twice() -> None:
+    """A parent passes each signal on to the server, which has it already where the whole group was signalled."""
+    server = _start_server()
+
+    def pass_on(number, _):
+        time.sleep(0.1)  # two that come at once are one
+        server.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    status = server.wait()
+    os._exit(status if status >= 0 else 128 - status)
+
+
+def _start_server() -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-B", sys.argv[0], "none"])
 
 
 def never_exits() -> None:
