@@ -226,7 +226,10 @@ impl Args {
             launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
             features,
             promises_contract: false,
-            params: vec![(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)],
+            params: [(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)]
+                .into_iter()
+                .chain(learned.and_then(|l| l.slow.as_ref()).map(|(_, n)| (Param::InFlightFor, n.takes.as_secs_f64())))
+                .collect(),
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Box::new(Stranger {
                 quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.clone()),

@@ -190,6 +190,36 @@ impl Ask {
         self.role
     }
 
+    /// The path that is asked for.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The response that is due.
+    pub(super) fn expected(&self) -> Expected {
+        self.expected
+    }
+
+    /// The head as bytes, without the empty line at its end, and the body.
+    pub(super) fn bytes(&self, id: &RequestId) -> (Vec<u8>, Bytes) {
+        let mut head = format!("{} {} HTTP/1.1\r\nX-Request-Id: {id}\r\n", self.method, self.path).into_bytes();
+        for (name, value) in &self.headers {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        if let Some(length) = self.payload.length() {
+            head.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
+        }
+        let body = match &self.payload {
+            Payload::None => Bytes::new(),
+            Payload::Whole(bytes) => bytes.clone(),
+            Payload::Dripped { pieces, .. } => pieces.concat().into(),
+        };
+        (head, body)
+    }
+
     fn request(&self, id: &RequestId) -> Result<Request<Body>, hyper::http::Error> {
         let body: Body = match &self.payload {
             Payload::None => Empty::new().boxed_unsync(),

@@ -239,6 +239,24 @@ impl Spawned {
         Ok(())
     }
 
+    /// Holds it and whatever it has started, by SIGSTOP.
+    pub fn freeze(&self) {
+        self.to_all(Signal::SIGSTOP);
+        self.recorder.record(Event::Frozen { process: self.id });
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) {
+        self.recorder.record(Event::Thawed { process: self.id });
+        self.to_all(Signal::SIGCONT);
+    }
+
+    fn to_all(&self, signal: Signal) {
+        for pid in self.tree().pids {
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal); // one that has ended needs neither
+        }
+    }
+
     /// Breaks its listener: accept(2) fails from now on.
     ///
     /// # Errors

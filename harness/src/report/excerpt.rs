@@ -82,6 +82,8 @@ fn words(event: &Event) -> String {
         Event::ListenerClosed { .. } => "listener closed".to_owned(),
         Event::Killed { .. } => "the harness kills the process".to_owned(),
         Event::Muted { .. } => "nobody reads its output any more".to_owned(),
+        Event::Frozen { .. } => "the harness holds it by SIGSTOP".to_owned(),
+        Event::Thawed { .. } => "it goes on".to_owned(),
         Event::ListenerBroken { .. } => "the harness breaks its listener".to_owned(),
         Event::Exited { code, signal, .. } => match (code, signal) {
             (Some(code), _) => format!("process exited with {code}"),

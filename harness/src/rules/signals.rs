@@ -33,6 +33,13 @@ pub(super) const RULES: &[Rule] = &[
         judge: clean_exit_status,
     },
     Rule {
+        slug: "exit-is-prompt",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "When the last response is sent, the process ends as soon as it does when nothing is going on.",
+        judge: exit_is_prompt,
+    },
+    Rule {
         slug: "int-like-term",
         level: Level::Must,
         basis: Basis::Contract,
@@ -179,6 +186,38 @@ fn term_ends_process(view: &View) -> Finding {
 /// What it may take until the harness has closed a connection that it is done with, in microseconds.
 const CLIENT_LEAVES_US: u64 = 50_000;
 
+/// What the end of a process may take longer after a last response than when nothing was going on, in microseconds:
+/// less than one who looks twice a second whether all is done needs at worst.
+const PROMPT_US: u64 = 300_000;
+
+fn exit_is_prompt(view: &View) -> Finding {
+    let (mut idle, mut busy) = (Vec::new(), Vec::new());
+    for process in view.processes.values() {
+        let (Some(signalled), Some((exited, ..))) = (process.signalled(), process.exited) else { continue };
+        let mut held = in_flight(view, Role::InFlight, signalled).filter(|r| r.sent >= process.started);
+        match held.next() {
+            None => idle.push((exited.saturating_sub(signalled), signalled, exited)),
+            // The end of a process may be seen before its last bytes are read.
+            Some(request) if request.answered() || request.lost() => {
+                let last = request.ended.unwrap_or(exited).min(exited);
+                busy.push((exited - last, last, exited));
+            }
+            Some(_) => {}
+        }
+    }
+    let (Some((alone, ..)), Some((after, last, exited)), 3..) = (idle.iter().min(), busy.iter().min(), busy.len())
+    else {
+        return Finding::inconclusive("too few processes ended, with and without a request in flight");
+    };
+    let told = format!("at best {} after the last response, and {} where nothing was going on", ms(*after), ms(*alone));
+    let stalled = |(_, from, to): &(u64, u64, u64)| view.stalled(*from, *to, PROMPT_US / 2);
+    match *after <= alone.saturating_add(PROMPT_US) {
+        true => Finding::holds(told),
+        false if busy.iter().any(stalled) => Finding::inconclusive("the harness itself stalled meanwhile"),
+        false => Finding::violated(told, [*last, *exited]),
+    }
+}
+
 fn clean_exit_status(view: &View) -> Finding {
     let process = match stopped(view) {
         Ok((process, _)) => process,
@@ -292,24 +331,66 @@ fn second_signal_exits(view: &View) -> Finding {
     found
 }
 
+/// What is left of a slow request, in microseconds, so that its end and that of a process can be told apart.
+const LEFT_US: u64 = 1_000_000;
+
 fn second_signal_ends(view: &View, process: &Process) -> Finding {
     let (Some((first, _)), second) = (process.signals.first(), process.signals.get(1)) else {
         return Finding::inconclusive("no signal was sent");
     };
+    let holding = || in_flight(view, Role::Doomed, *first).filter(|request| request.sent >= process.started);
+    if holding().next().is_none() {
+        return Finding::inconclusive("no request was in flight when the first signal was sent");
+    }
     // A process may end while the second signal is being sent.
-    if let Some((at, code, signal)) = process.exited.filter(|(at, ..)| second.is_none_or(|(second, _)| at < second)) {
+    let gone = process.exited.filter(|(at, ..)| second.is_none_or(|(second, _)| at < second));
+    // An answer may be read after the end of the process that sent it.
+    let asked_again = second.filter(|_| gone.is_none()).map_or(u64::MAX, |(at, _)| *at);
+    if let Some(answered) = holding().find(|r| r.answered() && r.ended.is_some_and(|ended| ended <= asked_again))
+        && (gone.is_some() || second.is_some())
+    {
+        let after = ms(answered.ended.unwrap_or(*first).saturating_sub(*first));
+        return Finding::inconclusive(format!(
+            "the request in flight was answered {after} after the first signal, before a second one could come: {LONGER}"
+        ));
+    }
+    if let Some((at, code, signal)) = gone {
         let after = ms(at.saturating_sub(*first));
         let actual = format!("the first signal ended it after {after}: {}", exit_words(code, signal));
         return Finding::violated(actual, [*first, at]);
     }
     let Some((second, name)) = second else { return Finding::inconclusive("no second signal was sent") };
+    if holding().all(|request| request.ended.is_some_and(|ended| ended <= *second)) {
+        return Finding::inconclusive("nothing was in flight any more when the second signal was sent");
+    }
+    // When the drain would be over by itself.
+    let lasts = view.param(Param::InFlightFor).map_or(u64::MAX / 2, seconds);
+    let left = holding().map(|request| request.sent.saturating_add(lasts)).max().unwrap_or(0).saturating_sub(*second);
+    if left < LEFT_US {
+        return Finding::inconclusive(format!("the drain would have been over after another {}: {LONGER}", ms(left)));
+    }
     let number = match name.as_str() {
         "SIGINT" => 2,
         "SIGQUIT" => 3,
         _ => 15,
     };
-    let bounded = within(view, &format!("the process ended on {name}"), *second, process.exited.map(|(at, ..)| at), 0);
+    let exited = process.exited.map(|(at, ..)| at);
+    let bounded = within(view, &format!("the process ended on {name}"), *second, exited, 0);
+    let by_itself = |at: u64| at.saturating_sub(*second) > left / 2;
     match process.exited {
+        Some((at, ..)) if bounded.outcome == Outcome::Holds && by_itself(at) => {
+            let (after, left_us, left) = (ms(at - second), left, ms(left));
+            // Of a time that was short anyhow a shorter stall takes more than its share.
+            match view.stalled(*second, at, left_us / 4) {
+                true => Finding::inconclusive("the harness itself stalled meanwhile"),
+                false => Finding::violated(
+                    format!(
+                        "the process ended {after} after {name}, when the drain was over, or all but over ({left})"
+                    ),
+                    [*second, at],
+                ),
+            }
+        }
         Some((at, code, signal)) if bounded.outcome == Outcome::Holds => {
             if code == Some(128 + number) || (!view.header.promises_contract && signal == Some(number)) {
                 Finding::holds(format!("{}, {} after {name}", exit_words(code, signal), ms(at - second)))
@@ -320,6 +401,9 @@ fn second_signal_ends(view: &View, process: &Process) -> Finding {
         _ => bounded,
     }
 }
+
+/// What to do where a slow path is not slow enough.
+pub(super) const LONGER: &str = "it takes a path that lasts longer, such as five seconds (--slow PATH)";
 
 fn hup_keeps_serving(view: &View) -> Finding {
     let (process, hup) = match stopped(view) {

@@ -188,4 +188,9 @@ impl Subject {
             Manner::Stranger(stranger) => stranger.ask(stranger.slow.as_ref().unwrap_or(&stranger.quick), role),
         }
     }
+
+    /// Whether a request takes as long as it is asked to.
+    pub fn has_routes(&self) -> bool {
+        matches!(self.manner, Manner::Contract)
+    }
 }

@@ -81,6 +81,16 @@ impl Target {
         muted.map_err(|error| Stop::Skipped(format!("its output cannot be filled here ({error}): it needs Linux")))
     }
 
+    /// Holds the server: whatever comes from now on waits in the kernel.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// Lets the server go on.
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
     /// Breaks its listener for good.
     ///
     /// # Errors

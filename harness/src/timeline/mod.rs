@@ -140,6 +140,8 @@ pub enum Role {
     Idle,
     /// A connection on which nothing was ever sent.
     Unused,
+    /// A connection that its client keeps after the answer to the request that was in flight on it.
+    Kept,
     /// A connection opened after the listener closed.
     New,
     /// Asked during the lame-duck.
@@ -318,6 +320,10 @@ pub enum Event {
     ListenerClosed { process: ProcessId, open_until_us: Option<Micros> },
     /// From now on nobody reads the process's output, and there is no room left in it.
     Muted { process: ProcessId },
+    /// The harness holds the process by SIGSTOP: whatever comes from now on waits in the kernel.
+    Frozen { process: ProcessId },
+    /// The process goes on.
+    Thawed { process: ProcessId },
     /// The harness breaks the process's listener: accept(2) fails from now on.
     ListenerBroken { process: ProcessId },
     /// The harness kills the process, which has not ended by itself. What it does from now on is not its doing.

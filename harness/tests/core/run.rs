@@ -171,22 +171,34 @@ impl Run {
     }
 
     pub fn sent(self, request: &str, role: Role) -> Self {
-        self.send(request, role, None, None)
+        self.send(1, request, role, None, None)
+    }
+
+    /// As `sent`, on this connection.
+    pub fn sent_on(self, connection: ConnectionId, request: &str, role: Role) -> Self {
+        self.send(connection, request, role, None, None)
     }
 
     /// As `sent`, where the length of a whole body is known.
     pub fn sent_expecting(self, request: &str, role: Role, bytes: u64) -> Self {
-        self.send(request, role, Some(bytes), None)
+        self.send(1, request, role, Some(bytes), None)
     }
 
     /// As `sent`, where it was learnt which status this server gives in peace.
     pub fn sent_expecting_status(self, request: &str, role: Role, status: u16) -> Self {
-        self.send(request, role, None, Some(status))
+        self.send(1, request, role, None, Some(status))
     }
 
-    fn send(self, request: &str, role: Role, expect_bytes: Option<u64>, expect_status: Option<u16>) -> Self {
+    fn send(
+        self,
+        connection: ConnectionId,
+        request: &str,
+        role: Role,
+        expect_bytes: Option<u64>,
+        expect_status: Option<u16>,
+    ) -> Self {
         let request = request.to_owned();
-        self.record(Event::Sent { connection: 1, request, role, path: "/".to_owned(), expect_bytes, expect_status })
+        self.record(Event::Sent { connection, request, role, path: "/".to_owned(), expect_bytes, expect_status })
     }
 
     pub fn unsent(self, request: &str, role: Role) -> Self {
