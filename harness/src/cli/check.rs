@@ -228,7 +228,9 @@ impl Args {
             promises_contract: false,
             params: [(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)]
                 .into_iter()
-                .chain(learned.and_then(|l| l.slow.as_ref()).map(|(_, n)| (Param::InFlightFor, n.takes.as_secs_f64())))
+                .chain(
+                    learned.and_then(|l| l.slow.as_ref()).map(|slow| (Param::InFlightFor, slow.takes().as_secs_f64())),
+                )
                 .collect(),
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Box::new(Stranger {

@@ -105,6 +105,8 @@ pub struct Answer {
     pub close: bool,
     /// The instance that answered.
     pub instance: Option<String>,
+    /// The header fields.
+    pub headers: HeaderMap,
     /// The first part of the body: 4 MiB.
     pub body: Bytes,
 }
@@ -347,6 +349,7 @@ impl Connection {
         came.status = Some(response.status().as_u16());
         came.close = says_close(headers, response.version());
         came.instance = text(headers, "x-instance-id");
+        came.headers.clone_from(headers);
         self.log.recorder.record(Event::Head {
             request: id.clone(),
             status: response.status().as_u16(),
@@ -400,7 +403,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 impl Answer {
     pub(super) fn without(outcome: Outcome) -> Self {
-        Self { outcome, status: None, close: false, instance: None, body: Bytes::new() }
+        Self { outcome, status: None, close: false, instance: None, headers: HeaderMap::new(), body: Bytes::new() }
     }
 
     /// Whether a complete response below 400 came.
