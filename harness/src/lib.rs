@@ -14,6 +14,7 @@ pub mod compare;
 pub mod link;
 pub mod measures;
 pub mod process;
+mod quiet;
 pub mod recorder;
 pub mod report;
 pub mod results;

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::timeline::{Event, Header, Micros, Record, Timeline};
+use crate::timeline::{Event, Header, Micros, Record, Timeline, View};
 
-/// How late a timer of the harness must be to be worth a record.
-const STALL: Duration = Duration::from_millis(200);
 /// Interval of the heartbeat.
 const BEAT: Duration = Duration::from_millis(50);
+/// How late a timer may be on a machine that has nothing else to do: its resolution, and a way through the scheduler.
+const RESOLUTION: Duration = Duration::from_millis(2);
+/// How much lateness is worth a record, once it has added up to that.
+const STALL: Duration = Duration::from_millis(20);
 
 /// A handle to the timeline of one run; cheap to clone.
 #[derive(Clone)]
@@ -83,15 +85,31 @@ impl Recorder {
     pub fn heartbeat(&self) -> tokio_util::task::AbortOnDropHandle<()> {
         let recorder = self.clone();
         tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+            let (mut told, mut late) = (Instant::now(), Duration::ZERO);
             loop {
                 let due = Instant::now() + BEAT;
                 tokio::time::sleep_until(due.into()).await;
-                let late = due.elapsed();
-                if late > STALL {
-                    recorder.record(Event::Stalled { late_us: late.as_micros() as u64 });
+                // Whoever writes a record waits for its turn, too.
+                drop(recorder.lock());
+                late += due.elapsed().saturating_sub(RESOLUTION);
+                if late >= STALL {
+                    let within_us = told.elapsed().as_micros() as u64;
+                    recorder.record(Event::Stalled { late_us: late.as_micros() as u64, within_us });
+                    (told, late) = (Instant::now(), Duration::ZERO);
                 }
             }
         }))
+    }
+
+    /// Whether nothing is kept: who measures speed is not to be disturbed by what else could be recorded.
+    pub fn discards(&self) -> bool {
+        self.lock().discard
+    }
+
+    /// How much of the time so far was lost to other things that the machine had to do.
+    pub fn lost(&self) -> Duration {
+        let now = self.micros(Instant::now());
+        Duration::from_micros(View::new(&self.lock().timeline).lost(0, now))
     }
 
     /// Ends the timeline and returns it.

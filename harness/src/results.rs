@@ -100,6 +100,9 @@ pub struct Cell {
     pub rules: Vec<RuleVerdict>,
     /// Recorded timelines, relative to the folder of this file.
     pub timelines: Vec<PathBuf>,
+    /// Timelines of what was played again, because stalls had left it without a verdict. They do not count.
+    #[serde(default)]
+    pub replaced: Vec<PathBuf>,
 }
 
 /// How many repeats passed.
@@ -128,6 +131,10 @@ pub struct Outcome {
     pub timeline: Option<PathBuf>,
     /// The part of the timeline that shows each violation, by rule.
     pub excerpts: BTreeMap<String, Vec<String>>,
+    /// Whether stalls may be the reason why it is inconclusive.
+    pub disturbed: bool,
+    /// Timelines of earlier plays, which were inconclusive because of stalls, and in whose place this one is.
+    pub replaced: Vec<PathBuf>,
 }
 
 impl Outcome {
@@ -141,6 +148,8 @@ impl Outcome {
             duration_ms: 0.0,
             timeline: None,
             excerpts: BTreeMap::new(),
+            disturbed: false,
+            replaced: Vec::new(),
         }
     }
 }
@@ -227,6 +236,7 @@ impl Cell {
             measures: BTreeMap::new(),
             rules: Vec::new(),
             timelines: Vec::new(),
+            replaced: Vec::new(),
         }
     }
 
@@ -252,6 +262,7 @@ impl Cell {
             }
         }
         self.timelines.extend(outcome.timeline.clone());
+        self.replaced.extend_from_slice(&outcome.replaced);
         self.as_expected &= self.expects(server, outcome);
     }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::measures::measures;
+use crate::process;
 use crate::recorder::Recorder;
 use crate::report::excerpt;
 use crate::results::Outcome;
@@ -24,13 +25,20 @@ pub fn machine() -> BTreeMap<String, String> {
     ])
 }
 
-/// Plays one repeat of one cell. The timeline is written below `out`.
-pub async fn play(subject: &Subject, scenario: &Scenario, repeat: u32, out: &Path) -> Outcome {
+/// So often at most a cell is played again, because stalls have left it without a verdict.
+pub const AGAIN: u32 = 2;
+/// How long a run waits, in all, for the machine to be quiet before it plays cells again.
+pub const QUIET_WITHIN: Duration = Duration::from_secs(60);
+/// What stalls must have cost, in microseconds, to be the reason why there is no verdict.
+const DISTURBED_US: u64 = 200_000;
+
+/// Plays one repeat of one cell, for the first time or again. The timeline is written below `out`.
+pub async fn play(subject: &Subject, scenario: &Scenario, repeat: u32, again: u32, out: &Path) -> Outcome {
     if let Some(lacking) = scenario.needs.iter().find(|feature| !subject.has(**feature)) {
         return Outcome::without_run(Verdict::Unsupported, format!("the server lacks `{}`", lacking.word()));
     }
     let began = Instant::now();
-    let path = timeline_path(subject, scenario, repeat);
+    let path = timeline_path(subject, scenario, repeat, again);
     let header = header(subject, scenario, repeat);
     let mut outcome = match Recorder::create(header, &out.join(&path)) {
         Ok(recorder) => record(subject, scenario, recorder).await,
@@ -55,6 +63,10 @@ async fn record(subject: &Subject, scenario: &Scenario, recorder: Recorder) -> O
         Ok(()) => {}
         Err(Stop::Skipped(why)) => recorder.record(Event::Skipped { why }),
         Err(Stop::Unconfirmed { what, why }) => recorder.record(Event::Unconfirmed { what, why }),
+        // Half of the time that it has to start.
+        Err(stop) if stop.is_late() && 2 * recorder.lost() >= process::START_TIMEOUT => {
+            recorder.record(Event::Unconfirmed { what: "the server starts".to_owned(), why: stop.to_string() });
+        }
         Err(stop) => recorder.record(Event::Aborted { why: stop.to_string() }),
     }
     match recorder.finish() {
@@ -78,8 +90,22 @@ pub fn verdict(timeline: &Timeline) -> Outcome {
         .filter(|rule| !rule.evidence.is_empty())
         .map(|rule| (rule.rule.clone(), excerpt(timeline, &rule.evidence)))
         .collect();
-    let measures = measures(&View::new(timeline));
-    Outcome { verdict, reason, measures, excerpts, duration_ms: 0.0, timeline: None, rules }
+    let view = View::new(timeline);
+    // Whatever a rule has found counts, if the next play finds it or not: only what has found nothing is played again.
+    let broken = rules.iter().any(|rule| matches!(rule.verdict, Verdict::Fail | Verdict::Warn));
+    let disturbed = verdict == Verdict::Inconclusive && !broken && view.lost(0, view.end) >= DISTURBED_US;
+    let measures = measures(&view);
+    Outcome {
+        verdict,
+        reason,
+        measures,
+        excerpts,
+        duration_ms: 0.0,
+        timeline: None,
+        rules,
+        disturbed,
+        replaced: Vec::new(),
+    }
 }
 
 fn params(subject: &Subject, scenario: &Scenario) -> BTreeMap<Param, f64> {
@@ -119,7 +145,8 @@ pub fn plain_header(subject: &Subject, what: &str) -> Header {
     }
 }
 
-fn timeline_path(subject: &Subject, scenario: &Scenario, repeat: u32) -> PathBuf {
+fn timeline_path(subject: &Subject, scenario: &Scenario, repeat: u32, again: u32) -> PathBuf {
     let server = subject.name.replace('/', "-");
-    Path::new("timelines").join(server).join(format!("{}-{repeat}.ndjson", scenario.slug))
+    let again = if again > 0 { format!("-again-{again}") } else { String::new() };
+    Path::new("timelines").join(server).join(format!("{}-{repeat}{again}.ndjson", scenario.slug))
 }

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-use crate::catalog::Server;
+use crate::catalog::{KnownVerdict, Server};
+use crate::quiet::quiet;
 use crate::results::Outcome;
 use crate::runner;
 use crate::scenario::{Pace, Scenario, Subject};
@@ -22,6 +24,17 @@ pub struct Job {
     pub scenario: &'static Scenario,
     /// Which repeat it is, from 1.
     pub repeat: u32,
+    /// Timelines of earlier plays of the same repeat, which stalls have left without a verdict.
+    replaced: Vec<PathBuf>,
+}
+
+impl Job {
+    /// Whether it is to be played again: never what has failed, and not what is known to be inconclusive.
+    fn again(&self, outcome: &Outcome) -> bool {
+        let known = self.server.known.find_any(self.scenario.slug, self.scenario.rules);
+        let unclear = known.is_some_and(|known| known.verdict == KnownVerdict::Inconclusive);
+        outcome.disturbed && !unclear && self.replaced.len() < runner::AGAIN as usize
+    }
 }
 
 /// Every scenario against every server, so many times, and those that take long first: the second repeat begins when
@@ -30,8 +43,14 @@ pub fn jobs(servers: &[Arc<Server>], scenarios: &[&'static Scenario], repeats: u
     let mut in_order = scenarios.to_vec();
     in_order.sort_by_key(|scenario| scenario.pace);
     let cells = in_order.iter().flat_map(|scenario| servers.iter().map(move |server| (*scenario, server)));
-    let again =
-        move |repeat| cells.clone().map(move |(scenario, server)| Job { server: server.clone(), scenario, repeat });
+    let again = move |repeat| {
+        cells.clone().map(move |(scenario, server)| Job {
+            server: server.clone(),
+            scenario,
+            repeat,
+            replaced: Vec::new(),
+        })
+    };
     (1..=repeats).flat_map(again).collect()
 }
 
@@ -71,6 +90,10 @@ impl std::str::FromStr for Shard {
 pub struct Schedule {
     light: VecDeque<Job>,
     heavy: VecDeque<Job>,
+    /// What is to be played again, when everything else has been played.
+    again: Vec<Job>,
+    /// Until when a quiet machine is waited for, once something is played again.
+    quiet_until: Option<Instant>,
     tasks: JoinSet<(Job, Outcome)>,
     running: Vec<(Arc<Server>, &'static str)>,
     side_by_side: usize,
@@ -80,14 +103,35 @@ pub struct Schedule {
 impl Schedule {
     /// Plays these with their timelines below `out`, so many side by side or as many as the cores can take.
     pub fn new(jobs: Vec<Job>, side_by_side: Option<usize>, out: PathBuf) -> Self {
+        let side_by_side = side_by_side.unwrap_or(PER_CORE * cores());
+        let mut schedule = Self {
+            light: VecDeque::new(),
+            heavy: VecDeque::new(),
+            again: Vec::new(),
+            quiet_until: None,
+            tasks: JoinSet::new(),
+            running: Vec::new(),
+            side_by_side,
+            out,
+        };
+        schedule.queue(jobs);
+        schedule
+    }
+
+    fn queue(&mut self, jobs: Vec<Job>) {
         let (heavy, light) = jobs.into_iter().partition(|job: &Job| job.scenario.pace == Pace::Heavy);
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let side_by_side = side_by_side.unwrap_or(PER_CORE * cores);
-        Self { light, heavy, tasks: JoinSet::new(), running: Vec::new(), side_by_side, out }
+        (self.heavy, self.light) = (heavy, light);
     }
 
     /// Begins as many cells as may be played by now.
     pub fn start(&mut self) {
+        if self.tasks.is_empty() && self.light.is_empty() && self.heavy.is_empty() && !self.again.is_empty() {
+            // What others did meanwhile is no excuse this time.
+            self.side_by_side = self.side_by_side.min(cores());
+            self.quiet_until.get_or_insert_with(|| Instant::now() + runner::QUIET_WITHIN);
+            let again = std::mem::take(&mut self.again);
+            self.queue(again);
+        }
         while self.tasks.len() < self.side_by_side
             && let Some(job) = self.light.pop_front()
         {
@@ -105,11 +149,24 @@ impl Schedule {
         self.running.iter().map(|(server, scenario)| (server.name.as_str(), *scenario))
     }
 
-    /// The next outcome; `None` when nothing is being played. May be dropped while it waits, and called again.
+    /// The next outcome; `None` when nothing is being played. What stalls have left without a verdict comes when it
+    /// has been played again. May be dropped while it waits, and called again.
     ///
     /// # Panics
     /// Where playing a cell panicked.
     pub async fn next(&mut self) -> Option<(Job, Outcome)> {
+        loop {
+            let (mut job, mut outcome) = self.played().await?;
+            if !job.again(&outcome) {
+                outcome.replaced.clone_from(&job.replaced);
+                return Some((job, outcome));
+            }
+            job.replaced.extend(outcome.timeline);
+            self.again.push(job);
+        }
+    }
+
+    async fn played(&mut self) -> Option<(Job, Outcome)> {
         self.start();
         match self.tasks.join_next().await? {
             Ok((job, outcome)) => {
@@ -127,24 +184,57 @@ impl Schedule {
 
     fn play(&mut self, job: Job) {
         self.running.push((Arc::clone(&job.server), job.scenario.slug));
-        let out = self.out.clone();
+        let (out, again, quiet_until) = (self.out.clone(), job.replaced.len() as u32, self.quiet_until);
         self.tasks.spawn(async move {
-            let outcome = runner::play(&Subject::of(&job.server), job.scenario, job.repeat, &out).await;
+            if let Some(until) = quiet_until.filter(|_| again > 0) {
+                quiet(until).await;
+            }
+            let outcome = runner::play(&Subject::of(&job.server), job.scenario, job.repeat, again, &out).await;
             (job, outcome)
         });
     }
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::Verdict;
 
     #[test]
-    fn what_takes_long_comes_first_and_what_is_heavy_last_in_every_repeat() {
+    fn only_what_stalls_have_left_without_a_verdict_is_played_again_and_not_for_ever() {
+        let mut job = job("");
+        let outcome = |verdict, disturbed| Outcome { disturbed, ..Outcome::without_run(verdict, "") };
+        assert!(job.again(&outcome(Verdict::Inconclusive, true)));
+        assert!(!job.again(&outcome(Verdict::Inconclusive, false)));
+        assert!(!job.again(&outcome(Verdict::Fail, false)));
+        job.replaced.push(PathBuf::from("first.ndjson"));
+        assert!(job.again(&outcome(Verdict::Inconclusive, true)));
+        job.replaced.push(PathBuf::from("second.ndjson"));
+        assert!(!job.again(&outcome(Verdict::Inconclusive, true)));
+        let unclear = self::job("[[known]]\npattern = \"*/*\"\nverdict = \"inconclusive\"\nreason = \"one at a time\"");
+        assert!(!unclear.again(&outcome(Verdict::Inconclusive, true)));
+    }
+
+    fn job(known: &str) -> Job {
+        let scenario = crate::scenario::find("idle-exit").unwrap();
+        Job { server: Arc::new(server(known)), scenario, repeat: 1, replaced: Vec::new() }
+    }
+
+    fn server(known: &str) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let spec = "kind = \"framework\"\nlanguage = \"go\"\nsummary = \"\"\nfeatures = []\nrun = [\"true\"]";
         std::fs::write(folder.path().join("server.toml"), spec).unwrap();
-        let server = Arc::new(Server::load(folder.path(), folder.path()).unwrap());
+        std::fs::write(folder.path().join("known.toml"), known).unwrap();
+        Server::load(folder.path(), folder.path()).unwrap()
+    }
+
+    #[test]
+    fn what_takes_long_comes_first_and_what_is_heavy_last_in_every_repeat() {
+        let server = Arc::new(server(""));
         let scenarios: Vec<&Scenario> = crate::scenario::all().collect();
         let jobs = jobs(&[server.clone(), server], &scenarios, 3);
         assert_eq!(jobs.len(), 2 * 3 * scenarios.len());

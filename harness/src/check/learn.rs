@@ -1,6 +1,5 @@
 //! What can be learnt of a server by starting it once: its port, its latency, its ways.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use hyper::header::SERVER;
@@ -14,6 +13,10 @@ use crate::timeline::Role;
 
 /// The least latency of a path on which a single request is certainly in flight when the signal arrives.
 pub const SLOW_ENOUGH: Duration = Duration::from_millis(300);
+/// Scenarios played side by side at most, where each can have a port of its own.
+const SIDE_BY_SIDE: usize = 6;
+/// What starting side by side may take of each processor.
+const STARTS: Duration = Duration::from_secs(2);
 /// Requests by which it is learnt what a route gets.
 const SAMPLES: usize = 5;
 /// How long they may take together; there are two at least.
@@ -28,6 +31,8 @@ pub struct Learned {
     pub port: u16,
     /// Whether that is the port that it was given.
     pub own_port: bool,
+    /// The time of processors that it takes to start.
+    pub starting: Duration,
     /// Whether a connection stays open after a response.
     pub keep_alive: bool,
     /// What it answers at once, and what comes.
@@ -38,14 +43,6 @@ pub struct Learned {
     pub not_slow: Option<String>,
     /// Who leads, who listens, and what they are.
     pub identity: Identity,
-}
-
-/// A port that nobody uses at this moment.
-///
-/// # Errors
-/// When the system has none.
-pub fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Starts the subject, watches it, and stops it again.
@@ -59,6 +56,8 @@ pub async fn learn(subject: &Subject, recorder: Recorder) -> Result<Learned, Sto
     let mut run =
         Run::new(recorder, subject, Default::default()).map_err(|error| Stop::Io("making a folder", error))?;
     let target = run.start().await?;
+    let starting = target.process().tree().cpu();
+    let asked = run.port();
     let keep_alive = keeps_open(&target, stranger).await?;
     let quick = known(&target, stranger, &stranger.quick, keep_alive).await?;
     let (mut slow, mut not_slow) = (None, None);
@@ -80,10 +79,17 @@ pub async fn learn(subject: &Subject, recorder: Recorder) -> Result<Learned, Sto
     // At the end: some install their handler only after they listen.
     let identity = Identity::of(&target, subject.stop_signal(), header.as_deref());
     target.kill().await;
-    Ok(Learned { port, own_port: port == stranger.port, keep_alive, quick, slow, not_slow, identity })
+    let own_port = Some(port) == asked;
+    Ok(Learned { port, own_port, starting, keep_alive, quick, slow, not_slow, identity })
 }
 
 impl Learned {
+    /// How many of it can be started side by side, and none of them be late for it.
+    pub fn side_by_side(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if self.own_port { side_by_side(self.starting, cores) } else { 1 }
+    }
+
     /// What the subject can do.
     pub fn features(&self, ready: bool) -> impl Iterator<Item = Feature> {
         let health = ready.then_some([Feature::Health, Feature::LameDuck]).into_iter().flatten();
@@ -106,6 +112,11 @@ impl Learned {
         words.extend(self.identity.words());
         words
     }
+}
+
+fn side_by_side(starting: Duration, cores: usize) -> usize {
+    let starts = STARTS.as_secs_f64() * cores as f64 / starting.as_secs_f64().max(f64::EPSILON);
+    (starts as usize).clamp(1, SIDE_BY_SIDE)
 }
 
 fn described(route: &Route) -> String {
@@ -152,4 +163,17 @@ async fn known(target: &Target, stranger: &Stranger, route: &Route, keep_alive: 
 
 fn unanswered(route: &Route, outcome: Outcome) -> Stop {
     crate::scenario::unconfirmed("the server answers", format!("{} {}: {outcome}", route.method, route.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_long_to_start_is_started_less_often_at_once() {
+        let of = |ms, cores| side_by_side(Duration::from_millis(ms), cores);
+        assert_eq!((of(0, 2), of(100, 2), of(660, 2)), (6, 6, 6));
+        assert_eq!((of(1_000, 2), of(2_000, 2), of(2_001, 2), of(60_000, 2)), (4, 2, 1, 1));
+        assert_eq!(of(2_000, 8), 6);
+    }
 }

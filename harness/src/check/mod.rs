@@ -7,24 +7,23 @@ mod programs;
 mod results;
 
 pub use leader::{Diagnosis, Identity};
-pub use learn::{Learned, free_port, learn};
+pub use learn::{Learned, learn};
 pub use profile::Profile;
 pub use results::{CheckResults, FILE, to_be_judged_again};
 
 use std::path::Path;
+use std::time::Instant;
 
 use tokio::task::JoinSet;
 
 use crate::catalog::{Feature, KnownFailures};
 use crate::process::Addressee;
+use crate::quiet::quiet;
 use crate::results::Outcome;
 use crate::rules::Level;
 use crate::runner;
 use crate::scenario::{self, Manner, Pace, Scenario, Subject};
 use crate::verdict::{RuleVerdict, Verdict};
-
-/// Scenarios played side by side, where each can have a port of its own.
-const SIDE_BY_SIDE: usize = 6;
 
 /// What is played first where another process leads than listens: whether it passes the signal on, and what it leaves.
 const SIGNAL_FIRST: [&str; 2] = ["idle-exit", "immediate-rebind"];
@@ -87,6 +86,7 @@ pub async fn play(
     scenarios: Vec<&'static Scenario>,
     subject: impl Fn() -> Subject,
     learned: &Learned,
+    side_by_side: usize,
     out: &Path,
     mut done: impl FnMut(&Played),
 ) -> Vec<Played> {
@@ -97,9 +97,10 @@ pub async fn play(
     let (first, rest): (Vec<_>, Vec<_>) = scenarios
         .into_iter()
         .partition(|scenario| !learned.identity.leader_listens && SIGNAL_FIRST.contains(&scenario.slug));
-    let mut all = play_all(first, &subject, learned.own_port, out, &mut done).await;
+    let side_by_side = if learned.own_port { side_by_side } else { 1 };
+    let mut all = play_all(first, &subject, side_by_side, out, &mut done).await;
     match all.iter().find_map(through) {
-        None => all.extend(play_all(rest, &subject, learned.own_port, out, &mut done).await),
+        None => all.extend(play_all(rest, &subject, side_by_side, out, &mut done).await),
         Some(why) => {
             let why = format!("the signal did not reach the server: {why}");
             all.extend(rest.into_iter().map(|scenario| untested(scenario, &why)).inspect(&mut done));
@@ -126,16 +127,17 @@ fn untested(scenario: &'static Scenario, why: &str) -> Played {
     Played { scenario, outcome }
 }
 
+/// What stalls have left without a verdict is played again when everything else has been, alone.
 async fn play_all(
     scenarios: Vec<&'static Scenario>,
     subject: &impl Fn() -> Subject,
-    own_ports: bool,
+    side_by_side: usize,
     out: &Path,
     done: &mut impl FnMut(&Played),
 ) -> Vec<Played> {
-    let mut all = Vec::new();
+    let (mut all, mut again) = (Vec::new(), Vec::new());
     let (heavy, light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.pace == Pace::Heavy);
-    for (scenarios, limit) in [(light, if own_ports { SIDE_BY_SIDE } else { 1 }), (heavy, 1)] {
+    for (scenarios, limit) in [(light, side_by_side), (heavy, 1)] {
         let mut waiting = scenarios.into_iter();
         let mut running = JoinSet::new();
         loop {
@@ -143,11 +145,12 @@ async fn play_all(
                 && let Some(scenario) = waiting.next()
             {
                 let (subject, out) = (subject(), out.to_owned());
-                running.spawn(
-                    async move { Played { scenario, outcome: runner::play(&subject, scenario, 1, &out).await } },
-                );
+                running.spawn(async move {
+                    Played { scenario, outcome: runner::play(&subject, scenario, 1, 0, &out).await }
+                });
             }
             match running.join_next().await {
+                Some(Ok(played)) if played.outcome.disturbed => again.push(played),
                 Some(Ok(played)) => {
                     done(&played);
                     all.push(played);
@@ -156,6 +159,21 @@ async fn play_all(
                 None => break,
             }
         }
+    }
+    let until = Instant::now() + runner::QUIET_WITHIN;
+    for mut played in again {
+        for turn in 1..=runner::AGAIN {
+            quiet(until).await;
+            let mut replaced = std::mem::take(&mut played.outcome.replaced);
+            replaced.extend(played.outcome.timeline.take());
+            let outcome = runner::play(&subject(), played.scenario, 1, turn, out).await;
+            played.outcome = Outcome { replaced, ..outcome };
+            if !played.outcome.disturbed {
+                break;
+            }
+        }
+        done(&played);
+        all.push(played);
     }
     all
 }

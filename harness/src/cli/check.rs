@@ -15,7 +15,7 @@ use super::{CliError, Status};
 use crate::catalog::{Feature, KnownFailures};
 use crate::check::{self, Learned, Profile, RuleSummary};
 use crate::link::Place;
-use crate::process::{Addressee, Launch, guardian::Guardian};
+use crate::process::{self, Addressee, Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
 use crate::runner;
@@ -70,6 +70,10 @@ pub struct Args {
     /// Where the server runs, which decides what matters
     #[arg(long, value_enum, default_value_t = Profile::Standalone)]
     profile: Profile,
+    /// Scenarios played side by side, where each can have a port of its own [default: up to 6, and fewer where the
+    /// server needs seconds of a processor to start]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
     /// Failures that are known (the format of known.toml): they do not count
     #[arg(long, value_name = "FILE")]
     known: Option<PathBuf>,
@@ -163,8 +167,10 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     let (chosen, left) = check::choose(&chosen_for);
     let mut progress = Progress::new(chosen.len());
     let make = || subject(Some(&learned)).unwrap_or_else(|_| chosen_for.clone());
-    let played = check::play(chosen, make, &learned, out, |played| {
-        progress.step(&format!("{} {}", played.scenario.slug, played.outcome.verdict.word()));
+    let side_by_side = args.jobs.map_or(learned.side_by_side(), usize::from);
+    let played = check::play(chosen, make, &learned, side_by_side, out, |played| {
+        let again = report::played_again(played.outcome.replaced.len());
+        progress.step(&format!("{} {}{again}", played.scenario.slug, played.outcome.verdict.word()));
     })
     .await;
     progress.finish();
@@ -188,6 +194,9 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
             say!("\n{}", total(&summaries, began.elapsed()))?;
         }
         Format::Json => say!("{results:#}")?,
+    }
+    if let Some(told) = report::all_played_again(played.iter().map(|played| played.outcome.replaced.len())) {
+        anstream::eprintln!("{told}");
     }
     if args.out.is_some() {
         anstream::eprintln!("timelines: {}", out.join("timelines").display());
@@ -215,15 +224,17 @@ impl Args {
         let fixed = learned.filter(|learned| !learned.own_port).map(|learned| learned.port);
         let port = match fixed {
             Some(port) => port,
-            None => check::free_port().map_err(|source| CliError::Io { path: "a free port".into(), source })?,
+            None => process::free_port().map_err(|source| CliError::Io { path: "a free port".into(), source })?,
         };
-        let command = self.command.iter().map(|part| part.replace("{port}", &port.to_string())).collect();
         let features: BTreeSet<_> = learned.into_iter().flat_map(|l| l.features(self.ready.is_some())).collect();
-        let mut env = std::collections::BTreeMap::new();
-        env.insert("PORT".to_owned(), port.to_string());
         Ok(Subject {
             name: "check".to_owned(),
-            launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
+            launch: Launch {
+                command: self.command.clone(),
+                folder: folder.to_owned(),
+                env: Default::default(),
+                place: Place::HERE,
+            },
             features,
             promises_contract: false,
             params: [(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)]
@@ -249,6 +260,7 @@ impl Args {
                 to: self.signal_to,
                 children: learned.is_some_and(|learned| learned.identity.children),
                 port,
+                takes_port: fixed.is_none(),
                 start_within: Duration::from_secs(self.start),
             })),
         })

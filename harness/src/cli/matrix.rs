@@ -213,7 +213,8 @@ impl Board {
         let style = report::verdict_style(outcome.verdict);
         let word = report::paint(style, outcome.verdict.word());
         let seconds = outcome.duration_ms / 1e3;
-        self.progress.step(&format!("{} {} {word}{mark} {seconds:.1} s", job.server.name, job.scenario.slug));
+        let again = report::played_again(outcome.replaced.len());
+        self.progress.step(&format!("{} {} {word}{mark} {seconds:.1} s{again}", job.server.name, job.scenario.slug));
         let key = (job.server.name.clone(), job.scenario.slug.to_owned());
         self.excerpts.entry(key).or_default().extend(outcome.excerpts);
         self.due.get_or_insert(self.rested.max(Instant::now()));
@@ -313,6 +314,9 @@ fn print(
     // Last, where it is seen.
     say!("{}", report::table(results, colour))?;
     say!("\n{}", report::summary(results, seconds))?;
+    if let Some(told) = report::all_played_again(results.cells.iter().map(|cell| cell.replaced.len())) {
+        say!("{told}")?;
+    }
     for line in report::skipped(results) {
         say!("{line}")?;
     }

@@ -13,6 +13,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, Request, Response, Version, header};
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Client;
@@ -21,6 +22,8 @@ use crate::timeline::{Break, ConnectionId, Ending, Event, NotOpened, RequestId, 
 
 /// Longest wait for an answer, unless the request says otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a client that reads slowly says that it still does.
+const PROGRESS: Duration = Duration::from_millis(500);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -177,7 +180,7 @@ impl Ask {
         Self { patience, ..self }
     }
 
-    /// Reads the response slowly: a pause after each piece.
+    /// Reads the response slowly: a pause after each piece on the average.
     pub fn read_slowly(self, pause: Duration) -> Self {
         Self { pace: Some(pause), ..self }
     }
@@ -320,7 +323,9 @@ impl Connection {
             self.sender.ready().await.map_err(|error| self.why(&error))?;
             let response = self.sender.send_request(request).await.map_err(|error| self.why(&error))?;
             self.head(&id, &response, &mut came);
-            receive(response.into_body(), ask.pace, &mut bytes, &mut received).await.map_err(|error| self.why(&error))
+            let body = response.into_body();
+            let receiving = self.receive(body, &id, ask.pace, &mut bytes, &mut received);
+            receiving.await.map_err(|error| self.why(&error))
         };
         let result = tokio::time::timeout(ask.patience, exchange).await.unwrap_or(Err(Break::TimedOut));
         self.log.rest();
@@ -342,6 +347,35 @@ impl Connection {
         };
         came.body = received.into();
         came
+    }
+
+    /// Counts the body and keeps its first part. At a pace there is a pause after each piece, and none where this side
+    /// is behind already, as on a machine that has other things to do; and every now and then it says that it still reads.
+    async fn receive(
+        &self,
+        mut body: Incoming,
+        id: &RequestId,
+        pace: Option<Duration>,
+        bytes: &mut u64,
+        kept: &mut Vec<u8>,
+    ) -> Result<(), hyper::Error> {
+        const KEPT: usize = 4 << 20;
+        let mut next = Instant::now();
+        let mut told = next;
+        while let Some(frame) = body.frame().await {
+            if let Some(data) = frame?.data_ref() {
+                *bytes += data.len() as u64;
+                kept.extend_from_slice(&data[..data.len().min(KEPT - kept.len())]);
+            }
+            let Some(pause) = pace else { continue };
+            if told.elapsed() >= PROGRESS {
+                told = Instant::now();
+                self.log.recorder.record(Event::Received { request: id.clone(), body_bytes: *bytes });
+            }
+            next += pause;
+            tokio::time::sleep_until(next).await;
+        }
+        Ok(())
     }
 
     fn head(&self, id: &RequestId, response: &Response<Incoming>, came: &mut Answer) {
@@ -367,26 +401,6 @@ impl Connection {
             _ => Break::Fin,
         }
     }
-}
-
-/// Counts the body, keeps its first part, and reads it no faster than asked.
-async fn receive(
-    mut body: Incoming,
-    pace: Option<Duration>,
-    bytes: &mut u64,
-    kept: &mut Vec<u8>,
-) -> Result<(), hyper::Error> {
-    const KEPT: usize = 4 << 20;
-    while let Some(frame) = body.frame().await {
-        if let Some(data) = frame?.data_ref() {
-            *bytes += data.len() as u64;
-            kept.extend_from_slice(&data[..data.len().min(KEPT - kept.len())]);
-        }
-        if let Some(pause) = pace {
-            tokio::time::sleep(pause).await;
-        }
-    }
-    Ok(())
 }
 
 fn says_close(headers: &HeaderMap, version: Version) -> bool {
@@ -416,6 +430,11 @@ impl Pending {
     /// Whether the request is still on its way.
     pub fn is_open(&self) -> bool {
         !self.task.is_finished()
+    }
+
+    /// Waits until it is no longer on its way.
+    pub async fn ended(&self) {
+        self.log.done(&self.id).await;
     }
 
     /// Waits until the head of the response has come; `false` where none has in time.

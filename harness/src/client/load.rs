@@ -10,10 +10,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ask, Client, Outcome};
-use crate::timeline::NotOpened;
+use crate::recorder::Recorder;
+use crate::timeline::{Event, NotOpened};
 
 /// Pause of a client that was refused: nobody listens, and a tight loop would only heat the machine.
 const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+
+/// So much a load asks as fast as it can. All of it is recorded, and what happens around a signal is over by then.
+const AT_FULL_PACE: u64 = 20_000;
+/// So much it asks in a second from then on, which keeps the timeline of a server that never ends in bounds.
+const EASED_PER_SECOND: u64 = 500;
 
 /// Time for a load to get going.
 const WARM_WITHIN: Duration = Duration::from_secs(15);
@@ -35,6 +41,27 @@ pub struct Load {
     answered: Arc<AtomicU64>,
 }
 
+/// Keeps the pace of all clients of a load.
+struct Pace {
+    asked: AtomicU64,
+    clients: u64,
+    recorder: Recorder,
+}
+
+impl Pace {
+    /// Waits for the turn of a client to ask once more.
+    async fn turn(&self) {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        if asked < AT_FULL_PACE || self.recorder.discards() {
+            return;
+        }
+        if asked == AT_FULL_PACE {
+            self.recorder.record(Event::Eased { asked, per_second: EASED_PER_SECOND });
+        }
+        tokio::time::sleep(Duration::from_secs(self.clients) / EASED_PER_SECOND as u32).await;
+    }
+}
+
 /// Starts clients that each ask back to back on one connection, and open another when theirs has ended.
 pub fn back_to_back(client: &Client, address: SocketAddr, ask: &Ask, clients: usize) -> Load {
     start(client, address, ask, clients, false)
@@ -47,8 +74,10 @@ pub fn connect_storm(client: &Client, address: SocketAddr, ask: &Ask, clients: u
 
 fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, one_each: bool) -> Load {
     let mut load = Load { clients: JoinSet::new(), stop: CancellationToken::new(), answered: Arc::default() };
+    let pace = Pace { asked: AtomicU64::new(0), clients: clients as u64, recorder: client.recorder.clone() };
+    let pace = Arc::new(pace);
     for _ in 0..clients {
-        let (client, ask) = (client.clone(), ask.clone());
+        let (client, ask, pace) = (client.clone(), ask.clone(), pace.clone());
         let (stop, answered) = (load.stop.clone(), load.answered.clone());
         load.clients.spawn(async move {
             while !stop.is_cancelled() {
@@ -56,10 +85,12 @@ fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, one_ea
                     Ok(connection) => connection,
                     Err(NotOpened::Refused | NotOpened::TimedOut | NotOpened::Other) => {
                         tokio::time::sleep(REFUSED_PAUSE).await;
+                        pace.turn().await;
                         continue;
                     }
                 };
                 while !stop.is_cancelled() {
+                    pace.turn().await;
                     let answer = connection.ask(ask.clone()).await;
                     if answer.outcome == Outcome::Answered {
                         answered.fetch_add(1, Ordering::Relaxed);

@@ -88,6 +88,7 @@ impl Client {
 
     async fn open(&self, address: SocketAddr, role: Role, receive_buffer: Option<u32>) -> Result<Wire, NotOpened> {
         let connection: ConnectionId = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        let begun_us = Some(self.recorder.micros(std::time::Instant::now()));
         let attempt = async {
             let make = || if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
             let socket = self.place.within(make)?;
@@ -100,7 +101,7 @@ impl Client {
         };
         let why = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
             Ok(Ok(stream)) => {
-                self.recorder.record(Event::Opened { connection, role });
+                self.recorder.record(Event::Opened { connection, role, begun_us });
                 return Ok(Wire::new(stream, connection, self.recorder.clone(), self.under_way.clone()));
             }
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => NotOpened::Refused,
@@ -108,7 +109,7 @@ impl Client {
             Ok(Err(_)) => NotOpened::Other,
             Err(_) => NotOpened::TimedOut,
         };
-        self.recorder.record(Event::NotOpened { connection, role, why });
+        self.recorder.record(Event::NotOpened { connection, role, why, begun_us });
         Err(why)
     }
 

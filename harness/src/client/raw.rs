@@ -105,6 +105,7 @@ impl Raw {
             role,
             path: path.to_owned(),
             expect_bytes,
+            begun_us: None,
             expect_status: None,
         });
     }

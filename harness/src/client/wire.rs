@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -37,6 +37,7 @@ pub struct WireLog {
     announced: Mutex<Option<Announced>>,
     sent: watch::Sender<Option<RequestId>>,
     answering: watch::Sender<Option<RequestId>>,
+    done: watch::Sender<Option<RequestId>>,
     ended: watch::Sender<Option<Ending>>,
     reset: AtomicBool,
 }
@@ -64,6 +65,7 @@ impl Wire {
             announced: Mutex::new(None),
             sent: watch::Sender::new(None),
             answering: watch::Sender::new(None),
+            done: watch::Sender::new(None),
             ended: watch::Sender::new(None),
             reset: AtomicBool::new(false),
         };
@@ -101,7 +103,13 @@ impl WireLog {
 
     /// Notes that this request has ended, written or not.
     pub fn over(&self, id: RequestId) {
+        self.done.send_replace(Some(id.clone()));
         self.sent.send_replace(Some(id));
+    }
+
+    /// Resolves once this request has ended, written or not.
+    pub async fn done(&self, id: &RequestId) {
+        let _ = self.done.subscribe().wait_for(|done| done.as_ref() == Some(id)).await;
     }
 
     /// Resolves once the head of this request's response has come, or never will.
@@ -139,7 +147,7 @@ impl WireLog {
         ended.wait_for(Option::is_some).await.ok().and_then(|ending| *ending)
     }
 
-    fn written(&self) {
+    fn written(&self, begun: Instant) {
         let announced = self.lock().take();
         if let Some(request) = announced {
             let id = request.id.clone();
@@ -151,6 +159,7 @@ impl WireLog {
                 path: request.path,
                 expect_bytes: request.expected.bytes,
                 expect_status: request.expected.status,
+                begun_us: Some(self.recorder.micros(begun)),
             });
             self.sent.send_replace(Some(id));
         }
@@ -213,10 +222,11 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let begun = Instant::now();
         let result = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
         match &result {
             Ok(0) => {}
-            Ok(_) => self.log.written(),
+            Ok(_) => self.log.written(begun),
             Err(error) => self.log.failed(error),
         }
         Poll::Ready(result)

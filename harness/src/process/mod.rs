@@ -3,15 +3,19 @@
 mod build;
 mod groups;
 pub mod guardian;
+mod ports;
 mod sabotage;
 mod sockets;
 mod spawn;
+mod starved;
 mod tree;
 
 pub use build::{BuildError, build};
 pub use groups::kill_all;
+pub use ports::{free_port, says_taken};
 pub use sockets::{Watch, half_open, listener_inode, server_sides, watch_listener};
-pub use spawn::{Addressee, Exit, Launch, Listening, Output, Spawned, StartError, start};
+pub use spawn::{Addressee, Exit, Launch, Listening, Output, START_TIMEOUT, Spawned, StartError, start};
+pub(crate) use starved::waited;
 pub use tree::{Listeners, Tree, command_line, see};
 
 /// Lets this process and its children open as many files as the system allows: every connection is one.

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 
 use super::groups::Group;
-use super::{Tree, guardian, listener_inode, sabotage};
+use super::{Tree, guardian, listener_inode, sabotage, starved};
 use crate::link::Place;
 use crate::recorder::Recorder;
 use crate::timeline::{Event, Lines, ProcessId};
@@ -29,7 +29,7 @@ const MAX_EXECUTED: u64 = 200_000;
 /// Lines of standard error that are shown when a server does not start.
 const LAST_LINES: usize = 8;
 /// Time for a server to say that it listens.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -200,6 +200,7 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
         tokio::spawn(read_stdout(out, ear.clone(), id, recorder.clone(), listening_sender));
         tokio::spawn(read_stderr(err, ear, id, recorder.clone(), stderr.clone()));
     }
+    starved::watch(pid, id, recorder, exit.clone());
     tokio::spawn(wait(child, id, recorder.clone(), exit_sender));
     let tag = tag.map(|(_, value)| value);
     let (pid, group, recorder) = (Pid::from_raw(pid as i32), Group::new(pid), recorder.clone());

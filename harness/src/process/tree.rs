@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -15,6 +16,9 @@ use crate::timeline::Seen;
 const ROUNDS: usize = 4;
 /// Longest command line that is shown, in characters.
 const SHOWN: usize = 80;
+
+/// USER_HZ, which is part of the ABI: the same on all architectures of today.
+const TICKS_PER_SECOND: u64 = 100;
 
 /// The processes that belong to one leader, at one moment.
 #[derive(Debug, Clone)]
@@ -51,6 +55,11 @@ impl Tree {
             pids.extend(children);
         }
         Self { pids, place: place.clone() }
+    }
+
+    /// The time of processors that these processes have taken so far.
+    pub fn cpu(&self) -> Duration {
+        self.pids.iter().filter_map(|pid| stat(*pid)).map(|stat| stat.cpu).sum()
     }
 
     /// Ports that these processes listen on.
@@ -162,6 +171,7 @@ struct Stat {
     parent: i32,
     group: i32,
     session: i32,
+    cpu: Duration,
 }
 
 fn processes() -> BTreeMap<i32, Stat> {
@@ -175,7 +185,10 @@ fn stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(1);
     let mut next = || fields.next()?.parse().ok();
-    Some(Stat { parent: next()?, group: next()?, session: next()? })
+    let (parent, group, session) = (next()?, next()?, next()?);
+    // In user mode and in the kernel, of itself and of the children that it has waited for.
+    let ticks: u64 = fields.skip(7).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Some(Stat { parent, group, session, cpu: Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND) })
 }
 
 fn tag_of(pid: i32) -> Option<String> {

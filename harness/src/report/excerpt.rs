@@ -44,14 +44,28 @@ fn time(t_us: u64, signal: Option<u64>) -> String {
     format!("{:+.1} ms", (t_us as f64 - signal.unwrap_or(0) as f64) / 1e3)
 }
 
+/// How late the harness must be at once, in microseconds, to be told.
+const TOLD_STALL_US: u64 = 200_000;
+
 fn tells(event: &Event) -> bool {
-    !matches!(event, Event::Log { .. } | Event::Executed { .. } | Event::InFlight { .. } | Event::Confirmed { .. })
+    if let Event::Stalled { late_us, .. } = event {
+        return *late_us >= TOLD_STALL_US;
+    }
+    !matches!(
+        event,
+        Event::Log { .. }
+            | Event::Executed { .. }
+            | Event::InFlight { .. }
+            | Event::Confirmed { .. }
+            | Event::Received { .. }
+            | Event::Starved { .. }
+    )
 }
 
 fn words(event: &Event) -> String {
     match event {
-        Event::Opened { connection, role } => format!("connection {connection} opened ({})", name(role)),
-        Event::NotOpened { connection, why, role } => {
+        Event::Opened { connection, role, .. } => format!("connection {connection} opened ({})", name(role)),
+        Event::NotOpened { connection, why, role, .. } => {
             format!("connection {connection} ({}): {}", name(role), name(why))
         }
         Event::Sent { connection, request, path, .. } => format!("{request} sent on connection {connection}: {path}"),

@@ -12,4 +12,4 @@ pub use failures::failures;
 pub use markdown::markdown;
 pub use progress::Progress;
 pub use style::{paint, verdict_style};
-pub use table::{skipped, summary, table};
+pub use table::{all_played_again, played_again, skipped, summary, table};

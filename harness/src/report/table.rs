@@ -86,6 +86,23 @@ pub fn summary(results: &Results, seconds: f64) -> String {
     format!("{} cells in {seconds:.0} s: {}; {outcome}", results.cells.len(), counts.join(", "))
 }
 
+/// What is said of a cell that was played again.
+pub fn played_again(times: usize) -> String {
+    match times {
+        0 => String::new(),
+        1 => ", played again".to_owned(),
+        n => format!(", played again {n} times"),
+    }
+}
+
+/// How much was played again, because stalls had left it without a verdict: by how often each cell was.
+pub fn all_played_again(times: impl Iterator<Item = usize>) -> Option<String> {
+    let times: Vec<usize> = times.filter(|times| *times > 0).collect();
+    let cells = if times.len() == 1 { "1 cell was".to_owned() } else { format!("{} cells were", times.len()) };
+    let plays: usize = times.iter().sum();
+    (plays > 0).then(|| format!("{cells} played again, {plays} times in all: the machine was too busy to tell"))
+}
+
 /// Why cells were skipped: a line for each reason.
 pub fn skipped(results: &Results) -> Vec<String> {
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();

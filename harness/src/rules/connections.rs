@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::signals::LONGER;
 use super::{
-    Basis, Finding, Level, Rule, SLACK_US, each, ending_word, fate, in_flight, ms, opened, seconds, stopped, within,
+    Basis, Finding, Level, Rule, SLACK_US, TOLERANCE_US, busy, cost, each, ending_word, fate, in_flight, ms, opened,
+    seconds, stalled, stopped, within,
 };
 use crate::timeline::{ConnectionId, End, Ending, NotOpened, Opening, Param, Process, Request, Role, View};
 
@@ -143,10 +144,21 @@ fn kept_open_holds_nothing(view: &View) -> Finding {
 
 fn late_request_answered(view: &View) -> Finding {
     // What was asked when the linger was over, on a machine that had other things to do, has been promised nothing.
-    let closed = view.process().and_then(|process| process.listener_open_until).unwrap_or(u64::MAX);
-    let over = closed.saturating_add(view.param(Param::IdleLinger).map_or(0, seconds));
-    let late = view.requests.iter().filter(|r| matches!(r.role, Role::Late | Role::LateRejected) && r.sent < over);
-    let nothing = format!("nothing was asked while a request drained: {LONGER}");
+    // Where nobody has seen the listener open after the signal, the linger may have begun with that.
+    let closed = view.process().and_then(|process| process.listener_open_until.or(process.signalled()));
+    let over = closed.unwrap_or(u64::MAX).saturating_add(view.param(Param::IdleLinger).map_or(0, seconds));
+    let in_time = |request: &&Request| request.sent.saturating_add(TOLERANCE_US) < over;
+    // A server may learn a moment after the kernel that its listener is closed: until then it serves.
+    let unaware = |request: &&Request| {
+        let (from, ended) = (closed.unwrap_or(request.begun), request.ended.unwrap_or(request.sent));
+        request.served() && request.close && stalled(view, from, ended, ended.saturating_sub(from))
+    };
+    let late = view.requests.iter().filter(|request| match request.role {
+        Role::Late => in_time(request),
+        Role::LateRejected => in_time(request) && !unaware(request),
+        _ => false,
+    });
+    let nothing = format!("nothing was asked within the linger, while a request drained: {LONGER}");
     each(late, &nothing, |request| match request.role {
         Role::LateRejected => request.status == Some(503) && request.retry_after && request.close && request.answered(),
         _ => request.served() && request.close,
@@ -158,11 +170,16 @@ fn close_announced(view: &View) -> Finding {
         Ok((_, signalled)) => signalled,
         Err(finding) => return finding,
     };
+    // A response that is read soon after the signal may have been on its way before it, and the server be about to
+    // learn of it. Whoever says that he is not ready has.
+    let knew = |request: &Request, head: u64| {
+        request.role == Role::Ready || head > signalled.saturating_add(TOLERANCE_US + cost(view, signalled, head))
+    };
     let told = in_flight(view, Role::InFlight, signalled)
         .chain(view.requests(Role::LameDuck))
         .chain(view.requests(Role::NotFound))
         .chain(view.requests(Role::Ready).filter(|probe| probe.status == Some(503)))
-        .filter(|request| request.head.is_some_and(|head| head > signalled));
+        .filter(|request| request.head.is_some_and(|head| knew(request, head)));
     each(told, "no response came after the signal", |request| request.close)
 }
 
@@ -195,6 +212,16 @@ fn nothing_lost_in_accept_queue(view: &View) -> Finding {
     })
 }
 
+/// Whether a client asked so late on an open connection that the linger was over, and stalls can be why.
+fn asked_late(view: &View, request: &Request, signalled: u64) -> bool {
+    let linger = view.param(Param::IdleLinger).map_or(0, seconds);
+    let began = view.process().and_then(|process| process.listener_open_until).unwrap_or(signalled);
+    let opened = view.connections.iter().find(|connection| connection.id == request.connection);
+    let since = opened.map_or(signalled, |connection| connection.begun.max(signalled));
+    request.sent.saturating_add(TOLERANCE_US) >= began.saturating_add(linger)
+        && stalled(view, since, request.sent, linger)
+}
+
 fn nothing_lost(
     view: &View,
     roles: &[Role],
@@ -213,9 +240,15 @@ fn nothing_lost(
     let used = in_use(view, signalled);
     let asked: Vec<&Request> = load().filter(|request| concerned(request, &used)).collect();
     // Without an end it has no complete response either.
-    let lost: Vec<_> = asked.iter().filter(|request| request.lost() || request.end == End::Open).collect();
+    let lost = asked.iter().filter(|request| request.lost() || request.end == End::Open);
+    let (late, lost): (Vec<&Request>, Vec<_>) = lost.partition(|request| asked_late(view, request, signalled));
     match lost.first() {
         None if asked.is_empty() => Finding::inconclusive("nobody asked"),
+        None if !late.is_empty() => Finding::inconclusive(format!(
+            "{} asked when their linger was over, for the machine was busy: {}",
+            late.len(),
+            fate(late[0])
+        )),
         None => Finding::holds(format!("0 of {} lost", asked.len())),
         Some(first) => Finding::violated(
             format!("{} of {} lost: {}", lost.len(), asked.len(), fate(first)),
@@ -265,28 +298,30 @@ fn new_connections_refused(view: &View) -> Finding {
     let half = signalled + (drained - signalled).min(lasts) / 2;
     let (mut refused, mut taken) = (0, 0);
     for connection in view.connections(Role::New) {
-        let listening = process.listener_closed.is_none_or(|closed| closed > connection.at);
+        let (begun, at) = (connection.begun, connection.at);
+        let listening = process.listener_closed.is_none_or(|closed| closed > begun);
         let state = if listening { "the listener was still open" } else { "the listener had closed" };
         match connection.opening {
             // By then it is the end of the process that turns them away, or the end of the drain.
             _ if connection.at < signalled || connection.at >= drained => {}
             Opening::Failed(NotOpened::Refused) => refused += 1,
-            Opening::Opened if listening && connection.at < half => taken += 1,
+            Opening::Opened if listening && begun < half => taken += 1,
             Opening::Opened if drained - signalled < TELLING_US => {
                 return Finding::inconclusive(format!(
                     "the request drained for {} only: {LONGER}",
                     ms(drained - signalled)
                 ));
             }
-            Opening::Opened if listening && view.stalled(signalled, connection.at, (half - signalled) / 2) => {
-                return Finding::inconclusive("accepted, but the harness itself stalled meanwhile");
+            // Who has not had the time to take the signal has not had the time to close.
+            Opening::Opened if listening && stalled(view, signalled, at, at - half) => {
+                return busy(&format!("accepted {} after the signal", ms(at - signalled)), view, signalled, at);
             }
             Opening::Opened => {
-                let after = ms(connection.at - signalled);
-                return Finding::violated(format!("accepted {after} after the signal: {state}"), [connection.at]);
+                let after = ms(at - signalled);
+                return Finding::violated(format!("accepted {after} after the signal: {state}"), [at]);
             }
-            Opening::Failed(NotOpened::TimedOut) if view.stalled(signalled, connection.at, SLACK_US / 2) => {
-                return Finding::inconclusive("connecting took too long, but the harness itself stalled meanwhile");
+            Opening::Failed(NotOpened::TimedOut) if stalled(view, begun, at, SLACK_US) => {
+                return busy("connecting took too long", view, begun, at);
             }
             Opening::Failed(NotOpened::TimedOut) => {
                 return Finding::violated("neither accepted nor refused: left hanging", [connection.at]);
@@ -303,8 +338,14 @@ fn new_connections_refused(view: &View) -> Finding {
                 ms(drained - signalled)
             ));
         }
-        if view.stalled(signalled, closed, (drained - signalled) / 2) {
-            return Finding::inconclusive("the listener closed late, but the harness itself stalled meanwhile");
+        // What closes between two looks may have closed before the answer was read.
+        let Some(open) = process.listener_open_until.filter(|open| *open > drained) else {
+            return Finding::inconclusive(
+                "the listener closed when the last request was answered, as near as can be seen",
+            );
+        };
+        if stalled(view, signalled, open, open - half) {
+            return busy("the listener closed late", view, signalled, open);
         }
         return Finding::violated("the listener closed only after the last request was answered", [drained, closed]);
     }
@@ -356,8 +397,8 @@ fn port_free_after_exit(view: &View) -> Finding {
             format!("the successor could not start: {}", super::signals::exit_words(code, signal)),
             [second.started, at],
         ),
-        (None, None) if view.stalled(second.started, u64::MAX, SLACK_US) => {
-            Finding::inconclusive("the harness itself stalled while the successor started")
+        (None, None) if stalled(view, second.started, view.end, view.end.saturating_sub(second.started)) => {
+            busy("the successor did not start in time", view, second.started, view.end)
         }
         (None, None) => Finding::violated("the successor never listened", [second.started]),
     }

@@ -1,7 +1,10 @@
 //! Readiness, liveness, lame-duck and the preStop hook.
 
-use super::{Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, each, fate, ms, not_opened, seconds, stopped, within};
-use crate::timeline::{Opening, Param, Process, Request, Role, View};
+use super::{
+    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, busy, cost, each, fate, ms, not_opened, seconds, stalled,
+    stopped, within,
+};
+use crate::timeline::{Connection, NotOpened, Opening, Param, Process, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -73,10 +76,11 @@ fn readiness_fails(view: &View) -> Finding {
     let closed = process.listener_closed.unwrap_or(u64::MAX);
     let asked: Vec<_> = view.requests(Role::Ready).filter(|probe| (signalled..closed).contains(&probe.sent)).collect();
     let Some(first) = asked.iter().position(|probe| probe.status == Some(503)) else {
-        // Whoever slept through the lame-duck has asked nobody.
+        // Whoever slept through the lame-duck has asked nobody, and the server may have slept through the signal.
         let delay = view.param(Param::ShutdownDelay).map_or(0, seconds);
-        if view.stalled(signalled, signalled.saturating_add(delay), delay / 2) {
-            return Finding::inconclusive("the harness itself stalled meanwhile");
+        let over = signalled.saturating_add(delay);
+        if stalled(view, signalled, over, delay) {
+            return busy("readiness did not fail", view, signalled, over);
         }
         return match asked.last() {
             Some(last) => Finding::violated(
@@ -90,6 +94,11 @@ fn readiness_fails(view: &View) -> Finding {
     let half = signalled.saturating_add(view.param(Param::ShutdownDelay).map_or(0, seconds) / 2);
     let late = asked[..first].iter().rfind(|probe| half > signalled && probe.sent > half && probe.answered());
     if let Some(late) = late {
+        // A server that has lost half of the delay may be about to learn of the signal.
+        let ended = late.ended.unwrap_or(late.sent);
+        if stalled(view, signalled, ended, ended.saturating_sub(signalled)) {
+            return busy("readiness failed late", view, signalled, ended);
+        }
         let after = ms(late.sent - signalled);
         return Finding::violated(
             format!("{after} after the signal, with half of the delay over: {}", fate(late)),
@@ -97,7 +106,10 @@ fn readiness_fails(view: &View) -> Finding {
         );
     }
     let off = asked[first].ended.unwrap_or(asked[first].sent);
-    if asked[first].sent < half && off > half && !view.stalled(signalled, off, (half - signalled) / 2) {
+    if asked[first].sent < half && off > half {
+        if stalled(view, signalled, off, half - signalled) {
+            return busy("readiness failed late", view, signalled, off);
+        }
         let (asked_after, told_after) = (ms(asked[first].sent - signalled), ms(off - signalled));
         return Finding::violated(
             format!(
@@ -112,13 +124,13 @@ fn readiness_fails(view: &View) -> Finding {
 fn readiness_latched(view: &View) -> Finding {
     let probes = || view.requests(Role::Ready).filter(|probe| probe.answered());
     let closed = view.process().and_then(|process| process.listener_closed).unwrap_or(u64::MAX);
-    if let Some(probe) = probes().find(|probe| probe.sent > closed && probe.status == Some(200)) {
+    if let Some(probe) = probes().find(|probe| probe.begun > closed && probe.status == Some(200)) {
         return Finding::violated(format!("after the listener had closed: {}", fate(probe)), [closed, probe.sent]);
     }
     let Some(failed) = probes().find(|probe| probe.status == Some(503)) else {
         return Finding::inconclusive("readiness never failed");
     };
-    let later = probes().filter(|probe| Some(probe.sent) > failed.ended);
+    let later = probes().filter(|probe| Some(probe.begun) > failed.ended);
     each(later, "nobody asked again after readiness had failed", |probe| probe.status == Some(503))
 }
 
@@ -130,24 +142,26 @@ fn liveness_stays(view: &View) -> Finding {
     let Some(drained) = view.requests(Role::InFlight).filter(|r| r.answered()).filter_map(|r| r.ended).max() else {
         return Finding::inconclusive("no request in flight was answered");
     };
-    // The process may be gone before the last answer is read.
-    let until = drained.saturating_sub(TOLERANCE_US);
-    let refused = view
-        .connections(Role::Live)
-        .find(|connection| (signalled..until).contains(&connection.at) && connection.opening != Opening::Opened);
+    // The process may be gone before the last answer is read, by as much as this side is slow to read it.
+    let during = |at: u64| at >= signalled && at + TOLERANCE_US + cost(view, at, drained) < drained;
+    let kept_out = |connection: &&Connection| {
+        during(connection.at) && matches!(connection.opening, Opening::Failed(NotOpened::Refused | NotOpened::TimedOut))
+    };
+    let refused = view.connections(Role::Live).find(kept_out);
     if let Some(refused) = refused {
         let after = ms(refused.at - signalled);
         return Finding::violated(format!("the probe could not connect {after} after the signal"), [refused.at]);
     }
-    let during = || view.requests(Role::Live).filter(|probe| (signalled..until).contains(&probe.sent));
+    let asked = || view.requests(Role::Live).filter(|probe| during(probe.sent));
     let late = |probe: &&Request| probe.ended.is_none_or(|ended| ended > probe.sent.saturating_add(PROBE_TIMEOUT_US));
-    if let Some(late) = during().find(|probe| late(probe) && drained > probe.sent.saturating_add(PROBE_TIMEOUT_US)) {
-        if view.stalled(signalled, drained, PROBE_TIMEOUT_US / 2) {
-            return Finding::inconclusive("a probe waited in vain, but the harness itself stalled meanwhile");
+    if let Some(late) = asked().find(|probe| late(probe) && drained > probe.sent.saturating_add(PROBE_TIMEOUT_US)) {
+        let ended = late.ended.unwrap_or(drained);
+        if stalled(view, late.begun, ended, ended.saturating_sub(late.sent)) {
+            return busy("a probe waited in vain", view, late.begun, ended);
         }
         return Finding::violated(format!("a probe waited for more than a second: {}", fate(late)), [late.sent]);
     }
-    let due = during().filter(|probe| probe.ended.is_some_and(|ended| ended < until));
+    let due = asked().filter(|probe| probe.ended.is_some_and(during));
     each(due, "no probe while requests were in flight", |probe| probe.status == Some(200))
 }
 
@@ -160,12 +174,17 @@ fn lame_duck_serves(view: &View) -> Finding {
     let delay = view.param(Param::ShutdownDelay).map_or(0, seconds);
     let over = signalled.saturating_add(delay);
     let asked = || view.requests.iter().filter(|r| matches!(r.role, Role::Ready | Role::LameDuck | Role::NotFound));
-    let during = || asked().filter(|request| request.sent > signalled && request.sent < over);
+    // By as much as the machine is busy, what is asked in time may be read too late.
+    let in_time = |request: &&Request| {
+        let ended = request.ended.unwrap_or(over).min(over);
+        request.begun > signalled && request.sent + cost(view, request.begun, ended) < over
+    };
+    let during = || asked().filter(in_time);
     let held = |request: &&Request| request.ended.is_none_or(|ended| ended > request.sent.saturating_add(delay / 3));
     if let Some(held) = during().find(held) {
         let ended = held.ended.unwrap_or(over);
-        return match view.stalled(held.sent, ended, delay / 6) {
-            true => Finding::inconclusive("the harness itself stalled meanwhile"),
+        return match stalled(view, held.begun, ended, ended.saturating_sub(held.sent)) {
+            true => busy("silence", view, held.begun, ended),
             false => Finding::violated(
                 format!("{} of silence: {}", ms(ended.saturating_sub(held.sent)), fate(held)),
                 [held.sent],
@@ -212,17 +231,19 @@ fn prestop_waits(view: &View) -> Finding {
                 return Finding::inconclusive("nobody asked whether the server is ready");
             };
             if probe.status != Some(503) {
-                if view.stalled(first.sent, first.sent.saturating_add(delay), delay / 6) {
-                    return Finding::inconclusive("the harness itself stalled while it asked for readiness");
+                // It is asked for a third of the delay, or more.
+                let over = first.sent.saturating_add(delay / 3);
+                if stalled(view, first.begun, over, delay / 3) {
+                    return busy("readiness did not fail", view, first.begun, over);
                 }
                 return Finding::violated("readiness did not fail while the hook was running", first.ended);
             }
             // A second call waits for the same delay; that it succeeds is another rule.
-            let over = first.sent.saturating_add(delay);
+            let over = first.begun.saturating_add(delay);
             let mut answers = view.requests(Role::Prestop).filter(|call| call.served()).filter_map(|call| call.ended);
             match answers.find(|answer| answer + TOLERANCE_US < over) {
                 Some(early) => {
-                    let (after, due) = (ms(early - first.sent), ms(delay));
+                    let (after, due) = (ms(early.saturating_sub(first.begun)), ms(delay));
                     Finding::violated(format!("answered after {after}, where {due} were due"), [early])
                 }
                 None => within(view, "the hook answered", first.sent, Some(ended), delay),
@@ -265,8 +286,12 @@ fn prestop_delay_once(view: &View) -> Finding {
         return Finding::inconclusive("the hook was not called");
     };
     // The delay begins with the hook, also where that does not wait for its end.
-    let over = signalled.max(hook.sent.saturating_add(delay));
+    let over = signalled.max(hook.begun.saturating_add(delay));
     let latest = over.saturating_add(delay / 4 * 3);
+    let until = process.listener_closed.unwrap_or(view.end).max(latest);
+    // What it may have lost before it knew of the hook, and when the delay was over.
+    let told = view.requests(Role::Ready).find(|probe| probe.status == Some(503)).and_then(|probe| probe.ended);
+    let spent = cost(view, hook.begun, told.unwrap_or(hook.sent)) + cost(view, over, until);
     match process.listener_closed {
         Some(closed) if closed + TOLERANCE_US < over => Finding::violated(
             format!("the signal ended the delay: the listener closed {} before its end", ms(over - closed)),
@@ -275,9 +300,7 @@ fn prestop_delay_once(view: &View) -> Finding {
         Some(closed) if closed <= latest => {
             Finding::holds(format!("the listener closed {} after the signal", ms(closed.saturating_sub(signalled))))
         }
-        _ if view.stalled(signalled, latest, delay / 4) => {
-            Finding::inconclusive("the harness itself stalled meanwhile")
-        }
+        _ if spent > 0 && spent >= until - latest => busy("the listener closed late", view, hook.begun, until),
         closed => Finding::violated(
             format!(
                 "the hook had waited {}, and the listener stayed open {} more after the signal",

@@ -1,6 +1,8 @@
 //! The rules: one sentence each, judged from the timeline alone.
 
+mod breakage;
 mod connections;
+mod due;
 mod health;
 mod requests;
 mod signals;
@@ -10,10 +12,10 @@ pub use texts::{Text, text};
 
 use serde::{Deserialize, Serialize};
 
-use crate::timeline::{Connection, End, Ending, Process, Request, Role, View};
+use crate::timeline::{Connection, End, Ending, NotOpened, Opening, Process, Request, Role, View};
 
 /// Slack, in microseconds, that every timing rule grants: what a busy two-core machine takes from a server that
-/// is in order. Rules on order and on loss have none.
+/// is in order, on top of the stalls that are seen. Rules on order and on loss have none.
 pub const SLACK_US: u64 = 3_000_000;
 
 /// Timers fire late, never early: what comes earlier than it should by less than this, in microseconds, is the clocks of
@@ -168,13 +170,39 @@ fn stopped<'v>(view: &'v View) -> Result<(&'v Process, u64), Finding> {
     Ok((process, signalled))
 }
 
-/// Whether something happened within `limit` (µs) and slack of `from`. Where it did not, but the harness stalled
-/// meanwhile, nobody is accused.
+/// A busy machine costs others about as much again as is seen of it: a stall is noticed where the harness, or the
+/// kernel, happens to look.
+const UNSEEN: u64 = 2;
+
+/// How much of the time from `from` to `to` stalls may have cost, in microseconds. Zero where none was seen.
+fn cost(view: &View, from: u64, to: u64) -> u64 {
+    UNSEEN.saturating_mul(view.lost(from, to))
+}
+
+/// Whether what was lost from `from` to `to` can be the reason why something came `overdue` microseconds too late, or
+/// was not done in a time of that length.
+fn stalled(view: &View, from: u64, to: u64, overdue: u64) -> bool {
+    let cost = cost(view, from, to);
+    cost > 0 && cost >= overdue
+}
+
+/// Nobody is accused of what a stall can explain.
+fn busy(what: &str, view: &View, from: u64, to: u64) -> Finding {
+    Finding::inconclusive(format!(
+        "{what}, but the machine was busy: {} of {} were lost",
+        ms(view.lost(from, to)),
+        ms(to.saturating_sub(from))
+    ))
+}
+
+/// Whether something happened within `limit` (µs) and slack of `from`. Where it did not, but stalls can explain that,
+/// nobody is accused.
 fn within(view: &View, what: &str, from: u64, at: Option<u64>, limit: u64) -> Finding {
     let latest = from.saturating_add(limit).saturating_add(SLACK_US);
+    let until = at.unwrap_or(view.end).max(latest);
     match at {
         Some(at) if at <= latest => Finding::holds(format!("{what} after {}", ms(at.saturating_sub(from)))),
-        _ if view.stalled(from, latest, SLACK_US / 2) => Finding::inconclusive("the harness itself stalled meanwhile"),
+        _ if stalled(view, from, until, until - latest) => busy(&format!("{what} late"), view, from, until),
         Some(at) => Finding::violated(
             format!("{what} after {}, where {} and {} of slack are allowed", ms(at - from), ms(limit), ms(SLACK_US)),
             [from, at],
@@ -248,14 +276,18 @@ fn in_flight<'v, 't>(view: &'v View<'t>, role: Role, signalled: u64) -> impl Ite
         .filter(move |request| request.sent <= signalled && request.ended.is_none_or(|ended| ended > signalled))
 }
 
-/// The first connection with this role that could not be made.
+/// The first connection with this role that could not be made. Where this side had no local port left, that is no
+/// doing of the server.
 fn not_opened<'v>(view: &'v View, role: Role) -> Option<&'v Connection> {
-    view.connections(role).find(|connection| connection.opening != crate::timeline::Opening::Opened)
+    let kept_out = |connection: &&Connection| {
+        matches!(connection.opening, Opening::Failed(NotOpened::Refused | NotOpened::TimedOut))
+    };
+    view.connections(role).find(kept_out)
 }
 
 /// Opened connections with one of these roles.
 fn opened<'v>(view: &'v View, roles: &'v [Role]) -> impl Iterator<Item = &'v Connection> {
     view.connections
         .iter()
-        .filter(|connection| roles.contains(&connection.role) && connection.opening == crate::timeline::Opening::Opened)
+        .filter(|connection| roles.contains(&connection.role) && connection.opening == Opening::Opened)
 }

@@ -1,8 +1,10 @@
 //! Requests in flight: they finish, or their end is bounded.
 
+use super::due::each_due;
 use super::signals::LONGER;
 use super::{
-    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, each, fate, in_flight, ms, seconds, signals, stopped, within,
+    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, busy, each, fate, in_flight, ms, seconds, signals, stalled,
+    stopped, within,
 };
 use crate::timeline::{Break, End, Ending, Lines, Param, Request, Role, View};
 
@@ -131,9 +133,8 @@ fn in_flight_answered(view: &View) -> Finding {
         Ok((_, signalled)) => signalled,
         Err(finding) => return finding,
     };
-    each(due(view, signalled), "no request was certainly in flight when the signal was sent", |request| {
-        request.has_status_due()
-    })
+    let nothing = "no request was certainly in flight when the signal was sent";
+    each_due(view, signalled, due(view, signalled), nothing, |request| request.has_status_due())
 }
 
 fn response_untruncated(view: &View) -> Finding {
@@ -144,7 +145,7 @@ fn response_untruncated(view: &View) -> Finding {
     let begun = due(view, signalled).filter(|request| request.head.is_some());
     // An error that is delivered whole is another rule's concern.
     let delivered = |request: &Request| request.whole() || !request.has_status_due();
-    each(begun, "no response had begun", |request| request.answered() && delivered(request))
+    each_due(view, signalled, begun, "no response had begun", |request| request.answered() && delivered(request))
 }
 
 fn endless_stream_ends(view: &View) -> Finding {
@@ -159,7 +160,8 @@ fn endless_stream_ends(view: &View) -> Finding {
         return Finding::violated(format!("ended {before} before the listener closed: {}", fate(early)), [ended]);
     }
     let streams = in_flight(view, Role::Endless, signalled);
-    each(streams, "no endless stream was in progress when the signal was sent", |stream| stream.answered())
+    let nothing = "no endless stream was in progress when the signal was sent";
+    each_due(view, signalled, streams, nothing, |stream| stream.answered())
 }
 
 fn deadline_bounds_drain(view: &View) -> Finding {
@@ -254,8 +256,10 @@ fn connection_bounded(view: &View, role: Role, limit: Param) -> Finding {
     let answered = view.requests(role).next().filter(by_server).and_then(|request| request.ended);
     let closed = connection.ended.filter(|(_, how)| *how != Ending::Local).map(|(at, _)| at);
     let given_up = [answered, closed].into_iter().flatten().min();
-    if let Some(early) = given_up.filter(|at| at + TOLERANCE_US < connection.at.saturating_add(seconds(limit))) {
-        let (after, due) = (ms(early.saturating_sub(connection.at)), ms(seconds(limit)));
+    // It may have been accepted, and its time have begun, before this side knew.
+    let begun = connection.begun;
+    if let Some(early) = given_up.filter(|at| at + TOLERANCE_US < begun.saturating_add(seconds(limit))) {
+        let (after, due) = (ms(early.saturating_sub(begun)), ms(seconds(limit)));
         return Finding::violated(format!("given up after {after}, where {due} are promised"), [early]);
     }
     within(view, "the server gave up", connection.at, given_up, seconds(limit))
@@ -283,6 +287,9 @@ fn client_gone_releases(view: &View) -> Finding {
     if let Some((at, requests)) = process.in_flight.iter().rfind(|(at, _)| at > left && *at < next)
         && *requests > 0
     {
+        if stalled(view, *left, *at, at - left) {
+            return busy("a client that had left was still counted", view, *left, *at);
+        }
         return Finding::violated(
             format!("{requests} in flight by its own metrics, {} after the client left", ms(at - left)),
             [*left, *at],
@@ -299,6 +306,10 @@ fn client_gone_releases(view: &View) -> Finding {
     match process.exited {
         Some((at, ..)) if finding.outcome == Outcome::Holds && at.saturating_add(left / 4) >= done => {
             let actual = format!("{}, when their requests were done, or all but done", finding.actual);
+            let lingered = from.saturating_add(seconds(lingering));
+            if stalled(view, from, at, at.saturating_sub(lingered)) {
+                return busy(&actual, view, from, at);
+            }
             match left >= TELLING_US && (done..done.saturating_add(TOLD_US)).contains(&(at + TOLERANCE_US)) {
                 true => Finding::violated(actual, [from, at]),
                 false => Finding::inconclusive(format!("{actual}: {LONGER}")),
@@ -337,7 +348,17 @@ fn pipelined_in_order(view: &View) -> Finding {
     }
 }
 
+/// How long it is waited for a `100 Continue`, in microseconds.
+const CONTINUE_US: u64 = 5_000_000;
+
 fn continue_answered(view: &View) -> Finding {
+    let told_late = |request: &&Request| {
+        request.continued.is_none()
+            && stalled(view, request.begun, request.begun.saturating_add(CONTINUE_US), CONTINUE_US)
+    };
+    if let Some(late) = view.requests(Role::Continue).find(told_late) {
+        return busy("no `100 Continue` came", view, late.begun, late.begun.saturating_add(CONTINUE_US));
+    }
     each(view.requests(Role::Continue), "no request asked to continue", |request| {
         request.continued.is_some() && request.served()
     })
@@ -359,12 +380,23 @@ fn overload_sheds(view: &View) -> Finding {
     }
     if served + shed == all && served <= limit as usize && shed > 0 && served > 0 {
         Finding::holds(tally)
+    } else if served + shed == all && !at_once(view, limit as usize) {
+        Finding::inconclusive(tally + ": they were not all in flight at the same time, for the machine was busy")
     } else {
         let odd = view.requests(Role::Overload).find(|r| !(r.served() || r.status == Some(429) && r.retry_after));
         let detail = odd.map_or(String::new(), |request| format!("; {}", fate(request)));
         let shown = odd.or_else(|| view.requests(Role::Overload).last());
         Finding::violated(tally + &detail, shown.map(|request| request.ended.unwrap_or(request.sent)))
     }
+}
+
+/// Whether the requests that were to be too many have certainly been in flight at the same time.
+fn at_once(view: &View, limit: usize) -> bool {
+    let served = || view.requests(Role::Overload).filter(|request| request.served());
+    let last = view.requests(Role::Overload).map(|request| request.sent).max().unwrap_or(0);
+    let ends = served().filter_map(|request| Some((request.begun, request.ended?)));
+    let Some((begun, first)) = ends.min_by_key(|(_, ended)| *ended) else { return true };
+    served().count() <= limit || last < first && !stalled(view, begun, first, first - begun)
 }
 
 fn slow_reader_bounded(view: &View) -> Finding {

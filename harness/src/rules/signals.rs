@@ -1,7 +1,11 @@
 //! What a signal does.
 
-use super::{Basis, Finding, Level, Outcome, Rule, each, in_flight, ms, not_opened, seconds, stopped, within};
-use crate::timeline::{Connection, Opening, Param, Process, Role, View};
+use super::due::each_due;
+use super::{
+    Basis, Finding, Level, Outcome, Rule, breakage, busy, each, in_flight, ms, not_opened, seconds, stalled, stopped,
+    within,
+};
+use crate::timeline::{Connection, Opening, Param, Process, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -79,14 +83,14 @@ pub(super) const RULES: &[Rule] = &[
         level: Level::Must,
         basis: Basis::Contract,
         sentence: "A log line that nobody reads holds no request, no probe and no exit.",
-        judge: log_holds_nothing,
+        judge: breakage::log_holds_nothing,
     },
     Rule {
         slug: "broken-listener-ends-process",
         level: Level::Must,
         basis: Basis::Contract,
         sentence: "A listener that fails while the server is up begins the shutdown, and that ends with a status other than 0.",
-        judge: broken_listener_ends_process,
+        judge: breakage::broken_listener_ends_process,
     },
 ];
 
@@ -118,6 +122,9 @@ fn signal_reaches_server(view: &View) -> Finding {
     }
     if let Some(missed) = missed(process) {
         let past = process.left_behind().map(|left| left.at).or(process.signalled_past);
+        if let Some(past) = past.filter(|past| stalled(view, signalled, *past, past.saturating_sub(signalled))) {
+            return busy(&format!("it may have been about to be passed on: {missed}"), view, signalled, past);
+        }
         return Finding::violated(missed, [Some(signalled), past].into_iter().flatten());
     }
     if process.left_behind().is_some() {
@@ -137,16 +144,25 @@ fn signal_reaches_server(view: &View) -> Finding {
     }
 }
 
+/// Of a process that did not end as long as it was waited for.
+fn endless(view: &View, signalled: u64) -> Finding {
+    match stalled(view, signalled, view.end, view.end - signalled) {
+        true => busy("the process did not end", view, signalled, view.end),
+        false => Finding::violated("the process did not end", [signalled]),
+    }
+}
+
 fn group_signal_drains(view: &View) -> Finding {
     let (process, signalled) = match stopped(view) {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
     let nothing = "no request was in flight when the signal was sent";
-    let answered = each(in_flight(view, Role::InFlight, signalled), nothing, |request| request.served());
+    let asked = in_flight(view, Role::InFlight, signalled);
+    let answered = each_due(view, signalled, asked, nothing, |request| request.served());
     match process.exited {
         _ if answered.outcome != Outcome::Holds => answered,
-        None => Finding::violated("the process did not end", [signalled]),
+        None => endless(view, signalled),
         Some((_, code, signal)) => {
             Finding::holds(format!("{} answered; {}", answered.actual, exit_words(code, signal)))
         }
@@ -191,30 +207,33 @@ const CLIENT_LEAVES_US: u64 = 50_000;
 const PROMPT_US: u64 = 300_000;
 
 fn exit_is_prompt(view: &View) -> Finding {
-    let (mut idle, mut busy) = (Vec::new(), Vec::new());
+    let (mut idle, mut held) = (Vec::new(), Vec::new());
     for process in view.processes.values() {
         let (Some(signalled), Some((exited, ..))) = (process.signalled(), process.exited) else { continue };
-        let mut held = in_flight(view, Role::InFlight, signalled).filter(|r| r.sent >= process.started);
-        match held.next() {
+        let mut requests = in_flight(view, Role::InFlight, signalled).filter(|r| r.sent >= process.started);
+        match requests.next() {
             None => idle.push((exited.saturating_sub(signalled), signalled, exited)),
             // The end of a process may be seen before its last bytes are read.
             Some(request) if request.answered() || request.lost() => {
                 let last = request.ended.unwrap_or(exited).min(exited);
-                busy.push((exited - last, last, exited));
+                held.push((exited - last, last, exited));
             }
             Some(_) => {}
         }
     }
-    let (Some((alone, ..)), Some((after, last, exited)), 3..) = (idle.iter().min(), busy.iter().min(), busy.len())
+    let (Some((alone, ..)), Some((after, last, exited)), 3..) = (idle.iter().min(), held.iter().min(), held.len())
     else {
         return Finding::inconclusive("too few processes ended, with and without a request in flight");
     };
     let told = format!("at best {} after the last response, and {} where nothing was going on", ms(*after), ms(*alone));
-    let stalled = |(_, from, to): &(u64, u64, u64)| view.stalled(*from, *to, PROMPT_US / 2);
-    match *after <= alone.saturating_add(PROMPT_US) {
-        true => Finding::holds(told),
-        false if busy.iter().any(stalled) => Finding::inconclusive("the harness itself stalled meanwhile"),
-        false => Finding::violated(told, [*last, *exited]),
+    let allowed = alone.saturating_add(PROMPT_US);
+    if *after <= allowed {
+        return Finding::holds(told);
+    }
+    // Any of them may have been the best.
+    match held.iter().find(|(after, last, exited)| stalled(view, *last, *exited, after - allowed)) {
+        Some((_, last, exited)) => busy(&told, view, *last, *exited),
+        None => Finding::violated(told, [*last, *exited]),
     }
 }
 
@@ -241,63 +260,6 @@ fn clean_exit_status(view: &View) -> Finding {
     }
 }
 
-fn log_holds_nothing(view: &View) -> Finding {
-    let muted: Vec<&Process> = view.processes.values().filter(|process| process.muted.is_some()).collect();
-    if muted.is_empty() {
-        return Finding::inconclusive("somebody read its output all the time");
-    }
-    let served = each(view.requests(Role::Unheard), "nothing was asked meanwhile", |request| request.served());
-    let probed = each(view.requests(Role::Live), "no probe", |probe| probe.status == Some(200));
-    let due = each(view.requests(Role::InFlight), "no request was in flight", |request| request.served());
-    for (what, finding) in [("asked meanwhile", served), ("a probe", probed), ("in flight", due)] {
-        if finding.outcome == Outcome::Violated {
-            return Finding { actual: format!("{what}: {}", finding.actual), ..finding };
-        }
-    }
-    for process in muted {
-        let Some((signalled, _)) = process.signals.last() else {
-            return Finding::inconclusive("no signal was sent");
-        };
-        // Only one signal: what is in flight is waited for. The second one ends it at once.
-        let ends = view.requests(Role::InFlight).filter_map(|request| request.ended);
-        let last = ends.filter(|_| process.signals.len() == 1).max().unwrap_or(0).max(*signalled);
-        let linger = seconds(view.param(Param::IdleLinger).unwrap_or(0.0));
-        let ended = process.exited.map(|(at, ..)| at);
-        let finding = within(view, "the process ended", last, ended, linger + FLUSH_US);
-        if finding.outcome != Outcome::Holds {
-            return finding;
-        }
-    }
-    Finding::holds("requests, probes and exit as if somebody read it")
-}
-
-/// What a last attempt to write the log may take, in microseconds.
-const FLUSH_US: u64 = 500_000;
-
-fn broken_listener_ends_process(view: &View) -> Finding {
-    let broken = view.process().and_then(|process| process.listener_broken.map(|at| (process, at)));
-    let Some((process, broken)) = broken else {
-        return Finding::inconclusive("the listener was not broken");
-    };
-    let nothing = "no request was in flight when the listener broke";
-    let answered = each(in_flight(view, Role::InFlight, broken), nothing, |request| request.served());
-    if answered.outcome != Outcome::Holds {
-        return answered;
-    }
-    let last = view.requests(Role::InFlight).filter_map(|request| request.ended).max().unwrap_or(broken).max(broken);
-    let limit = seconds(view.param(Param::IdleLinger).unwrap_or(0.0)) + NOTICED_US;
-    let ended = within(view, "the process ended", last, process.exited.map(|(at, ..)| at), limit);
-    match process.exited {
-        _ if ended.outcome != Outcome::Holds => ended,
-        Some((at, Some(0), _)) => Finding::violated("exit status 0, though its listener had failed", [at]),
-        Some((_, code, signal)) => Finding::holds(exit_words(code, signal)),
-        None => ended,
-    }
-}
-
-/// How long a server may take to notice that its listener works no more, where it has to look, in microseconds.
-const NOTICED_US: u64 = 1_000_000;
-
 fn int_like_term(view: &View) -> Finding {
     let (process, signalled) = match stopped(view) {
         Ok(stopped) => stopped,
@@ -307,12 +269,13 @@ fn int_like_term(view: &View) -> Finding {
         return Finding::violated(format!("it did not reach the server: {missed}"), [signalled]);
     }
     let nothing = "no request was in flight when the signal was sent";
-    let answered = each(in_flight(view, Role::InFlight, signalled), nothing, |request| request.served());
+    let asked = in_flight(view, Role::InFlight, signalled);
+    let answered = each_due(view, signalled, asked, nothing, |request| request.served());
     if answered.outcome != Outcome::Holds {
         return answered;
     }
     match process.exited {
-        None => Finding::violated("the process did not end", [signalled]),
+        None => endless(view, signalled),
         Some((at, code, signal)) if view.header.promises_contract && code != Some(0) => {
             Finding::violated(exit_words(code, signal), [at])
         }
@@ -374,22 +337,24 @@ fn second_signal_ends(view: &View, process: &Process) -> Finding {
         "SIGQUIT" => 3,
         _ => 15,
     };
+    // Of two signals of one kind that come before the process runs, the kernel keeps one.
+    let taken = process.listener_closed.is_some_and(|closed| closed < *second);
+    if !taken && stalled(view, *first, *second, second - first) {
+        return busy("the first signal may not have been taken before the second", view, *first, *second);
+    }
     let exited = process.exited.map(|(at, ..)| at);
     let bounded = within(view, &format!("the process ended on {name}"), *second, exited, 0);
     let by_itself = |at: u64| at.saturating_sub(*second) > left / 2;
     match process.exited {
         Some((at, ..)) if bounded.outcome == Outcome::Holds && by_itself(at) => {
-            let (after, left_us, left) = (ms(at - second), left, ms(left));
-            // Of a time that was short anyhow a shorter stall takes more than its share.
-            match view.stalled(*second, at, left_us / 4) {
-                true => Finding::inconclusive("the harness itself stalled meanwhile"),
-                false => Finding::violated(
-                    format!(
-                        "the process ended {after} after {name}, when the drain was over, or all but over ({left})"
-                    ),
-                    [*second, at],
-                ),
+            if stalled(view, *second, at, at - second - left / 2) {
+                return busy(&format!("the process ended late on {name}"), view, *second, at);
             }
+            let (after, left) = (ms(at - second), ms(left));
+            Finding::violated(
+                format!("the process ended {after} after {name}, when the drain was over, or all but over ({left})"),
+                [*second, at],
+            )
         }
         Some((at, code, signal)) if bounded.outcome == Outcome::Holds => {
             if code == Some(128 + number) || (!view.header.promises_contract && signal == Some(number)) {
@@ -427,18 +392,24 @@ fn hup_keeps_serving(view: &View) -> Finding {
         return after;
     }
     let nothing = "no request was in flight when the SIGHUP was sent";
-    let served = each(in_flight(view, Role::InFlight, hup), nothing, |request| request.served());
+    let served = each_due(view, hup, in_flight(view, Role::InFlight, hup), nothing, |request| request.served());
     if served.outcome != Outcome::Holds || view.requests(Role::Overload).count() == 0 {
         return served;
     }
     // A limit of one shows only as long as that one is in flight: for the time that it was asked to take, whenever
     // its response was read.
     let lasts = seconds(view.param(Param::InFlightFor).unwrap_or(0.0));
-    let until = view.requests(Role::InFlight).map(|request| request.sent.saturating_add(lasts)).max();
-    let shed = view.requests(Role::Overload).filter(|request| request.ended.is_some() && request.ended < until);
-    let limited = each(shed, "nothing was asked while a request was in flight", |request| request.status == Some(429));
+    let until = view.requests(Role::InFlight).map(|request| request.begun.saturating_add(lasts)).max();
+    let shed = || view.requests(Role::Overload).filter(|request| request.ended.is_some() && request.ended < until);
+    let turned_away = |request: &Request| request.status == Some(429);
+    let limited = each(shed(), "nothing was asked while a request was in flight", turned_away);
     match limited.outcome {
         Outcome::Violated => {
+            // It may not have had the time to read the file.
+            let first = shed().find(|request| !turned_away(request)).and_then(|request| request.ended).unwrap_or(hup);
+            if stalled(view, hup, first, first.saturating_sub(hup)) {
+                return busy("MAX_IN_FLIGHT=1 from the file is not in force", view, hup, first);
+            }
             Finding { actual: format!("MAX_IN_FLIGHT=1 from the file is not in force: {}", limited.actual), ..limited }
         }
         _ => limited,

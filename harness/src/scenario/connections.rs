@@ -5,8 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::run::unconfirmed;
-use super::{Pace, Run, Scenario, Stop, Target, body};
+use super::{Pace, Run, Scenario, Stop, Target, body, unconfirmed};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow, Upload};
 use crate::client::{Ask, Payload, Raw};
 use crate::timeline::{Param, RequestId, Role};
@@ -284,7 +283,7 @@ async fn new_connection_refused(run: &mut Run<'_>) -> Result<(), Stop> {
 }
 
 async fn immediate_rebind(run: &mut Run<'_>) -> Result<(), Stop> {
-    let mut target = run.start().await?;
+    let mut target = run.start_before_successor().await?;
     // The server closes these first, so that their TIME-WAIT is on its side.
     let mut idle = Vec::new();
     for _ in 0..3 {

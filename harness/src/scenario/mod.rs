@@ -8,10 +8,12 @@ mod races;
 mod requests;
 mod run;
 mod signals;
+mod stop;
 mod subject;
 mod target;
 
-pub use run::{Run, Stop, unconfirmed};
+pub use run::Run;
+pub use stop::{Stop, unconfirmed};
 pub use subject::{Manner, Normal, Route, Stranger, Subject};
 pub use target::Target;
 

@@ -5,8 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::run::unconfirmed;
-use super::{Pace, Run, Scenario, Stop, Target, body};
+use super::{Pace, Run, Scenario, Stop, Target, body, unconfirmed};
 use crate::catalog::Feature::{KeepAlive, Limits};
 use crate::client::{Answer, Arrivals, Connection, Load, arrive, back_to_back, connect_storm};
 use crate::process;

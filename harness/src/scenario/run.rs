@@ -7,14 +7,15 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
+use super::stop::{Stop, unconfirmed};
 use super::subject::{Manner, Stranger, Subject};
 use super::target::{Stopping, Target};
 use crate::catalog::Feature;
-use crate::client::{Ask, Client, Connection, NotWarm, Outcome, Pending};
-use crate::link::{Link, NoLink, WAY_OUT};
+use crate::client::{Ask, Client, Connection, Outcome, Pending};
+use crate::link::Link;
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
-use crate::timeline::{Event, NotOpened, Param, ProcessId, RequestId, Role, Seen};
+use crate::timeline::{Event, NotOpened, Param, ProcessId, RequestId, Role};
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,62 +23,13 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(10);
 /// So many looks in a row show that a connection is gone, and not merely on its way.
 const GONE: u32 = 100;
+/// So often another port is tried, where somebody has taken the one that was free.
+const OTHER_PORTS: u32 = 3;
+/// So many requests are sent until one is in flight for certain.
+const ATTEMPTS: u32 = 3;
 
-/// Why a scenario went no further.
-#[derive(Debug, thiserror::Error)]
-pub enum Stop {
-    /// A precondition could not be established: there is no verdict.
-    #[error("{what}: {why}")]
-    Unconfirmed {
-        /// The precondition.
-        what: String,
-        /// Why it does not hold.
-        why: String,
-    },
-    /// This machine lacks something that the scenario needs: there is nothing to judge.
-    #[error("{0}")]
-    Skipped(String),
-    /// The server did not start.
-    #[error("the server {0}")]
-    Start(#[from] StartError),
-    /// Somebody else answers on the server's port.
-    #[error(
-        "the server says it is instance {expected}, but {found} answers on its port: is another one still running?"
-    )]
-    Impostor {
-        /// Who was started.
-        expected: String,
-        /// Who answers.
-        found: String,
-    },
-    /// Somebody else listens on the server's port as well.
-    #[error("{others} listens on port {port}, too, and may answer in the server's place: stop it first")]
-    SharedPort {
-        /// The port.
-        port: u16,
-        /// Who else listens there.
-        others: Seen,
-    },
-    /// The harness could not do its part.
-    #[error("{0}: {1}")]
-    Io(&'static str, std::io::Error),
-}
-
-/// A precondition does not hold.
-pub fn unconfirmed(what: &str, why: impl Into<String>) -> Stop {
-    Stop::Unconfirmed { what: what.to_owned(), why: why.into() }
-}
-
-impl From<NotWarm> for Stop {
-    fn from(load: NotWarm) -> Self {
-        unconfirmed("the load is running", load.to_string())
-    }
-}
-
-impl From<NoLink> for Stop {
-    fn from(why: NoLink) -> Self {
-        Self::Skipped(format!("no link with delay can be made here ({why}): {WAY_OUT}"))
-    }
+fn free_port() -> Result<u16, Stop> {
+    process::free_port().map_err(|error| Stop::Io("looking for a free port", error))
 }
 
 /// One run of one scenario against one subject.
@@ -94,6 +46,8 @@ pub struct Run<'s> {
     pub folder: tempfile::TempDir,
     link: Option<Link>,
     processes: ProcessId,
+    /// The port that a server which has to be told one is given.
+    port: Option<u16>,
 }
 
 impl<'s> Run<'s> {
@@ -110,6 +64,10 @@ impl<'s> Run<'s> {
             folder: tempfile::tempdir_in(process::guardian::run_folder())?,
             link: None,
             processes: 0,
+            port: match &subject.manner {
+                Manner::Contract => None,
+                Manner::Stranger(stranger) => Some(stranger.port),
+            },
         })
     }
 
@@ -173,12 +131,45 @@ impl<'s> Run<'s> {
         self.link.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |link| link.server_address)
     }
 
-    /// Starts the subject and makes sure that it is the one that answers.
+    /// The port that the subject was told to listen on, where it has to be told.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Starts the subject and makes sure that it is the one that answers. Where somebody else has taken its port
+    /// meanwhile, it is started again on another one.
     ///
     /// # Errors
     /// When it does not start, or somebody else answers.
     pub async fn start(&mut self) -> Result<Target, Stop> {
-        self.start_with(&[]).await
+        let mut others = 0;
+        loop {
+            let started = self.start_with(&[]).await;
+            let taken = matches!(&started, Err(Stop::Start(StartError::Exited { output, .. })) if process::says_taken(&output.0));
+            if !taken || others == OTHER_PORTS || !self.another_port()? {
+                return started;
+            }
+            others += 1;
+        }
+    }
+
+    /// As [`Self::start`], on a port that the kernel gives to no client: a successor can be given the same one.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_before_successor(&mut self) -> Result<Target, Stop> {
+        match self.subject.manner {
+            Manner::Stranger(_) => self.start().await,
+            Manner::Contract => self.start_with(&[("PORT", &free_port()?.to_string())]).await,
+        }
+    }
+
+    /// Chooses another port; `false` where the subject does not take one.
+    fn another_port(&mut self) -> Result<bool, Stop> {
+        let Some(port) = self.port.filter(|_| self.subject.takes_port()) else { return Ok(false) };
+        self.recorder.record(Event::PortTaken { process: self.processes, port });
+        self.port = Some(free_port()?);
+        Ok(true)
     }
 
     /// As [`Self::start`], with variables on top of the scenario's.
@@ -252,6 +243,11 @@ impl<'s> Run<'s> {
             launch.env.extend(variables);
             launch.env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         }
+        if let Some(port) = self.port {
+            let port = port.to_string();
+            launch.command.iter_mut().for_each(|part| *part = part.replace("{port}", &port));
+            launch.env.insert("PORT".to_owned(), port);
+        }
         Ok(process::start(&launch, self.processes, &self.recorder)?)
     }
 
@@ -261,7 +257,7 @@ impl<'s> Run<'s> {
         let deadline = Instant::now() + stranger.start_within;
         loop {
             let ports = process.tree().ports();
-            let found = if ports.contains(&stranger.port) { Some(stranger.port) } else { ports.first().copied() };
+            let found = self.port.filter(|port| ports.contains(port)).or(ports.first().copied());
             if let Some(port) = found {
                 sleep(5 * LOOK).await; // a daemon's parent ends right after its child listens
                 if process.exit().is_some() {
@@ -323,20 +319,28 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// Puts a request in flight on a connection that has answered before.
+    /// Puts a request in flight on a connection that has answered before. On a busy machine it may be answered before
+    /// that is made sure: then another one follows.
     ///
     /// # Errors
     /// When it is not in flight.
     pub async fn in_flight(&self, target: &Target, ask: Ask) -> Result<Pending, Stop> {
-        let connection = self.used_connection(target, Role::Warmup).await?;
-        let pending = connection.begin(ask).await;
-        self.settle(target, &[pending.client_port], 1).await?;
-        if pending.is_open() {
-            self.confirmed("a request is in flight");
-            Ok(pending)
-        } else {
-            Err(unconfirmed("a request is in flight", "it ended at once"))
+        for _ in 0..ATTEMPTS {
+            let connection = self.used_connection(target, Role::Warmup).await?;
+            let pending = connection.begin(ask.clone()).await;
+            let port = [pending.client_port];
+            tokio::select! {
+                settled = self.settle(target, &port, 1) => {
+                    if pending.is_open() {
+                        settled?;
+                        self.confirmed("a request is in flight");
+                        return Ok(pending);
+                    }
+                }
+                () = pending.ended() => {}
+            }
         }
+        Err(unconfirmed("a request is in flight", format!("{ATTEMPTS} have ended at once")))
     }
 
     /// Puts a request in flight whose response has begun.

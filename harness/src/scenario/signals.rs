@@ -303,7 +303,7 @@ async fn sigterm_during_startup(run: &mut Run<'_>) -> Result<(), Stop> {
 }
 
 async fn sigkill_loses_requests(run: &mut Run<'_>) -> Result<(), Stop> {
-    let mut target = run.start().await?;
+    let mut target = run.start_before_successor().await?;
     let pending = run.in_flight(&target, run.subject.ask_slow(1.0, Role::Doomed)).await?;
     target.signal(SIGKILL);
     target.exited().await;

@@ -58,8 +58,10 @@ pub struct Stranger {
     pub to: Addressee,
     /// Whether it has children, so that a signal to the whole group is something else than one to the leader.
     pub children: bool,
-    /// The port that it was asked to listen on.
+    /// The port that it is asked to listen on: in the place of `{port}` in its command, and in the variable PORT.
     pub port: u16,
+    /// Whether it can be asked for another one, as far as is known.
+    pub takes_port: bool,
     /// How long it may take to start.
     pub start_within: Duration,
 }
@@ -135,6 +137,11 @@ impl Subject {
     /// Whether it can do this.
     pub fn has(&self, feature: Feature) -> bool {
         self.features.contains(&feature)
+    }
+
+    /// Whether it can be asked to listen on another port.
+    pub fn takes_port(&self) -> bool {
+        matches!(&self.manner, Manner::Stranger(stranger) if stranger.takes_port)
     }
 
     /// The signal that stops it.

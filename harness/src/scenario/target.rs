@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
-use super::run::{Stop, unconfirmed};
+use super::stop::{Stop, unconfirmed};
 use crate::client::{Ask, Client, Connection, Raw};
 use crate::process::{self, Addressee, Exit, Listeners, Spawned, Watch};
 use crate::recorder::Recorder;

@@ -5,12 +5,14 @@
 //! [`crate::rules`], as a pure function.
 
 mod param;
+mod parts;
 mod read;
 mod view;
 
 pub use param::Param;
+pub use parts::{Connection, End, Listeners, Opening, Process, Request};
 pub use read::{ReadError, read};
-pub use view::{Connection, End, Listeners, Micros, Opening, Process, Request, View};
+pub use view::{Micros, View};
 
 use std::collections::BTreeMap;
 
@@ -271,11 +273,22 @@ pub enum Event {
     Executed { process: ProcessId, request: RequestId },
     /// Such lines of the process are not recorded any more: so many were.
     Unrecorded { process: ProcessId, lines: Lines, recorded: u64 },
-    /// A connection was made.
-    Opened { connection: ConnectionId, role: Role },
+    /// A connection was made; connecting began no earlier than `begun_us`.
+    Opened {
+        connection: ConnectionId,
+        role: Role,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        begun_us: Option<Micros>,
+    },
     /// A connection was not made.
-    NotOpened { connection: ConnectionId, role: Role, why: NotOpened },
-    /// The first bytes of a request were written.
+    NotOpened {
+        connection: ConnectionId,
+        role: Role,
+        why: NotOpened,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        begun_us: Option<Micros>,
+    },
+    /// The first bytes of a request were written, no earlier than `begun_us`.
     Sent {
         connection: ConnectionId,
         request: RequestId,
@@ -286,6 +299,8 @@ pub enum Event {
         /// Status of the response that this server gives when nobody stops it, where that was learnt.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expect_status: Option<u16>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        begun_us: Option<Micros>,
     },
     /// A request could not be written at all: the connection had ended.
     Unsent { connection: ConnectionId, request: RequestId, role: Role },
@@ -297,6 +312,8 @@ pub enum Event {
     Continued { request: RequestId },
     /// The head of a response came.
     Head { request: RequestId, status: u16, close: bool, retry_after: bool, instance: Option<String> },
+    /// So much of a body has come to a client that reads slowly, and that is still reading.
+    Received { request: RequestId, body_bytes: u64 },
     /// The response is complete, with a valid end.
     Answered { request: RequestId, body_bytes: u64, intact: Option<bool> },
     /// No complete response will come.
@@ -332,8 +349,19 @@ pub enum Event {
     Exited { process: ProcessId, code: Option<i32>, signal: Option<i32> },
     /// What the server's metrics say.
     InFlight { process: ProcessId, requests: u64 },
-    /// The harness itself was late: a timer fired so much after its time.
-    Stalled { late_us: u64 },
+    /// The harness itself was late: timers fired so much after their times, in all, in the last `within_us`.
+    Stalled {
+        late_us: u64,
+        #[serde(default)]
+        within_us: u64,
+    },
+    /// The kernel says that the process and its children were ready to run, and had no processor, for so long in the
+    /// last `within_us`.
+    Starved { process: ProcessId, waited_us: u64, within_us: u64 },
+    /// A load has asked so often that it goes on at a slower pace. Everything that it asks is recorded all the same.
+    Eased { asked: u64, per_second: u64 },
+    /// Somebody else has taken the port that the process was to use: another one is tried.
+    PortTaken { process: ProcessId, port: u16 },
     /// A precondition of the scenario holds.
     Confirmed { what: String },
     /// A precondition could not be established: no verdict is possible.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Break, ConnectionId, Ending, Event, Header, Lines, NotOpened, Param, ProcessId, Record, RequestId, Role, Seen,
-    Timeline,
+    Connection, ConnectionId, End, Event, Header, Lines, Listeners, Opening, Param, Process, ProcessId, Record,
+    Request, RequestId, Role, Timeline,
 };
 
 /// Microseconds since the run began.
@@ -27,219 +27,20 @@ pub struct View<'t> {
     pub skipped: Option<&'t str>,
     /// Why the run went no further, where it did not.
     pub aborted: Option<&'t str>,
+    /// When its last record was made.
+    pub end: Micros,
     unrecorded: BTreeSet<Lines>,
-    stalls: Vec<(Micros, Micros)>,
+    lost: Vec<Lost>,
 }
 
-/// One request and what became of it.
-#[derive(Debug)]
-pub struct Request<'t> {
-    /// Its id.
-    pub id: &'t str,
-    /// The connection it was sent on.
-    pub connection: ConnectionId,
-    /// What it is for.
-    pub role: Role,
-    /// The path it asks for.
-    pub path: &'t str,
-    /// When its first bytes were written, or should have been.
-    pub sent: Micros,
-    /// When the server had certainly read it, where that is known.
-    pub read: Option<Micros>,
-    /// When the last byte of its body was written, where it has one.
-    pub uploaded: Option<Micros>,
-    /// When `100 Continue` came.
-    pub continued: Option<Micros>,
-    /// When the head of its response came.
-    pub head: Option<Micros>,
-    /// Status of its response.
-    pub status: Option<u16>,
-    /// Whether the response said `Connection: close`.
-    pub close: bool,
-    /// Whether the response had `Retry-After`.
-    pub retry_after: bool,
-    /// The instance that answered.
-    pub instance: Option<&'t str>,
-    /// Length of the body of a whole response, where it is known.
-    pub expect_bytes: Option<u64>,
-    /// Status of the response that this server gives when nobody stops it, where that was learnt.
-    pub expect_status: Option<u16>,
-    /// Bytes of the body that came.
-    pub body_bytes: u64,
-    /// Whether the body is what it should be, where that was checked.
-    pub intact: Option<bool>,
-    /// How it ended.
-    pub end: End,
-    /// When it ended.
-    pub ended: Option<Micros>,
-    /// Whether the server says that it executed the request.
-    pub executed: bool,
-}
-
-/// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// A complete response came.
-    Answered,
-    /// At least one byte was written and no complete response came.
-    Lost(Break),
-    /// Not a byte was written.
-    Unsent,
-    /// Neither, when the run ended.
-    Open,
-}
-
-/// One connection.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    /// Its number.
-    pub id: ConnectionId,
-    /// What it is for.
-    pub role: Role,
-    /// When it was opened or not.
-    pub at: Micros,
-    /// Whether it was opened.
-    pub opening: Opening,
-    /// When and how it ended.
-    pub ended: Option<(Micros, Ending)>,
-}
-
-/// Whether a connection was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening {
-    /// It was.
-    Opened,
-    /// It was not.
-    Failed(NotOpened),
-}
-
-/// One process.
-#[derive(Debug, Default)]
-pub struct Process {
-    /// When it was started.
-    pub started: Micros,
-    /// When it was known to listen.
-    pub listening: Option<Micros>,
-    /// Its instance id.
-    pub instance: Option<String>,
-    /// Signals that it was sent.
-    pub signals: Vec<(Micros, String)>,
-    /// Who led and who listened, at each look.
-    pub listeners: Vec<Listeners>,
-    /// When the signal was sent past it, to whoever listened.
-    pub signalled_past: Option<Micros>,
-    /// Since when nobody reads its output.
-    pub muted: Option<Micros>,
-    /// When the harness broke its listener.
-    pub listener_broken: Option<Micros>,
-    /// When its listener was gone.
-    pub listener_closed: Option<Micros>,
-    /// Until when it was there for certain.
-    pub listener_open_until: Option<Micros>,
-    /// When it exited, with which code or by which signal.
-    pub exited: Option<(Micros, Option<i32>, Option<i32>)>,
-    killed: bool,
-    /// Samples of its requests in flight.
-    pub in_flight: Vec<(Micros, u64)>,
-}
-
-/// Who led and who listened, at one moment.
-#[derive(Debug, Clone)]
-pub struct Listeners {
-    /// When.
-    pub at: Micros,
-    /// The process that was started.
-    pub leader: Seen,
-    /// Whoever listened on its port.
-    pub listeners: Vec<Seen>,
-}
-
-impl Listeners {
-    /// Whether the leader listens itself.
-    pub fn leader_listens(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.pid.is_some() && listener.pid == self.leader.pid)
-    }
-
-    /// Those who listened, in words.
-    pub fn words(&self) -> String {
-        match &self.listeners[..] {
-            [] => "nobody".to_owned(),
-            [one] => one.to_string(),
-            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
-        }
-    }
-}
-
-impl Process {
-    /// Who led and who listened when it had started.
-    pub fn at_first(&self) -> Option<&Listeners> {
-        let signalled = self.signalled().unwrap_or(Micros::MAX);
-        self.listeners.first().filter(|look| look.at <= signalled && !look.listeners.is_empty())
-    }
-
-    /// Who still listened when it had ended.
-    pub fn left_behind(&self) -> Option<&Listeners> {
-        let (exited, ..) = self.exited?;
-        self.listeners.last().filter(|look| look.at >= exited && !look.listeners.is_empty())
-    }
-
-    /// When the first signal was sent.
-    pub fn signalled(&self) -> Option<Micros> {
-        self.signals.first().map(|(at, _)| *at)
-    }
-}
-
-impl<'t> Request<'t> {
-    fn new(id: &'t str, connection: ConnectionId, role: Role, sent: Micros) -> Self {
-        Self {
-            id,
-            connection,
-            role,
-            path: "",
-            sent,
-            read: None,
-            uploaded: None,
-            continued: None,
-            head: None,
-            status: None,
-            close: false,
-            retry_after: false,
-            instance: None,
-            expect_bytes: None,
-            expect_status: None,
-            body_bytes: 0,
-            intact: None,
-            end: End::Open,
-            ended: None,
-            executed: false,
-        }
-    }
-
-    /// Whether a complete response came, whatever its status.
-    pub fn answered(&self) -> bool {
-        self.end == End::Answered
-    }
-
-    /// Whether something was written and no complete response came. A client that left on purpose lost nothing.
-    pub fn lost(&self) -> bool {
-        matches!(self.end, End::Lost(why) if why != Break::Left)
-    }
-
-    /// Whether the complete response came that is due: with the status that this server gives in peace, where that is
-    /// known, and else with one below 400; and with the body that was due.
-    pub fn served(&self) -> bool {
-        self.answered() && self.has_status_due() && self.whole()
-    }
-
-    /// Whether the status is the one that is due.
-    pub fn has_status_due(&self) -> bool {
-        self.status.is_some_and(|status| self.expect_status.map_or(status < 400, |expected| status == expected))
-    }
-
-    /// Whether the body is as long as it should be and what it should be, as far as that is known.
-    pub fn whole(&self) -> bool {
-        self.expect_bytes.is_none_or(|expected| expected == self.body_bytes) && self.intact != Some(false)
-    }
+/// Time that somebody lost because the machine had other things to do.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    from: Micros,
+    to: Micros,
+    us: u64,
+    /// It is somewhere in the last so many microseconds before `to`.
+    within: u64,
 }
 
 impl<'t> View<'t> {
@@ -262,6 +63,10 @@ impl<'t> View<'t> {
             views.push(Self::of(&timeline.header, &records[from..to]));
             from = to;
         }
+        // A start for which somebody had taken the port is none.
+        if views.iter().any(|view| !view.processes.is_empty()) {
+            views.retain(|view| !view.processes.is_empty());
+        }
         views
     }
 
@@ -274,13 +79,19 @@ impl<'t> View<'t> {
             unconfirmed: Vec::new(),
             skipped: None,
             aborted: None,
+            end: records.last().map_or(0, |record| record.t_us),
             unrecorded: BTreeSet::new(),
-            stalls: Vec::new(),
+            lost: Vec::new(),
         };
         let mut requests: BTreeMap<&RequestId, usize> = BTreeMap::new();
         let mut connections: BTreeMap<ConnectionId, usize> = BTreeMap::new();
         for record in records {
             view.add(record.t_us, &record.event, &mut requests, &mut connections);
+        }
+        for record in records {
+            if let Event::PortTaken { process, .. } = record.event {
+                view.processes.remove(&process); // it has never been under test
+            }
         }
         view
     }
@@ -332,26 +143,27 @@ impl<'t> View<'t> {
             Event::InFlight { process, requests } => {
                 self.mentioned(*process, t).in_flight.push((t, *requests));
             }
-            Event::Opened { connection, role } => {
+            Event::Opened { connection, role, begun_us } => {
                 connections.insert(*connection, self.connections.len());
                 let opening = Opening::Opened;
-                self.connections.push(Connection { id: *connection, role: *role, at: t, opening, ended: None });
+                self.connections.push(Connection::new(*connection, *role, t, *begun_us, opening));
             }
-            Event::NotOpened { connection, role, why } => {
+            Event::NotOpened { connection, role, why, begun_us } => {
                 let opening = Opening::Failed(*why);
-                self.connections.push(Connection { id: *connection, role: *role, at: t, opening, ended: None });
+                self.connections.push(Connection::new(*connection, *role, t, *begun_us, opening));
             }
             Event::Ended { connection, how } => {
                 if let Some(&index) = connections.get(connection) {
                     self.connections[index].ended.get_or_insert((t, *how));
                 }
             }
-            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status } => {
+            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status, begun_us } => {
                 requests.insert(id, self.requests.len());
                 let mut request = Request::new(id, *connection, *role, t);
                 request.path = path;
                 request.expect_bytes = *expect_bytes;
                 request.expect_status = *expect_status;
+                request.begun = begun_us.unwrap_or(t).min(t);
                 self.requests.push(request);
             }
             Event::Unsent { connection, request: id, role } => {
@@ -386,6 +198,11 @@ impl<'t> View<'t> {
                     request.instance = instance.as_deref();
                 }
             }
+            Event::Received { request: id, .. } => {
+                if let Some(index) = request(id) {
+                    self.requests[index].received = Some(t);
+                }
+            }
             Event::Answered { request: id, body_bytes, intact } => {
                 if let Some(index) = request(id) {
                     let request = &mut self.requests[index];
@@ -408,7 +225,10 @@ impl<'t> View<'t> {
                     self.requests[index].executed = true;
                 }
             }
-            Event::Stalled { late_us } => self.stalls.push((t, *late_us)),
+            Event::Stalled { late_us: us, within_us } | Event::Starved { waited_us: us, within_us, .. } => {
+                let within = (*us).max(*within_us);
+                self.lost.push(Lost { from: t.saturating_sub(within), to: t, us: *us, within });
+            }
             Event::Skipped { why } => self.skipped = Some(why),
             Event::Aborted { why } => self.aborted = Some(why),
             Event::Unconfirmed { what, why } => self.unconfirmed.push((what, why)),
@@ -417,6 +237,8 @@ impl<'t> View<'t> {
             | Event::Frozen { .. }
             | Event::Thawed { .. }
             | Event::Confirmed { .. }
+            | Event::Eased { .. }
+            | Event::PortTaken { .. }
             | Event::Finished => {}
         }
     }
@@ -451,8 +273,15 @@ impl<'t> View<'t> {
         self.unrecorded.contains(&lines)
     }
 
-    /// Whether the harness itself was late by more than `slack` at some moment from `from` to `to`.
-    pub fn stalled(&self, from: Micros, to: Micros, slack: Micros) -> bool {
-        self.stalls.iter().any(|(at, late)| *late > slack && *at >= from && at.saturating_sub(*late) <= to)
+    /// How much of the time from `from` to `to` was lost, by the harness or by a process that it had started, because
+    /// the machine had other things to do: many short stalls count as much as one long one, and of those that are only
+    /// partly in that time, that part. Never more than all of it.
+    pub fn lost(&self, from: Micros, to: Micros) -> u64 {
+        let part = |lost: &Lost| {
+            let overlap = lost.to.min(to).saturating_sub(lost.from.max(from));
+            (u128::from(lost.us) * u128::from(overlap) / u128::from(lost.within.max(1))) as u64
+        };
+        let sum = self.lost.iter().map(part).fold(0, u64::saturating_add);
+        sum.min(to.saturating_sub(from))
     }
 }

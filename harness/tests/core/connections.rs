@@ -108,27 +108,48 @@ fn late_request_answered() -> Vec<Case> {
         holds(rule, "503, Retry-After and close under `reject`", {
             late(Role::LateRejected).turned_away("late", 503, true)
         }),
+        unclear(rule, "served under `reject` by a server that had hardly run since", {
+            late(Role::LateRejected).at(1_500).starved(300, 490).answered_close("late", 200)
+        }),
+        violated(rule, "served under `reject` by a server that had run", {
+            late(Role::LateRejected).at(1_500).starved(200, 490).answered_close("late", 200)
+        }),
         violated(rule, "served under `reject`", late(Role::LateRejected).answered_close("late", 200)),
         violated(rule, "503 without Retry-After", late(Role::LateRejected).answered_close("late", 503)),
         violated(rule, "503 without close", late(Role::LateRejected).turned_away("late", 503, false)),
         unclear(rule, "nothing was asked", closed()),
         unclear(rule, "asked when the linger was over", closed().at(2_001).unsent("late", Role::Late)),
         violated(rule, "closed late in the linger", closed().at(1_900).unsent("late", Role::Late)),
+        unclear(rule, "asked when two clocks may differ about its end", closed().at(1_960).unsent("late", Role::Late)),
+        unclear(rule, "asked when the linger may be over: nobody saw the listener open", {
+            stopped().at(1_500).listener_closed_unseen().at(2_100).unsent("late", Role::Late)
+        }),
+        violated(rule, "asked when it cannot be over, though nobody saw the listener open", {
+            stopped().at(1_500).listener_closed_unseen().at(1_900).unsent("late", Role::Late)
+        }),
     ]
 }
 
 fn close_announced() -> Vec<Case> {
     let rule = "close-announced";
-    let slow = || run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM");
-    let duck = || stopped().sent("duck", Role::LameDuck);
+    let slow = || run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM").at(1_500);
+    let duck = || stopped().at(1_100).sent("duck", Role::LameDuck);
     vec![
         holds(rule, "the request in flight", slow().answered_close("slow", 200)),
         violated(rule, "the request in flight is not told", slow().answered("slow", 200)),
         holds(rule, "during the lame-duck", duck().answered_close("duck", 200)),
         violated(rule, "not during the lame-duck", duck().answered("duck", 200)),
         violated(rule, "a 503 is a response as well", duck().answered("duck", 503)),
-        violated(rule, "a 404 as well", stopped().sent("none", Role::NotFound).answered("none", 404)),
+        violated(rule, "a 404 as well", stopped().at(1_100).sent("none", Role::NotFound).answered("none", 404)),
         violated(rule, "a probe that fails as well", stopped().sent("probe", Role::Ready).answered("probe", 503)),
+        unclear(rule, "on its way when the signal came", {
+            run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM").at(1_049).answered("slow", 200)
+        }),
+        unclear(rule, "on its way when the signal came, and read late", slow().stalled(300).answered("slow", 200)),
+        unclear(rule, "the server had not had the time to take the signal", {
+            slow().starved(300, 490).answered("slow", 200)
+        }),
+        violated(rule, "it had", slow().starved(200, 490).answered("slow", 200)),
         unclear(rule, "its head had come before the signal", {
             run().sent("slow", Role::InFlight).head("slow", 200).at(1_000).signal("SIGTERM").complete("slow", 10)
         }),
@@ -153,6 +174,17 @@ fn nothing_lost() -> Vec<Case> {
             violated(rule, "one without an end", load().exited(0)),
             violated(rule, "lost, and the harness stalled: no excuse", {
                 load().stalled(9_000).broken("c", Break::Reset).exited(0)
+            }),
+            violated(rule, "lost when the linger was over, with no reason to be late", {
+                load().at(2_500).sent("d", role).answered("c", 200).broken("d", Break::Fin).exited(0)
+            }),
+            unclear(rule, "lost when the linger was over, and its client had slept", {
+                let run = load().at(2_400).stalled(1_300).at(2_500).sent("d", role);
+                run.answered("c", 200).broken("d", Break::Fin).exited(0)
+            }),
+            violated(rule, "one of them before the linger was over", {
+                let run = load().broken("c", Break::Reset).at(2_400).stalled(1_300).at(2_500).sent("d", role);
+                run.broken("d", Break::Fin).exited(0)
             }),
             holds(rule, "one unsent, which is not lost", load().answered("c", 200).unsent("d", role).exited(0)),
             holds(rule, "one left, who lost nothing", load().broken("c", Break::Left).exited(0)),
@@ -270,6 +302,37 @@ fn new_connections_refused() -> Vec<Case> {
             let run = drains().at(1_200).opened(1, Role::New).at(1_300).listener_closed();
             drained(refused(run.at(1_500), 2))
         }),
+        holds(rule, "connecting began while it was closing, and was noticed late", {
+            let run = drains().at(2_100).opened_since(1, Role::New, 1_200).at(2_200).listener_closed();
+            drained(refused(run.at(2_300), 2))
+        }),
+        violated(rule, "left hanging, and the stall was over before", {
+            let run = closed().at(3_500).stalled(2_000).at(9_000);
+            run.not_opened_since(3, Role::New, NotOpened::TimedOut, 4_000)
+        }),
+        unclear(rule, "accepted late, and the server had hardly run since the signal", {
+            let run = drains().at(2_400).starved(300, 1_300).at(2_500).opened(1, Role::New);
+            drained(run.at(2_999).listener_closed())
+        }),
+        violated(rule, "accepted late, though the server had run", {
+            let run = drains().at(2_400).starved(200, 1_300).at(2_500).opened(1, Role::New);
+            drained(run.at(2_999).listener_closed())
+        }),
+        violated(rule, "accepted by another listener, whatever stalled", {
+            drained(drains().listener_closed().at(2_400).starved(1_300, 1_300).at(2_500).opened(1, Role::New))
+        }),
+        unclear(rule, "refused late, and the server had hardly run", {
+            refused(last(drains().at(2_900).starved(900, 1_800)), 1)
+        }),
+        violated(rule, "refused late, though the server had run", {
+            refused(last(drains().at(2_900).starved(400, 1_800)), 1)
+        }),
+        unclear(rule, "the listener closed when the answer came, as near as the looks can tell", {
+            refused(drained(drains()).at_us(3_001_000).listener_open_until(2_999_000), 1)
+        }),
+        violated(rule, "a look after the answer has seen the listener", {
+            refused(drained(drains()).at_us(3_003_000).listener_open_until(3_001_000), 1)
+        }),
         violated(rule, "accepted late, the listener open to the last moment", {
             let run = drains().at(1_200).opened(1, Role::New).at(2_500).opened(2, Role::New);
             drained(run.at(2_999).listener_closed())
@@ -284,7 +347,7 @@ fn new_connections_refused() -> Vec<Case> {
         unclear(rule, "refused only after the drain", refused(drained(closed()), 1)),
         unclear(rule, "accepted in a drain that was too short", short().listener_closed()),
         unclear(rule, "left hanging, or the harness slept", {
-            closed().at(6_500).stalled(2_000).at(7_000).not_opened(3, Role::New, NotOpened::TimedOut)
+            closed().at(6_500).stalled(2_000).at(7_000).not_opened_since(3, Role::New, NotOpened::TimedOut, 2_000)
         }),
         unclear(rule, "this side failed", closed().not_opened(1, Role::New, NotOpened::Other)),
         unclear(rule, "nobody tried", drained(closed())),
@@ -332,6 +395,12 @@ fn port_free_after_exit() -> Vec<Case> {
         violated(rule, "the first one still answers", asked(successor().listening("first")).answered("next", 200)),
         violated(rule, "it listens, but nobody answers", successor().listening("second")),
         violated(rule, "it listens and loses", asked(successor().listening("second")).broken("next", Break::Reset)),
+        unclear(rule, "the successor did not start in time, and had hardly run", {
+            successor().at(20_000).starved(11_000, 18_000)
+        }),
         unclear(rule, "no successor was started", stopped().exited(0)),
+        unclear(rule, "what could not have its port is nobody's predecessor", {
+            stopped().port_taken().exited(1).process(2).started()
+        }),
     ]
 }

@@ -62,6 +62,14 @@ fn readiness_fails() -> Vec<Case> {
         unclear(rule, "the harness slept through the lame-duck", {
             lame_duck().at(2_000).listener_closed().at(2_100).stalled(600)
         }),
+        unclear(rule, "only late, and the server had hardly run", {
+            let run = ready(lame_duck().at(1_550).starved(350, 500).at(1_600), "a", 200);
+            ready(run.at(1_700), "b", 503).at(2_000).listener_closed()
+        }),
+        violated(rule, "only late, and a short stall", {
+            let run = ready(lame_duck().at(1_550).starved(200, 500).at(1_600), "a", 200);
+            ready(run.at(1_700), "b", 503).at(2_000).listener_closed()
+        }),
         unclear(rule, "late, but so was the harness", {
             lame_duck().at(4_000).stalled(2_500).sent("a", Role::Ready).answered("a", 503)
         }),
@@ -78,6 +86,10 @@ fn readiness_latched() -> Vec<Case> {
         violated(rule, "another failure", ready(failed(), "b", 500)),
         holds(rule, "a probe that is lost says nothing", {
             ready(failed(), "b", 503).sent("c", Role::Ready).broken("c", Break::Reset)
+        }),
+        holds(rule, "a probe that was asked before, in a stall", {
+            let run = failed().at(1_500).sent_since("slow", Role::Ready, 900).answered("slow", 200);
+            run.sent_since("b", Role::Ready, 1_600).answered("b", 503)
         }),
         holds(rule, "a probe that was asked before and answered after", {
             let run = lame_duck().sent("slow", Role::Ready);
@@ -132,6 +144,10 @@ fn liveness_stays() -> Vec<Case> {
             let run = live(draining(), 200).at(1_500).not_opened(5, Role::Live, NotOpened::Refused);
             run.answered_close("slow", 200).exited(0)
         }),
+        unclear(rule, "refused while the last answer waits to be read by a harness that stalls", {
+            let run = draining().at(1_500).not_opened(5, Role::Live, NotOpened::Refused).at(1_900).stalled(350);
+            run.answered_close("slow", 200).exited(0)
+        }),
         unclear(rule, "no probe meanwhile", drained(draining())),
         unclear(rule, "the request was lost", live(draining(), 200).broken("slow", Break::Reset)),
         unclear(rule, "no signal", live(run(), 200)),
@@ -153,6 +169,9 @@ fn lame_duck_serves() -> Vec<Case> {
         violated(rule, "served when the delay is over", asked().at(2_000).answered_close("duck", 200)),
         violated(rule, "a probe waits until it is over", {
             asked().answered_close("duck", 200).sent("probe", Role::Ready).at(2_000).answered("probe", 503)
+        }),
+        unclear(rule, "asked at the end of the delay, and read after it", {
+            lame_duck().at(1_950).sent("duck", Role::LameDuck).at(2_100).starved(120, 140).answered("duck", 503)
         }),
         unclear(rule, "held, but the harness stalled", asked().at(1_900).stalled(800).answered_close("duck", 200)),
         violated(rule, "lost", asked().broken("duck", Break::Reset)),
@@ -207,6 +226,13 @@ fn prestop_waits() -> Vec<Case> {
     let ends_at = |run: Run, us: u64| run.at_us(us - 1_000).answered("hook", 200);
     vec![
         holds(rule, "when the delay is over", ends_at(called(), 1_510_000)),
+        holds(rule, "counted from when it may have been called", {
+            let hook = run().param(Param::ShutdownDelay, 1.0).at(500).sent_since("hook", Role::Prestop, 400);
+            ends_at(ready(hook, "a", 503), 1_360_000)
+        }),
+        unclear(rule, "late, and the server had to wait for a processor", {
+            ends_at(called().at(4_000).starved(300, 3_000), 5_000_000)
+        }),
         holds(rule, "earlier by less than two clocks differ", ends_at(called(), 1_450_000)),
         violated(rule, "a microsecond earlier", ends_at(called(), 1_449_999)),
         violated(rule, "at once", called().answered("hook", 200)),
@@ -265,6 +291,10 @@ fn prestop_delay_once() -> Vec<Case> {
     let stopped = || called().at(4_510).answered("hook", 200).at(5_000).signal("SIGTERM");
     vec![
         holds(rule, "the listener closes at once", stopped().listener_closed()),
+        holds(rule, "not before its end, counted from when the hook may have been called", {
+            let hook = run().param(Param::ShutdownDelay, 4.0).at(500).sent_since("hook", Role::Prestop, 400);
+            hook.at(1_000).signal("SIGTERM").at(4_390).listener_closed()
+        }),
         holds(rule, "at the very end of the slack", stopped().at_us(8_000_000).listener_closed()),
         violated(rule, "a microsecond after it", stopped().at_us(8_000_001).listener_closed()),
         violated(rule, "after another delay", stopped().at(9_000).listener_closed()),

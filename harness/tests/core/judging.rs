@@ -102,6 +102,16 @@ fn a_run_that_was_aborted_has_no_verdict_but_a_reason() {
 }
 
 #[test]
+fn what_stalls_may_have_left_without_a_verdict_is_told_apart() {
+    let disturbed = |run: Run| drainspec::runner::verdict(&run.judged_by(&["term-ends-process"])).disturbed;
+    let late = |stalled_ms| stopped().at(4_000).stalled(stalled_ms).at(5_500).exited(0);
+    assert!(disturbed(late(800)));
+    assert!(!disturbed(late(100)), "a failure is never played again");
+    assert!(disturbed(run().at(900).starved(600, 800).unconfirmed("a request is in flight")));
+    assert!(!disturbed(run().at(900).starved(100, 800).unconfirmed("a request is in flight")));
+}
+
+#[test]
 fn a_run_that_was_skipped_is_neither_good_nor_bad() {
     let skipped = run().skipped("no link with delay can be made here").judged_by(&["clean-exit-status"]);
     let reason = judge(&skipped).unwrap_err();

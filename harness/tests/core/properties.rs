@@ -104,18 +104,28 @@ fn events() -> impl Strategy<Value = Event> {
         (process(), any::<u64>()).prop_map(|(process, requests)| Event::InFlight { process, requests }),
     ];
     let of_connections = prop_oneof![
-        (connection(), roles()).prop_map(|(connection, role)| Event::Opened { connection, role }),
-        (connection(), roles(), prop::sample::select(&[NotOpened::Refused, NotOpened::TimedOut, NotOpened::Other][..]))
-            .prop_map(|(connection, role, why)| Event::NotOpened { connection, role, why }),
+        (connection(), roles(), any::<Option<u64>>()).prop_map(|(connection, role, begun_us)| Event::Opened {
+            connection,
+            role,
+            begun_us
+        }),
+        (
+            connection(),
+            roles(),
+            prop::sample::select(&[NotOpened::Refused, NotOpened::TimedOut, NotOpened::Other][..]),
+            any::<Option<u64>>()
+        )
+            .prop_map(|(connection, role, why, begun_us)| Event::NotOpened { connection, role, why, begun_us }),
         (connection(), prop::sample::select(&[Ending::Fin, Ending::Reset, Ending::Local][..]))
             .prop_map(|(connection, how)| Event::Ended { connection, how }),
     ];
     let of_requests = prop_oneof![
-        (connection(), requests(), roles(), any::<String>(), prop::option::of(bytes())).prop_map(
-            |(connection, request, role, path, expect_bytes)| {
-                Event::Sent { connection, request, role, path, expect_bytes, expect_status: None }
+        (connection(), requests(), roles(), any::<String>(), prop::option::of(bytes()), any::<Option<u64>>()).prop_map(
+            |(connection, request, role, path, expect_bytes, begun_us)| {
+                Event::Sent { connection, request, role, path, expect_bytes, expect_status: None, begun_us }
             }
         ),
+        (requests(), bytes()).prop_map(|(request, body_bytes)| Event::Received { request, body_bytes }),
         (connection(), requests(), roles()).prop_map(|(connection, request, role)| Event::Unsent {
             connection,
             request,
@@ -137,7 +147,10 @@ fn events() -> impl Strategy<Value = Event> {
         (requests(), why(), bytes()).prop_map(|(request, why, body_bytes)| Event::Broken { request, why, body_bytes }),
     ];
     let of_the_harness = prop_oneof![
-        any::<u64>().prop_map(|late_us| Event::Stalled { late_us }),
+        (0..9_000_000u64, any::<u64>()).prop_map(|(late_us, within_us)| Event::Stalled { late_us, within_us }),
+        any::<(u64, u64)>().prop_map(|(waited_us, within_us)| Event::Starved { process: 1, waited_us, within_us }),
+        any::<(u64, u64)>().prop_map(|(asked, per_second)| Event::Eased { asked, per_second }),
+        (1..3u32, any::<u16>()).prop_map(|(process, port)| Event::PortTaken { process, port }),
         any::<String>().prop_map(|what| Event::Confirmed { what }),
     ];
     prop_oneof![4 => of_processes, 3 => of_connections, 8 => of_requests, 1 => of_the_harness]
@@ -405,7 +418,7 @@ proptest! {
     fn an_accepted_connection_is_noticed(_nothing in Just(())) {
         let noticed = notices(|run| {
             let refused = at(run, |event| matches!(event, Event::NotOpened { .. }));
-            run.records[refused].event = Event::Opened { connection: 9, role: Role::New };
+            run.records[refused].event = Event::Opened { connection: 9, role: Role::New, begun_us: None };
         });
         prop_assert_eq!(noticed, ["new-connections-refused"]);
     }

@@ -52,6 +52,16 @@ fn in_flight_answered() -> Vec<Case> {
         violated(rule, "lost, and the harness stalled: no excuse", {
             slow().stalled(9_000).broken("slow", Break::Reset).exited(0)
         }),
+        violated(rule, "cut at the deadline", slow().at(16_000).broken("slow", Break::Reset).exited(1)),
+        unclear(rule, "cut at the deadline, after stalls that may have cost the time", {
+            slow().at(9_500).stalled(8_000).at(16_000).broken("slow", Break::Reset).exited(1)
+        }),
+        unclear(rule, "cut at the deadline, and the server had hardly run", {
+            slow().at(15_900).starved(9_000, 14_000).at(16_000).broken("slow", Break::Reset).exited(1)
+        }),
+        violated(rule, "cut at the deadline, after stalls that cannot have cost so much", {
+            slow().at(9_500).stalled(6_000).at(16_000).broken("slow", Break::Reset).exited(1)
+        }),
         violated(rule, "no end when the run was over", slow().exited(0)),
         violated(rule, "one of two", {
             let two = run().sent("one", Role::InFlight).sent("two", Role::InFlight).at(1_000).signal("SIGTERM");
@@ -81,6 +91,7 @@ fn in_flight_answered() -> Vec<Case> {
 fn response_untruncated() -> Vec<Case> {
     let rule = "response-untruncated";
     let begun = || in_flight(Role::Finite).head("slow", 200);
+    let slow_reader = || in_flight(Role::SlowReader).head("slow", 200);
     vec![
         holds(rule, "whole", begun().complete("slow", BODY)),
         violated(rule, "a valid end, but fewer bytes", begun().complete("slow", BODY - 1)),
@@ -99,6 +110,15 @@ fn response_untruncated() -> Vec<Case> {
         holds(rule, "where no length is known", {
             run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM").answered("slow", 200)
         }),
+        unclear(rule, "a slow reader is still reading when the deadline comes", {
+            slow_reader().at(15_900).received("slow", 8).at(16_000).broken("slow", Break::Reset)
+        }),
+        violated(rule, "a slow reader has had nothing for two seconds when the deadline comes", {
+            slow_reader().at(14_000).received("slow", 8).at(16_000).broken("slow", Break::Reset)
+        }),
+        violated(rule, "a slow reader is cut before the deadline", {
+            slow_reader().at(15_900).received("slow", 8).at(15_949).broken("slow", Break::Reset)
+        }),
         unclear(rule, "lost before its head", in_flight(Role::Finite).broken("slow", Break::Reset)),
         unclear(rule, "complete before the signal", {
             run().sent("slow", Role::Finite).answered("slow", 200).at(1_000).signal("SIGTERM")
@@ -115,6 +135,10 @@ fn endless_stream_ends() -> Vec<Case> {
         violated(rule, "by FIN, without it", stream().broken("events", Break::Fin)),
         violated(rule, "by RST", stream().broken("events", Break::Reset)),
         violated(rule, "never", stream()),
+        violated(rule, "cut at the deadline", stream().at(16_000).broken("events", Break::Reset)),
+        unclear(rule, "cut at the deadline, and the server had hardly run", {
+            stream().at(15_900).starved(9_000, 14_000).at(16_000).broken("events", Break::Reset)
+        }),
         holds(rule, "after the listener", stream().listener_closed().complete("events", 50)),
         violated(rule, "before the listener", stream().complete("events", 50).at(2_000).listener_closed()),
         unclear(rule, "it had ended before the signal", {
@@ -190,6 +214,10 @@ fn trickles() -> Vec<Case> {
         ("stalled-body-bounded", Role::SlowBody, Param::BodyTimeout),
     ] {
         // Opened at 1 s, one second allowed: given up at 5 s at the latest.
+        let late_opening = |begun| {
+            let run = run().param(limit, 1.0).at(1_200).opened_since(1, role, begun);
+            run.sent("drip", role).at(1_300).signal("SIGTERM")
+        };
         let drip = || run().param(limit, 1.0).at(1_000).opened(1, role).sent("drip", role).at(1_100).signal("SIGTERM");
         cases.extend([
             holds(rule, "408", drip().at(2_000).answered_close("drip", 408)),
@@ -206,6 +234,22 @@ fn trickles() -> Vec<Case> {
             violated(rule, "the harness gave up early", drip().at(2_000).ended(1, Ending::Local)),
             violated(rule, "waited for in vain", drip().at(2_000).broken("drip", Break::TimedOut)),
             unclear(rule, "late, but so was the harness", drip().at(5_000).stalled(3_000).ended(1, Ending::Fin)),
+            unclear(rule, "late, and the harness in many pieces", {
+                let pieces = (1..8).fold(drip(), |run, s| run.at(500 * s + 1_100).stalled_in_pieces(100, 450));
+                pieces.at(5_800).ended(1, Ending::Fin)
+            }),
+            unclear(rule, "late, and the server had to wait for a processor", {
+                drip().at(5_000).starved(600, 3_000).ended(1, Ending::Fin)
+            }),
+            violated(rule, "later than stalls can explain", drip().at(7_000).stalled(600).ended(1, Ending::Fin)),
+            violated(rule, "late, and the stall was over before it began", {
+                let run = run().param(limit, 1.0).at(990).stalled(900).at(1_000).opened(1, role);
+                run.sent("drip", role).at(1_100).signal("SIGTERM").at(5_100).ended(1, Ending::Fin)
+            }),
+            violated(rule, "given up too early", late_opening(1_200).at(2_050).answered_close("drip", 408)),
+            holds(rule, "in time, since connecting began long before this side knew", {
+                late_opening(1_000).at(2_050).answered_close("drip", 408)
+            }),
             unclear(rule, "nothing trickled", stopped().param(limit, 1.0)),
             unclear(rule, "no limit is known", run().opened(1, role).sent("drip", role)),
         ]);
@@ -245,6 +289,9 @@ fn client_gone_releases() -> Vec<Case> {
         holds(rule, "ends at once", then_stopped(gone()).exited(0)),
         holds(rule, "counted down before the signal", then_stopped(gone().metrics(1).metrics(0)).exited(0)),
         violated(rule, "still counted when the signal came", then_stopped(gone().metrics(1)).exited(0)),
+        unclear(rule, "still counted, but the server had hardly run", {
+            then_stopped(gone().at(900).starved(200, 250).metrics(1)).exited(0)
+        }),
         holds(rule, "counted before the client left", {
             then_stopped(run().sent("slow", Role::Gone).metrics(1).broken("slow", Break::Left)).exited(0)
         }),
@@ -339,6 +386,14 @@ fn overload_sheds() -> Vec<Case> {
         violated(rule, "lost instead of shed", served(probed(two(), 200)).broken("two", Break::Reset)),
         violated(rule, "the health path was shed", served(probed(two(), 429)).turned_away("two", 429, false)),
         unclear(rule, "the health path was not asked", served(two()).turned_away("two", 429, false)),
+        unclear(rule, "both served, one after the other", {
+            let run = limited().sent("one", Role::Overload).answered("one", 200).sent("two", Role::Overload);
+            probed(run.answered("two", 200), 200)
+        }),
+        unclear(rule, "both served, maybe one after the other", {
+            let two = probed(two(), 200).at(1_200).starved(600, 900);
+            two.answered("one", 200).answered("two", 200)
+        }),
         unclear(rule, "no more asked than the limit allows", {
             served(probed(two().param(Param::MaxInFlight, 2.0), 200)).answered("two", 200)
         }),

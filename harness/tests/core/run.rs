@@ -125,6 +125,12 @@ impl Run {
         self.record(Event::ListenerClosed { process, open_until_us: Some(open_until_us) })
     }
 
+    /// It was seen to have closed now, and nobody had looked since the signal.
+    pub fn listener_closed_unseen(self) -> Self {
+        let process = self.process;
+        self.record(Event::ListenerClosed { process, open_until_us: None })
+    }
+
     pub fn exited(self, code: i32) -> Self {
         let process = self.process;
         self.record(Event::Exited { process, code: Some(code), signal: None })
@@ -159,11 +165,21 @@ impl Run {
     }
 
     pub fn opened(self, connection: ConnectionId, role: Role) -> Self {
-        self.record(Event::Opened { connection, role })
+        self.record(Event::Opened { connection, role, begun_us: None })
+    }
+
+    /// As `opened`, where connecting began so many milliseconds after the start.
+    pub fn opened_since(self, connection: ConnectionId, role: Role, begun_ms: u64) -> Self {
+        self.record(Event::Opened { connection, role, begun_us: Some(1_000 * begun_ms) })
     }
 
     pub fn not_opened(self, connection: ConnectionId, role: Role, why: NotOpened) -> Self {
-        self.record(Event::NotOpened { connection, role, why })
+        self.record(Event::NotOpened { connection, role, why, begun_us: None })
+    }
+
+    /// As `not_opened`, where connecting began so many milliseconds after the start.
+    pub fn not_opened_since(self, connection: ConnectionId, role: Role, why: NotOpened, begun_ms: u64) -> Self {
+        self.record(Event::NotOpened { connection, role, why, begun_us: Some(1_000 * begun_ms) })
     }
 
     pub fn ended(self, connection: ConnectionId, how: Ending) -> Self {
@@ -189,6 +205,15 @@ impl Run {
         self.send(1, request, role, None, Some(status))
     }
 
+    /// As `sent`, where its first bytes may have been written so many milliseconds after the start already.
+    pub fn sent_since(mut self, request: &str, role: Role, begun_ms: u64) -> Self {
+        self = self.sent(request, role);
+        if let Some(Event::Sent { begun_us, .. }) = self.timeline.records.last_mut().map(|record| &mut record.event) {
+            *begun_us = Some(1_000 * begun_ms);
+        }
+        self
+    }
+
     fn send(
         self,
         connection: ConnectionId,
@@ -197,8 +222,8 @@ impl Run {
         expect_bytes: Option<u64>,
         expect_status: Option<u16>,
     ) -> Self {
-        let request = request.to_owned();
-        self.record(Event::Sent { connection, request, role, path: "/".to_owned(), expect_bytes, expect_status })
+        let (request, path) = (request.to_owned(), "/".to_owned());
+        self.record(Event::Sent { connection, request, role, path, expect_bytes, expect_status, begun_us: None })
     }
 
     pub fn unsent(self, request: &str, role: Role) -> Self {
@@ -266,7 +291,29 @@ impl Run {
 
     /// The harness itself was late.
     pub fn stalled(self, late_ms: u64) -> Self {
-        self.record(Event::Stalled { late_us: 1_000 * late_ms })
+        self.record(Event::Stalled { late_us: 1_000 * late_ms, within_us: 0 })
+    }
+
+    /// The harness was late for so long in all, in many pieces, in so many milliseconds.
+    pub fn stalled_in_pieces(self, late_ms: u64, within_ms: u64) -> Self {
+        self.record(Event::Stalled { late_us: 1_000 * late_ms, within_us: 1_000 * within_ms })
+    }
+
+    /// The process has waited for a processor for so long in all, in so many milliseconds.
+    pub fn starved(self, waited_ms: u64, within_ms: u64) -> Self {
+        let process = self.process;
+        self.record(Event::Starved { process, waited_us: 1_000 * waited_ms, within_us: 1_000 * within_ms })
+    }
+
+    /// A client that reads slowly is still reading.
+    pub fn received(self, request: &str, body_bytes: u64) -> Self {
+        self.record(Event::Received { request: request.to_owned(), body_bytes })
+    }
+
+    /// Somebody else has the port that it was told.
+    pub fn port_taken(self) -> Self {
+        let process = self.process;
+        self.record(Event::PortTaken { process, port: 40_000 })
     }
 
     pub fn unconfirmed(self, what: &str) -> Self {

@@ -182,7 +182,8 @@ fn term_ends_process() -> Vec<Case> {
         }),
         unclear(rule, "no signal was sent", run().exited(0)),
         unclear(rule, "late, but so was the harness", stopped().at(4_000).stalled(2_000).at(5_500).exited(0)),
-        violated(rule, "late, the harness by little", stopped().at(4_000).stalled(1_400).at(5_500).exited(0)),
+        violated(rule, "late, the harness by little", stopped().at(4_000).stalled(200).at(5_500).exited(0)),
+        violated(rule, "later than stalls explain", stopped().at(4_000).stalled(1_400).at(8_000).exited(0)),
         violated(
             rule,
             "late, and the harness only before the signal",
@@ -294,6 +295,13 @@ fn second_signal_exits() -> Vec<Case> {
         violated(rule, "the first one ended it", exits(held().at(1_300), 0)),
         violated(rule, "never", twice()),
         unclear(rule, "late, but so was the harness", exits(twice().at(4_400).stalled(2_000).at(4_600), 143)),
+        unclear(rule, "both may have come before it ran", {
+            exits(held().at(1_400).starved(300, 390).at(1_500).signal("SIGTERM").at(9_000), 0)
+        }),
+        violated(rule, "it had taken the first, and ignored the second", {
+            let taken = held().at(1_400).starved(300, 390).listener_closed();
+            exits(taken.at(1_500).signal("SIGTERM").at(9_000), 143)
+        }),
         unclear(rule, "no second signal", held()),
         unclear(rule, "no signal", run()),
         unclear(rule, "nothing was in flight", stopped().at(1_500).signal("SIGTERM").exited(143)),
@@ -365,6 +373,9 @@ fn hup_keeps_serving() -> Vec<Case> {
             to_the_end(reloaded().not_opened(7, Role::AfterReload, NotOpened::Refused)),
         ),
         violated(rule, "the new limit is not in force", limited(|run| run.answered("shed", 200))),
+        unclear(rule, "the new limit is not in force, and it had hardly run", {
+            limited(|run| run.at(1_150).starved(90, 140).answered("shed", 200))
+        }),
         holds(rule, "the new limit is in force", limited(|run| run.turned_away("shed", 429, false))),
         unclear(
             rule,

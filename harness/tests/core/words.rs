@@ -31,6 +31,7 @@ fn cell(server: &str, scenario: &str, verdict: Verdict) -> Cell {
         measures: BTreeMap::new(),
         rules: Vec::new(),
         timelines: Vec::new(),
+        replaced: Vec::new(),
     }
 }
 

@@ -30,7 +30,7 @@ fn get() -> Ask {
 }
 
 fn opened() -> Event {
-    Event::Opened { connection: 1, role: Role::InFlight }
+    Event::Opened { connection: 1, role: Role::InFlight, begun_us: None }
 }
 
 fn sent() -> Event {
@@ -41,6 +41,7 @@ fn sent() -> Event {
         path: "/path".to_owned(),
         expect_bytes: None,
         expect_status: None,
+        begun_us: None,
     }
 }
 
@@ -202,7 +203,10 @@ async fn nobody_who_listens_is_a_refusal() {
     let tape = Tape::new();
     let refused = tape.client.connect(socket.local_addr().unwrap(), Role::New).await;
     assert_eq!(refused.err(), Some(NotOpened::Refused));
-    assert_eq!(tape.events(), [Event::NotOpened { connection: 1, role: Role::New, why: NotOpened::Refused }]);
+    assert_eq!(
+        tape.events(),
+        [Event::NotOpened { connection: 1, role: Role::New, why: NotOpened::Refused, begun_us: None }]
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use drainspec::client::Client;
 use drainspec::recorder::Recorder;
-use drainspec::timeline::{Ending, Event, FORMAT, Header};
+use drainspec::timeline::{Ending, Event, FORMAT, Header, Record};
 use tempfile::TempDir;
 
 /// Longer than anything here takes, on a machine that is busy with other things.
@@ -51,7 +51,7 @@ impl Tape {
     pub fn events(&self) -> Vec<Event> {
         // A record `finished` is all that looking leaves behind.
         let records = self.recorder.finish().expect("the file can be written").records;
-        records.into_iter().map(|record| record.event).filter(|event| *event != Event::Finished).collect()
+        records.into_iter().map(without_beginning).filter(|event| *event != Event::Finished).collect()
     }
 
     /// What has happened once something has: what a process writes takes its way through a pipe.
@@ -66,6 +66,17 @@ impl Tape {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// A fact without the time at which it began, which has been no later than the record.
+fn without_beginning(record: Record) -> Event {
+    let Record { t_us, mut event } = record;
+    if let Event::Opened { begun_us, .. } | Event::NotOpened { begun_us, .. } | Event::Sent { begun_us, .. } =
+        &mut event
+    {
+        assert!(begun_us.take().is_none_or(|begun| begun <= t_us), "{event:?} at {t_us}");
+    }
+    event
 }
 
 /// How connections ended.
