@@ -328,10 +328,10 @@ fn new_connections_refused() -> Vec<Case> {
             refused(last(drains().at(2_900).starved(400, 1_800)), 1)
         }),
         unclear(rule, "the listener closed when the answer came, as near as the looks can tell", {
-            refused(drained(drains()).at_us(3_001_000).listener_open_until(2_999_000), 1)
+            refused(drained(drains()).at_us(3_003_000).listener_open_until(2_999_000), 1)
         }),
         violated(rule, "a look after the answer has seen the listener", {
-            refused(drained(drains()).at_us(3_003_000).listener_open_until(3_001_000), 1)
+            refused(drained(drains()).at_us(3_005_000).listener_open_until(3_003_000), 1)
         }),
         violated(rule, "accepted late, the listener open to the last moment", {
             let run = drains().at(1_200).opened(1, Role::New).at(2_500).opened(2, Role::New);

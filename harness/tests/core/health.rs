@@ -113,6 +113,9 @@ fn liveness_stays() -> Vec<Case> {
             drained(draining().sent("live", Role::Live).broken("live", Break::Reset))
         }),
         violated(rule, "nobody listens", drained(draining().not_opened(5, Role::Live, NotOpened::Refused))),
+        holds(rule, "no local port is left on this side", {
+            drained(live(draining(), 200).not_opened(5, Role::Live, NotOpened::Other))
+        }),
         holds(rule, "refused after the last answer", {
             drained(live(draining(), 200)).not_opened(5, Role::Live, NotOpened::Refused)
         }),
@@ -177,6 +180,9 @@ fn lame_duck_serves() -> Vec<Case> {
         violated(rule, "lost", asked().broken("duck", Break::Reset)),
         violated(rule, "one refused", {
             asked().answered_close("duck", 200).not_opened(6, Role::LameDuck, NotOpened::Refused)
+        }),
+        holds(rule, "one for which no local port is left", {
+            asked().answered_close("duck", 200).not_opened(6, Role::LameDuck, NotOpened::Other)
         }),
         violated(rule, "all refused", lame_duck().not_opened(5, Role::LameDuck, NotOpened::Refused)),
         holds(rule, "refused once the delay is over", {

@@ -112,6 +112,28 @@ fn what_stalls_may_have_left_without_a_verdict_is_told_apart() {
 }
 
 #[test]
+fn what_has_broken_a_rule_is_never_played_again_whatever_else_is_unclear() {
+    let lossy = run().at(900).sent("slow", Role::InFlight).stalled(800).at(1_000).signal("SIGTERM");
+    let lossy = lossy.broken("slow", Break::Reset).exited(3);
+    let told = |run: Run, rules: &[&str]| drainspec::runner::verdict(&run.judged_by(rules));
+    // Of the one nothing can be said, and the other is broken.
+    let lost = told(lossy.clone(), &["endless-stream-ends", "in-flight-answered"]);
+    assert_eq!((lost.verdict, lost.disturbed), (Verdict::Fail, false));
+    let warned = told(lossy.clone().without_promise(), &["endless-stream-ends", "clean-exit-status"]);
+    assert_eq!((warned.verdict, warned.disturbed), (Verdict::Inconclusive, false));
+    let unclear = told(lossy, &["endless-stream-ends"]);
+    assert_eq!((unclear.verdict, unclear.disturbed), (Verdict::Inconclusive, true));
+}
+
+#[test]
+fn a_start_for_which_somebody_had_taken_the_port_is_no_start_of_a_race() {
+    let taken = run().param(Param::Rounds, 3.0).port_taken().exited(1).process(2).started();
+    let run = taken.at(1_000).signal("SIGTERM").exited(0);
+    let told = judge(&run.judged_by(&["clean-exit-status"])).unwrap().remove(0);
+    assert_eq!((told.verdict, told.actual.as_str()), (Verdict::Pass, "status 0"));
+}
+
+#[test]
 fn a_run_that_was_skipped_is_neither_good_nor_bad() {
     let skipped = run().skipped("no link with delay can be made here").judged_by(&["clean-exit-status"]);
     let reason = judge(&skipped).unwrap_err();

@@ -309,6 +309,12 @@ fn client_gone_releases() -> Vec<Case> {
         violated(rule, "when its request was done", {
             then_stopped(gone()).param(Param::InFlightFor, 4.0).at(4_510).exited(0)
         }),
+        unclear(rule, "when its request was done, and it had hardly run", {
+            then_stopped(gone()).param(Param::InFlightFor, 4.0).at(4_400).starved(1_300, 3_300).at(4_510).exited(0)
+        }),
+        violated(rule, "when its request was done, though it had run", {
+            then_stopped(gone()).param(Param::InFlightFor, 4.0).at(4_400).starved(1_200, 3_300).at(4_510).exited(0)
+        }),
         unclear(rule, "all but when its request was done", {
             then_stopped(gone()).param(Param::InFlightFor, 4.0).at(4_000).exited(0)
         }),
@@ -367,6 +373,12 @@ fn continue_answered() -> Vec<Case> {
         violated(rule, "told, then turned away", told().answered_close("post", 503)),
         violated(rule, "told, but the body is not the one sent", told().head("post", 200).garbled("post")),
         violated(rule, "never told", asked().at(1_000).signal("SIGTERM").answered_close("post", 200)),
+        unclear(rule, "never told, and the server had hardly run", {
+            asked().at(4_900).starved(2_600, 4_800).at(5_100).signal("SIGTERM").broken("post", Break::TimedOut)
+        }),
+        violated(rule, "never told, though the server had run", {
+            asked().at(4_900).starved(2_400, 4_800).at(5_100).signal("SIGTERM").broken("post", Break::TimedOut)
+        }),
         unclear(rule, "nobody asked", stopped()),
     ]
 }

@@ -42,6 +42,14 @@ fn signal_reaches_server() -> Vec<Case> {
             run.killed_by(15).at(3_000).seen(1, &[3])
         }),
         violated(rule, "the leader keeps it", kept().at(36_500).listener_closed().exited(0)),
+        unclear(rule, "the leader had hardly run until it was sent past it", {
+            let run = below().at(35_000).starved(18_000, 33_900).at(36_000).seen(1, &[2]).signal_past();
+            run.at(36_500).listener_closed().exited(0)
+        }),
+        violated(rule, "the leader keeps it, though it had run", {
+            let run = below().at(35_000).starved(17_000, 33_900).at(36_000).seen(1, &[2]).signal_past();
+            run.at(36_500).listener_closed().exited(0)
+        }),
         unclear(rule, "nobody heeds it", kept()),
         unclear(rule, "nobody heeds it, and nobody tried", below()),
         unclear(rule, "it is not known who listened", stopped().exited(0)),
@@ -59,6 +67,15 @@ fn group_signal_drains() -> Vec<Case> {
         violated(rule, "lost", signalled().broken("slow", Break::Fin).exited(143)),
         violated(rule, "turned away", signalled().answered_close("slow", 503).exited(0)),
         violated(rule, "answered, never ended", signalled().answered("slow", 200)),
+        unclear(rule, "answered, not ended, and it had hardly run", {
+            signalled().answered("slow", 200).at(20_000).starved(10_000, 18_900)
+        }),
+        violated(rule, "answered, not ended, though it had run", {
+            signalled().answered("slow", 200).at(20_000).starved(9_000, 18_900)
+        }),
+        unclear(rule, "cut at the deadline, and it had hardly run", {
+            signalled().at(16_000).starved(8_000, 14_900).broken("slow", Break::Reset).exited(1)
+        }),
         unclear(rule, "nothing was in flight", stopped().exited(0)),
         unclear(rule, "no signal was sent", run()),
     ]
@@ -240,6 +257,11 @@ fn exit_is_prompt() -> Vec<Case> {
             let run = run.process(4).at(40_000).started().sent("r4", Role::InFlight).at(41_000).signal("SIGTERM");
             run.at(41_600).head("r4", 200).complete("r4", 10).at(42_000).stalled(350).at(42_100).exited(0)
         }),
+        violated(rule, "late, and the harness stalled by less than that", {
+            let run = busy(busy(idle(), 2, 450), 3, 450);
+            let run = run.process(4).at(40_000).started().sent("r4", Role::InFlight).at(41_000).signal("SIGTERM");
+            run.at(41_600).head("r4", 200).complete("r4", 10).at(42_000).stalled(50).at(42_100).exited(0)
+        }),
         unclear(rule, "too few of them", busy(idle(), 2, 25)),
         unclear(rule, "none of them idle", {
             let first = run().sent("r1", Role::InFlight).at(1_000).signal("SIGTERM").answered("r1", 200).exited(0);
@@ -264,6 +286,9 @@ fn int_like_term() -> Vec<Case> {
         }),
         violated(rule, "answered with 503", interrupted().answered_close("slow", 503).exited(0)),
         violated(rule, "answered, never ended", interrupted().answered_close("slow", 200)),
+        unclear(rule, "answered, not ended, and it had hardly run", {
+            interrupted().answered_close("slow", 200).at(20_000).starved(10_000, 18_900)
+        }),
         violated(rule, "no answer when the run was over", interrupted().exited(0)),
         unclear(rule, "nothing was in flight", run().at(1_000).signal("SIGINT").exited(0)),
         unclear(rule, "the answer came before the signal", {
