@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from enum import Enum, auto
+from enum import Enum, IntEnum
 
 from config import Settings
 from lifecycle import Latch
@@ -27,12 +27,12 @@ class ConnectionState(Enum):
     CLOSING = "closing"  # our FIN is out, or about to be; what still comes is discarded.
 
 
-class Limit(Enum):
+class Limit(IntEnum):
     """What a request counts against."""
 
-    IN_FLIGHT = auto()
-    STREAMS = auto()  # apart, because endless ones would use up MAX_IN_FLIGHT for ever
-    NONE = auto()  # a probe must get through under load
+    IN_FLIGHT = 0
+    STREAMS = 1  # apart, because endless ones would use up MAX_IN_FLIGHT for ever
+    NONE = 2  # a probe must get through under load
 
 
 class Cut(Exception):
@@ -175,7 +175,7 @@ class Registry:
         self._answered = threading.Condition(self._lock)
         self._connections: set[Connection] = set()
         self._refused = 0  # of the connections, those above MAX_CONNECTIONS
-        self._in_flight = dict.fromkeys(Limit, 0)
+        self._in_flight = [0] * len(Limit)
 
     def open(self, sock: socket.socket) -> Connection | None:
         """Registers a connection, to be refused where there are too many. Above twice the limit there is not
@@ -223,7 +223,7 @@ class Registry:
     def answered(self) -> None:
         """Returns when no request is in flight."""
         with self._answered:
-            self._answered.wait_for(lambda: not any(self._in_flight.values()))
+            self._answered.wait_for(lambda: not any(self._in_flight))
 
     def begin_drain(self) -> None:
         """Called once, when the listener has closed: whoever is idle, or becomes idle, may ask once more."""
@@ -261,7 +261,7 @@ class Registry:
             states = dict.fromkeys(ConnectionState, 0)
             for connection in self._connections:
                 states[connection.state] += 1
-            return sum(self._in_flight.values()), states
+            return sum(self._in_flight), states
 
 
 def refuse(connection: Connection) -> None:
