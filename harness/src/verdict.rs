@@ -88,7 +88,8 @@ pub fn judge(timeline: &Timeline) -> Result<Vec<RuleVerdict>, NoVerdict> {
     }
     let known = |slug: &String| rules::find(slug).ok_or_else(|| NoVerdict::UnknownRule(slug.clone()));
     let rules: Vec<&Rule> = timeline.header.rules.iter().map(known).collect::<Result<_, _>>()?;
-    Ok(rules.into_iter().map(|rule| judge_rule(rule, &view)).collect())
+    let rounds = View::rounds(timeline);
+    Ok(rules.into_iter().map(|rule| judge_rule(rule, &view, &rounds)).collect())
 }
 
 /// Why a timeline has no verdict.
@@ -105,10 +106,10 @@ pub enum NoVerdict {
     UnknownRule(String),
 }
 
-fn judge_rule(rule: &Rule, view: &View) -> RuleVerdict {
+fn judge_rule(rule: &Rule, view: &View, rounds: &[View]) -> RuleVerdict {
     let finding = match view.unconfirmed.first() {
         Some((what, why)) => Finding::inconclusive(format!("could not be established: {what}: {why}")),
-        None => (rule.judge)(view),
+        None => over_rounds(rule, rounds),
     };
     let level = rule.level_for(view.header.promises_contract);
     let verdict = match (finding.outcome, level) {
@@ -125,6 +126,24 @@ fn judge_rule(rule: &Rule, view: &View) -> RuleVerdict {
         expected: rule.sentence.to_owned(),
         actual: finding.actual,
         evidence: finding.evidence,
+    }
+}
+
+/// What comes of a race that was played several times: the worst, and how often.
+fn over_rounds(rule: &Rule, rounds: &[View]) -> Finding {
+    let judged = |view: &View| rules::untold(rule, view).unwrap_or_else(|| (rule.judge)(view));
+    let found: Vec<Finding> = rounds.iter().map(judged).collect();
+    let of = found.len();
+    let worst = [Outcome::Violated, Outcome::Inconclusive, Outcome::Holds];
+    let worst = worst.into_iter().find(|worst| found.iter().any(|finding| finding.outcome == *worst));
+    let mut these = found.into_iter().filter(|finding| Some(finding.outcome) == worst);
+    match these.next() {
+        None => Finding::inconclusive("nothing was played"),
+        Some(first) if of == 1 => first,
+        Some(first) => {
+            let actual = format!("in {} of {of} starts: {}", 1 + these.count(), first.actual);
+            Finding { actual, ..first }
+        }
     }
 }
 

@@ -197,7 +197,7 @@ func (c *Connection) reset() {
 
 // SetReadDeadline is called by net/http: KeepAliveTimeout when it begins to wait, none when it has the first bytes
 // of a request, perhaps out of its buffer. A head's deadline is ours: net/http would count from the fourth byte.
-// rule: slow-head-bounded
+// rule: slow-head-bounded, half-request-holds-nothing
 func (c *Connection) SetReadDeadline(deadline time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -236,6 +236,7 @@ func (c *Connection) Close() error {
 func (c *Connection) HalfClose() {
 	c.finish(ConnectionClosing)
 	_ = c.TCPConn.CloseWrite()
+	// Once, whatever still comes. rule: kept-open-holds-nothing
 	_ = c.TCPConn.SetReadDeadline(time.Now().Add(c.registry.settings.Now().CloseTimeout))
 }
 

@@ -135,7 +135,7 @@ func (l *Lifecycle) Run(signals Signals, steps Steps) int {
 		case <-broken:
 			broken = nil // has been heard
 			begin("failure")
-		case status := <-stopped: // the last thing finished. rule: term-ends-process
+		case status := <-stopped: // the last thing finished. rule: term-ends-process, exit-is-prompt
 			return l.exit(status)
 		}
 	}

@@ -26,6 +26,7 @@ func main() {
 
 func run() int {
 	defer Flush()
+	// One process, without children, so it comes once. rule: signal-reaches-server, group-signal-drains
 	// From here on a signal waits to be received instead of killing us. rule: startup-signal-ends-process
 	signals := NewSignals()
 	signal.Ignore(syscall.SIGPIPE) // whoever read our log may be gone before we are

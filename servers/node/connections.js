@@ -141,6 +141,7 @@ export class Connection {
     this.#held = false;
     this.socket.on('data', () => {}).resume();
     this.socket.end();
+    // Once, whatever still comes. rule: kept-open-holds-nothing
     this.#closeDeadline = setTimeout(() => this.socket.destroy(), this.registry.settings.now().closeTimeout);
   }
 
@@ -329,7 +330,10 @@ export class Registry {
     clearImmediate(connection.lastLook);
   }
 
-  /** Bounds the whole head, however often another byte of it comes. rule: slow-head-bounded */
+  /**
+   * Bounds the whole head, however often another byte of it comes.
+   * rule: slow-head-bounded, half-request-holds-nothing
+   */
   #expectHead(connection) {
     connection.headDeadline ??= setTimeout(() => {
       connection.headDeadline = undefined;

@@ -123,7 +123,7 @@ export class Lifecycle {
       });
       this.#stopped
         .then((reason) => this.#shutDown(steps, reason))
-        .then((status) => resolve(this.#exit(status))) // the last thing finished. rule: term-ends-process
+        .then((status) => resolve(this.#exit(status))) // the last thing finished. rule: term-ends-process, exit-is-prompt
         .catch(reject);
     });
   }

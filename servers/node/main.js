@@ -19,6 +19,7 @@ await flush();
 process.exit(status);
 
 async function run() {
+  // One process, without children, so it comes once. rule: signal-reaches-server, group-signal-drains
   // From here on a signal waits in the queue instead of killing us. rule: startup-signal-ends-process
   const signals = new Signals('SIGTERM', 'SIGINT', 'SIGHUP');
 

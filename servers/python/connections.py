@@ -68,7 +68,8 @@ class Connection:
         if not begun and not self._await_request():
             return None
         self.registry.activate(self)
-        return (self._opened if unused else time.monotonic()) + timeout  # rule: slow-head-bounded
+        # rule: slow-head-bounded, half-request-holds-nothing
+        return (self._opened if unused else time.monotonic()) + timeout
 
     def _await_request(self) -> bool:
         """Waits for the first byte of a request. False where none came in time, or the client has left."""
@@ -126,6 +127,7 @@ class Connection:
         (RFC 9112, 9.6), so: FIN, discard, close."""
         with contextlib.suppress(OSError, Cut):
             self._half_close()
+            # Once, whatever still comes. rule: kept-open-holds-nothing
             deadline = time.monotonic() + self.registry.settings.current.close_timeout
             while self._wait(select.POLLIN, deadline, self.registry.cut) and self._sock.recv(BLOCK):
                 pass

@@ -124,7 +124,8 @@ class Lifecycle:
         try:
             loop.wait(self._stop)
             reason = "signal" if signalled else "failure"
-            status = self._shut_down(loop, steps, reason)  # the last thing finished. rule: term-ends-process
+            # The last thing finished. rule: term-ends-process, exit-is-prompt
+            status = self._shut_down(loop, steps, reason)
         except SecondSignal as second:
             status = 128 + second.args[0]  # rule: second-signal-exits
         return self._exit(status)

@@ -23,6 +23,7 @@ from routes import App
 
 
 def main() -> int:
+    # One process, without children, so it comes once. rule: signal-reaches-server, group-signal-drains
     # From here on a signal waits to be received instead of killing us. rule: startup-signal-ends-process
     signals = Signals()
 

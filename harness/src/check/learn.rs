@@ -3,7 +3,9 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use super::Diagnosis;
+use hyper::header::SERVER;
+
+use super::Identity;
 use crate::catalog::Feature;
 use crate::client::Outcome;
 use crate::recorder::Recorder;
@@ -34,10 +36,8 @@ pub struct Learned {
     pub slow: Option<Route>,
     /// Why the slow path that was given is not used.
     pub not_slow: Option<String>,
-    /// Its language, where the program tells.
-    pub language: Option<&'static str>,
-    /// What is odd about the way it is started or stopped.
-    pub diagnoses: Vec<Diagnosis>,
+    /// Who leads, who listens, and what they are.
+    pub identity: Identity,
 }
 
 /// A port that nobody uses at this moment.
@@ -58,7 +58,7 @@ pub async fn learn(subject: &Subject, recorder: Recorder) -> Result<Learned, Sto
     };
     let mut run =
         Run::new(recorder, subject, Default::default()).map_err(|error| Stop::Io("making a folder", error))?;
-    let mut target = run.start().await?;
+    let target = run.start().await?;
     let keep_alive = keeps_open(&target, stranger).await?;
     let quick = known(&target, stranger, &stranger.quick, keep_alive).await?;
     let (mut slow, mut not_slow) = (None, None);
@@ -76,10 +76,11 @@ pub async fn learn(subject: &Subject, recorder: Recorder) -> Result<Learned, Sto
         None => {}
     }
     let port = target.address.port();
-    let language = Diagnosis::language(&target);
-    let diagnoses = Diagnosis::watch_stop(&mut target, subject.stop_signal()).await;
+    let header = server_field(&target, stranger).await;
+    // At the end: some install their handler only after they listen.
+    let identity = Identity::of(&target, subject.stop_signal(), header.as_deref());
     target.kill().await;
-    Ok(Learned { port, own_port: port == stranger.port, keep_alive, quick, slow, not_slow, language, diagnoses })
+    Ok(Learned { port, own_port: port == stranger.port, keep_alive, quick, slow, not_slow, identity })
 }
 
 impl Learned {
@@ -102,7 +103,7 @@ impl Learned {
             true => "it keeps connections open".to_owned(),
             false => "it closes the connection after each response".to_owned(),
         });
-        words.extend(self.language.map(|language| format!("it is written in {language}")));
+        words.extend(self.identity.words());
         words
     }
 }
@@ -120,6 +121,13 @@ async fn keeps_open(target: &Target, stranger: &Stranger) -> Result<bool, Stop> 
         return Err(unanswered(&stranger.quick, answer.outcome));
     }
     Ok(!answer.close && connection.ended(CLOSES_WITHIN).await.is_none())
+}
+
+/// The `Server` field of a response.
+async fn server_field(target: &Target, stranger: &Stranger) -> Option<String> {
+    let mut connection = target.try_connect(Role::Warmup).await.ok()?;
+    let answer = connection.ask(stranger.ask(&stranger.quick, Role::Warmup)).await;
+    Some(answer.headers.get(SERVER)?.to_str().ok()?.to_owned())
 }
 
 /// The route with what it gets, by several requests: on one connection where that stays open.

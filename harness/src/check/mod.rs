@@ -1,11 +1,12 @@
 //! Anybody's server: nothing is assumed of it but that it speaks HTTP/1.1 on a TCP port.
 
-mod diagnose;
+mod leader;
 mod learn;
 mod profile;
+mod programs;
 mod results;
 
-pub use diagnose::Diagnosis;
+pub use leader::{Diagnosis, Identity};
 pub use learn::{Learned, free_port, learn};
 pub use profile::Profile;
 pub use results::{CheckResults, FILE, to_be_judged_again};
@@ -15,14 +16,18 @@ use std::path::Path;
 use tokio::task::JoinSet;
 
 use crate::catalog::{Feature, KnownFailures};
+use crate::process::Addressee;
 use crate::results::Outcome;
 use crate::rules::Level;
 use crate::runner;
-use crate::scenario::{self, Pace, Scenario, Subject};
+use crate::scenario::{self, Manner, Pace, Scenario, Subject};
 use crate::verdict::{RuleVerdict, Verdict};
 
 /// Scenarios played side by side, where each can have a port of its own.
 const SIDE_BY_SIDE: usize = 6;
+
+/// What is played first where another process leads than listens: whether it passes the signal on, and what it leaves.
+const SIGNAL_FIRST: [&str; 2] = ["idle-exit", "immediate-rebind"];
 
 /// What one scenario came to.
 pub struct Played {
@@ -52,6 +57,9 @@ pub fn choose(subject: &Subject) -> (Vec<&'static Scenario>, Vec<Left>) {
     for scenario in scenario::all() {
         let informs = scenario.rules.iter().filter_map(|rule| crate::rules::find(rule)).any(|r| r.level != Level::Info);
         let lacks: Vec<Feature> = scenario.needs.iter().copied().filter(|feature| !subject.has(*feature)).collect();
+        if !differs(subject, scenario) {
+            continue;
+        }
         match (informs, lacks.is_empty()) {
             (false, _) => {}
             (true, true) => chosen.push(scenario),
@@ -61,14 +69,69 @@ pub fn choose(subject: &Subject) -> (Vec<&'static Scenario>, Vec<Left>) {
     (chosen, left)
 }
 
+/// A signal to the group is another stimulus than one to the leader only where there are others.
+fn differs(subject: &Subject, scenario: &Scenario) -> bool {
+    match &subject.manner {
+        Manner::Stranger(stranger) if scenario.slug == "group-signal" => {
+            stranger.children && stranger.to == Addressee::Leader
+        }
+        _ => true,
+    }
+}
+
 /// Plays scenarios, each against a process of its own. `subject` makes the subject for one run: where the server
-/// takes the port that it is given, every run has another one, and light scenarios go on side by side.
+/// takes the port that it is given, every run has another one, and light scenarios go on side by side. Where another
+/// process leads than listens, it is played first whether the signal gets through: nothing else can be told where it
+/// does not.
 pub async fn play(
     scenarios: Vec<&'static Scenario>,
     subject: impl Fn() -> Subject,
-    own_ports: bool,
+    learned: &Learned,
     out: &Path,
     mut done: impl FnMut(&Played),
+) -> Vec<Played> {
+    let through = |played: &Played| {
+        let verdict = played.outcome.rules.iter().find(|verdict| verdict.rule == "signal-reaches-server");
+        verdict.filter(|verdict| verdict.verdict != Verdict::Pass).map(|verdict| verdict.actual.clone())
+    };
+    let (first, rest): (Vec<_>, Vec<_>) = scenarios
+        .into_iter()
+        .partition(|scenario| !learned.identity.leader_listens && SIGNAL_FIRST.contains(&scenario.slug));
+    let mut all = play_all(first, &subject, learned.own_port, out, &mut done).await;
+    match all.iter().find_map(through) {
+        None => all.extend(play_all(rest, &subject, learned.own_port, out, &mut done).await),
+        Some(why) => {
+            let why = format!("the signal did not reach the server: {why}");
+            all.extend(rest.into_iter().map(|scenario| untested(scenario, &why)).inspect(&mut done));
+        }
+    }
+    all
+}
+
+/// A scenario that was not played.
+fn untested(scenario: &'static Scenario, why: &str) -> Played {
+    let mut outcome = Outcome::without_run(Verdict::Inconclusive, why.to_owned());
+    let rules = scenario.rules.iter().filter_map(|rule| crate::rules::find(rule));
+    outcome.rules = rules
+        .map(|rule| RuleVerdict {
+            rule: rule.slug.to_owned(),
+            level: rule.level_for(false),
+            basis: rule.basis,
+            verdict: Verdict::Inconclusive,
+            expected: rule.sentence.to_owned(),
+            actual: why.to_owned(),
+            evidence: Vec::new(),
+        })
+        .collect();
+    Played { scenario, outcome }
+}
+
+async fn play_all(
+    scenarios: Vec<&'static Scenario>,
+    subject: &impl Fn() -> Subject,
+    own_ports: bool,
+    out: &Path,
+    done: &mut impl FnMut(&Played),
 ) -> Vec<Played> {
     let mut all = Vec::new();
     let (heavy, light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.pace == Pace::Heavy);

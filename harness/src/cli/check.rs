@@ -15,7 +15,7 @@ use super::{CliError, Status};
 use crate::catalog::{Feature, KnownFailures};
 use crate::check::{self, Learned, Profile, RuleSummary};
 use crate::link::Place;
-use crate::process::{Launch, guardian::Guardian};
+use crate::process::{Addressee, Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
 use crate::runner;
@@ -58,6 +58,9 @@ pub struct Args {
     /// The signal that stops the server
     #[arg(long, value_enum, default_value_t = StopSignal::Term)]
     signal: StopSignal,
+    /// Who gets the signal
+    #[arg(long, value_enum, default_value_t = Addressee::Leader)]
+    signal_to: Addressee,
     /// Seconds that the server may take to stop while requests are in flight
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
     grace: u64,
@@ -101,6 +104,9 @@ enum Format {
 /// a server that keeps drainspec's contract.
 const TESTABLE: [(&str, &[Feature]); 2] =
     [("--slow PATH", &[Feature::Slow]), ("--ready PATH", &[Feature::Health, Feature::LameDuck])];
+
+/// What is said of all rules of which nothing can be told for the same reason.
+const MISSED: &str = "the signal did not reach the server";
 
 /// How long a stranger's idle connections may hold it: long enough for the usual keep-alive time-outs.
 const IDLE_LINGER: f64 = 5.0;
@@ -157,7 +163,7 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     let (chosen, left) = check::choose(&chosen_for);
     let mut progress = Progress::new(chosen.len());
     let make = || subject(Some(&learned)).unwrap_or_else(|_| chosen_for.clone());
-    let played = check::play(chosen, make, learned.own_port, out, |played| {
+    let played = check::play(chosen, make, &learned, out, |played| {
         progress.step(&format!("{} {}", played.scenario.slug, played.outcome.verdict.word()));
     })
     .await;
@@ -220,7 +226,12 @@ impl Args {
             launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
             features,
             promises_contract: false,
-            params: vec![(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)],
+            params: [(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)]
+                .into_iter()
+                .chain(
+                    learned.and_then(|l| l.slow.as_ref()).map(|slow| (Param::InFlightFor, slow.takes().as_secs_f64())),
+                )
+                .collect(),
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Box::new(Stranger {
                 quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.clone()),
@@ -235,6 +246,8 @@ impl Args {
                     StopSignal::Quit => Signal::SIGQUIT,
                     StopSignal::Int => Signal::SIGINT,
                 },
+                to: self.signal_to,
+                children: learned.is_some_and(|learned| learned.identity.children),
                 port,
                 start_within: Duration::from_secs(self.start),
             })),
@@ -264,11 +277,11 @@ impl Args {
     ) -> Result<(), CliError> {
         let bold = Style::new().bold();
         say!("{}", report::paint(bold, &self.command.join(" ")))?;
+        for diagnosis in &learned.identity.diagnoses {
+            say!("  {}    {diagnosis}", report::paint(report::verdict_style(Verdict::Warn), "note"))?;
+        }
         for words in learned.words() {
             say!("  learnt  {words}")?;
-        }
-        for diagnosis in &learned.diagnoses {
-            say!("  {} {diagnosis}", report::paint(report::verdict_style(Verdict::Warn), "note"))?;
         }
         for verdict in [Verdict::Pass, Verdict::Inconclusive, Verdict::Warn, Verdict::Fail] {
             let group: Vec<_> = summaries.iter().filter(|summary| summary.verdict.verdict == verdict).collect();
@@ -277,6 +290,12 @@ impl Args {
                 let names: Vec<&str> = group.iter().map(|summary| summary.verdict.rule.as_str()).collect();
                 say!("\n{word} {}", names.join(", "))?;
                 continue;
+            }
+            let (missed, group): (Vec<_>, Vec<_>) =
+                group.into_iter().partition(|summary| summary.verdict.actual.starts_with(MISSED));
+            if let Some(first) = missed.first() {
+                let names: Vec<&str> = missed.iter().map(|summary| summary.verdict.rule.as_str()).collect();
+                say!("\n{word} {}\n  actual    {}", names.join(", "), first.verdict.actual)?;
             }
             for summary in group {
                 let rule = &summary.verdict;
@@ -296,9 +315,8 @@ impl Args {
                 if let Some(why) = self.profile.why(&rule.rule) {
                     say!("  why here  {why}")?;
                 }
-                let text = crate::rules::text(&rule.rule);
-                if let Some(remedy) = learned.language.and_then(|language| text?.remedy.get(language)) {
-                    say!("  remedy    {remedy}")?;
+                if let Some((remedy, source)) = learned.identity.remedy(&rule.rule) {
+                    say!("  remedy    {remedy}{}", source.map_or(String::new(), |source| format!(" ({source})")))?;
                 }
             }
         }
@@ -352,8 +370,11 @@ fn to_json(
         "keep_alive": learned.keep_alive,
         "latency_ms": learned.quick.takes().as_secs_f64() * 1e3,
         "learned": learned.words(),
-        "language": learned.language,
-        "notes": learned.diagnoses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "language": learned.identity.language,
+        "framework": learned.identity.framework.map(|framework| &framework.name),
+        "leader": learned.identity.leader,
+        "server": learned.identity.server,
+        "notes": learned.identity.diagnoses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "rules": summaries.iter().map(|summary| json!({
             "rule": summary.verdict.rule,
             "level": summary.verdict.level,
@@ -362,6 +383,8 @@ fn to_json(
             "scenario": summary.scenario,
             "expected": summary.verdict.expected,
             "actual": summary.verdict.actual,
+            "remedy": learned.identity.remedy(&summary.verdict.rule).map(|(remedy, _)| remedy),
+            "source": learned.identity.remedy(&summary.verdict.rule).and_then(|(_, source)| source),
         })).collect::<Vec<_>>(),
         "not_tested": left.iter().map(|(scenario, lacks)| json!({"scenario": scenario.slug, "lacks": lacks})).collect::<Vec<_>>(),
         "skipped": skipped,

@@ -105,6 +105,8 @@ pub struct Answer {
     pub close: bool,
     /// The instance that answered.
     pub instance: Option<String>,
+    /// The header fields.
+    pub headers: HeaderMap,
     /// The first part of the body: 4 MiB.
     pub body: Bytes,
 }
@@ -188,6 +190,36 @@ impl Ask {
     /// What it is for.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// The path that is asked for.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The response that is due.
+    pub(super) fn expected(&self) -> Expected {
+        self.expected
+    }
+
+    /// The head as bytes, without the empty line at its end, and the body.
+    pub(super) fn bytes(&self, id: &RequestId) -> (Vec<u8>, Bytes) {
+        let mut head = format!("{} {} HTTP/1.1\r\nX-Request-Id: {id}\r\n", self.method, self.path).into_bytes();
+        for (name, value) in &self.headers {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        if let Some(length) = self.payload.length() {
+            head.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
+        }
+        let body = match &self.payload {
+            Payload::None => Bytes::new(),
+            Payload::Whole(bytes) => bytes.clone(),
+            Payload::Dripped { pieces, .. } => pieces.concat().into(),
+        };
+        (head, body)
     }
 
     fn request(&self, id: &RequestId) -> Result<Request<Body>, hyper::http::Error> {
@@ -317,6 +349,7 @@ impl Connection {
         came.status = Some(response.status().as_u16());
         came.close = says_close(headers, response.version());
         came.instance = text(headers, "x-instance-id");
+        came.headers.clone_from(headers);
         self.log.recorder.record(Event::Head {
             request: id.clone(),
             status: response.status().as_u16(),
@@ -370,7 +403,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 impl Answer {
     pub(super) fn without(outcome: Outcome) -> Self {
-        Self { outcome, status: None, close: false, instance: None, body: Bytes::new() }
+        Self { outcome, status: None, close: false, instance: None, headers: HeaderMap::new(), body: Bytes::new() }
     }
 
     /// Whether a complete response below 400 came.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Client;
-use super::http::Expected;
+use super::http::{Ask, Expected};
 use super::wire::{Announced, Wire, WireLog};
 use crate::timeline::{Break, Ending, Event, RequestId, Role};
 
@@ -57,6 +58,37 @@ impl Raw {
         let id = self.client.next_request();
         let text = format!("{method} {path} HTTP/1.1\r\nHost: drainspec\r\nX-Request-Id: {id}\r\n{more}\r\n");
         (id, text)
+    }
+
+    /// Sends a request, whole.
+    pub async fn begin(&mut self, ask: &Ask) -> RequestId {
+        let (id, mut head, body) = self.prepare(ask);
+        head.extend_from_slice(b"\r\n");
+        head.extend_from_slice(&body);
+        self.write(&head).await;
+        id
+    }
+
+    /// Sends a request but for the last byte of its body, or, where it has none, but for the end of its head.
+    pub async fn begin_half(&mut self, ask: &Ask) -> RequestId {
+        let (id, mut head, body) = self.prepare(ask);
+        match body.split_last() {
+            None => head.extend_from_slice(b"X-Slow: "),
+            Some((_, most)) => {
+                head.extend_from_slice(b"\r\n");
+                head.extend_from_slice(most);
+            }
+        }
+        self.write(&head).await;
+        id
+    }
+
+    fn prepare(&self, ask: &Ask) -> (RequestId, Vec<u8>, Bytes) {
+        let id = self.client.next_request();
+        let (head, body) = ask.bytes(&id);
+        let (role, path, expected) = (ask.role(), ask.path().to_owned(), ask.expected());
+        self.log.announce(Announced { id: id.clone(), role, path, expected });
+        (id, head, body)
     }
 
     /// Says that the next bytes belong to this request.
@@ -135,6 +167,16 @@ impl Raw {
                     self.write(&[*byte]).await;
                 }
             }
+        }
+    }
+
+    /// Waits for the server's FIN and then goes on sending, a byte at a time, until the kernel says that nobody
+    /// receives it.
+    pub async fn talk_on(&mut self, pause: Duration) {
+        let mut unwanted = [0; 4 << 10];
+        while matches!(self.wire.read(&mut unwanted).await, Ok(1..)) {}
+        while self.write(b"x").await {
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -59,6 +59,11 @@ pub fn kill_all() {
     }
 }
 
+/// How many leaders may still live.
+pub fn count() -> usize {
+    groups().len()
+}
+
 /// Whether this process was started as a leader and may still live.
 pub fn is_leader(pid: i32) -> bool {
     groups().contains(&pid)

@@ -11,8 +11,8 @@ mod tree;
 pub use build::{BuildError, build};
 pub use groups::kill_all;
 pub use sockets::{Watch, half_open, listener_inode, server_sides, watch_listener};
-pub use spawn::{Exit, Launch, Listening, Output, Spawned, StartError, start};
-pub use tree::Tree;
+pub use spawn::{Addressee, Exit, Launch, Listening, Output, Spawned, StartError, start};
+pub use tree::{Listeners, Tree, command_line, see};
 
 /// Lets this process and its children open as many files as the system allows: every connection is one.
 pub fn raise_file_limit() {

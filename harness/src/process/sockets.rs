@@ -3,6 +3,7 @@
 //! dropped SYN says nothing for a second.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,17 @@ pub fn listener_inode(place: &Place, port: u16) -> std::io::Result<u32> {
     found.ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, "nobody listens there"))
 }
 
+/// All sockets that can be reached at this address and listen: with SO_REUSEPORT there are several.
+///
+/// # Errors
+/// Where the kernel's table cannot be read.
+pub fn listener_inodes(place: &Place, address: SocketAddr) -> std::io::Result<BTreeSet<u32>> {
+    let rows = place.within(|| table::rows(table::LISTEN))?;
+    let ip = address.ip().to_canonical();
+    let reached = |row: &Row| row.local_ip.is_unspecified() || row.local_ip.to_canonical() == ip;
+    Ok(rows.into_iter().filter(|row| row.local_port == address.port() && reached(row)).map(|row| row.inode).collect())
+}
+
 /// Ports that sockets with these inodes listen on.
 ///
 /// # Errors
@@ -134,6 +146,7 @@ pub fn listening_ports(place: &Place, inodes: &BTreeSet<u32>) -> std::io::Result
 
 /// One socket.
 struct Row {
+    local_ip: IpAddr,
     local_port: u16,
     peer_port: u16,
     inode: u32,
@@ -187,6 +200,7 @@ mod table {
                     NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                         let header = response.header;
                         rows.push(Row {
+                            local_ip: header.socket_id.source_address,
                             local_port: header.socket_id.source_port,
                             peer_port: header.socket_id.destination_port,
                             inode: header.inode,

@@ -44,6 +44,16 @@ pub struct Launch {
     pub place: Place,
 }
 
+/// Who gets a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Addressee {
+    /// The process that was started, as a kubelet and systemd's KillMode=mixed do
+    #[default]
+    Leader,
+    /// Its whole process group, as a terminal, foreman and Heroku do
+    Group,
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
@@ -198,13 +208,17 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
 }
 
 impl Spawned {
-    /// Sends a signal to the leader, as a kubelet does; `false` where it has ended already.
-    pub fn signal(&self, signal: Signal, recorder: &Recorder) -> bool {
+    /// Sends a signal; `false` where the leader has ended already.
+    pub fn signal(&self, signal: Signal, to: Addressee) -> bool {
         if self.exit.borrow().is_some() {
             return false;
         }
-        recorder.record(Event::Signal { process: self.id, name: signal.as_str().to_owned() });
-        nix::sys::signal::kill(self.pid, signal).is_ok()
+        let group = to == Addressee::Group;
+        self.recorder.record(Event::Signal { process: self.id, name: signal.as_str().to_owned(), group });
+        match to {
+            Addressee::Leader => nix::sys::signal::kill(self.pid, signal).is_ok(),
+            Addressee::Group => nix::sys::signal::killpg(self.pid, signal).is_ok(),
+        }
     }
 
     /// From now on nobody reads its output, and there is no room left in it.
@@ -223,6 +237,24 @@ impl Spawned {
         }
         self.recorder.record(Event::Muted { process: self.id });
         Ok(())
+    }
+
+    /// Holds it and whatever it has started, by SIGSTOP.
+    pub fn freeze(&self) {
+        self.to_all(Signal::SIGSTOP);
+        self.recorder.record(Event::Frozen { process: self.id });
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) {
+        self.recorder.record(Event::Thawed { process: self.id });
+        self.to_all(Signal::SIGCONT);
+    }
+
+    fn to_all(&self, signal: Signal) {
+        for pid in self.tree().pids {
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal); // one that has ended needs neither
+        }
     }
 
     /// Breaks its listener: accept(2) fails from now on.
@@ -267,10 +299,11 @@ impl Spawned {
         self.group.alive()
     }
 
-    /// Kills the group and waits for the leader to be gone.
+    /// Kills everything of this start, daemons too, and waits for the leader to be gone.
     pub async fn kill(&self) {
         self.note_kill();
         self.group.kill();
+        Tree::kill(|| self.tree());
         let _ = self.exited(Duration::from_secs(5)).await;
     }
 
@@ -320,6 +353,8 @@ impl Spawned {
 impl Drop for Spawned {
     fn drop(&mut self) {
         self.note_kill();
+        self.group.kill();
+        Tree::kill(|| self.tree());
     }
 }
 

@@ -1,30 +1,47 @@
 //! A process and what it has started: by descent, by process group, and by the run's tag.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 
 use super::{groups, guardian, sockets};
 use crate::link::Place;
+use crate::timeline::Seen;
+
+/// How often a tree is killed: what is being forked meanwhile shows at the next look.
+const ROUNDS: usize = 4;
+/// Longest command line that is shown, in characters.
+const SHOWN: usize = 80;
 
 /// The processes that belong to one leader, at one moment.
 #[derive(Debug, Clone)]
 pub struct Tree {
     /// Every process, the leader among them while it lives.
     pub pids: BTreeSet<i32>,
-    leader: i32,
     place: Place,
 }
 
 impl Tree {
-    /// Looks at /proc for the group of a leader, for whatever carries its tag, and for orphans that came to this
-    /// process. Without /proc the tree is empty.
+    /// Looks at /proc for the group of a leader, for its descendants, and for orphans that came to this process and
+    /// carry its tag. A daemon may have written over its environment: it has a session of its own, and is the leader's
+    /// where no other one lives. Without /proc the tree is empty.
     pub fn of(leader: i32, tag: Option<&str>, place: &Place) -> Self {
         let processes = processes();
-        let mut pids: BTreeSet<i32> = processes
-            .iter()
-            .filter(|(pid, stat)| stat.group == leader || tag.is_some_and(|tag| carries(**pid, tag)))
-            .map(|(pid, _)| *pid)
-            .collect();
-        pids.extend(orphans_among(&processes));
+        let session = processes.get(&(std::process::id() as i32)).map(|stat| stat.session);
+        let alone = groups::count() <= 1;
+        let belongs = |pid: i32| match (tag, tag_of(pid)) {
+            (Some(tag), Some(found)) => tag == found,
+            _ => alone && processes.get(&pid).map(|stat| stat.session) != session,
+        };
+        let mut pids: BTreeSet<i32> =
+            processes.iter().filter(|(_, stat)| stat.group == leader).map(|(pid, _)| *pid).collect();
+        // Without this process as their new parent, orphans go to init.
+        let adopted = processes.iter().filter(|(_, stat)| stat.parent == 1).map(|(pid, _)| *pid);
+        pids.extend(adopted.filter(|pid| tag.is_some() && tag_of(*pid).as_deref() == tag));
+        pids.extend(orphans_among(&processes).filter(|pid| !pids.contains(pid) && belongs(*pid)).collect::<Vec<_>>());
         loop {
             let children = processes.iter().filter(|(pid, stat)| pids.contains(&stat.parent) && !pids.contains(pid));
             let children: Vec<i32> = children.map(|(pid, _)| *pid).collect();
@@ -33,7 +50,7 @@ impl Tree {
             }
             pids.extend(children);
         }
-        Self { pids, leader, place: place.clone() }
+        Self { pids, place: place.clone() }
     }
 
     /// Ports that these processes listen on.
@@ -42,13 +59,91 @@ impl Tree {
         sockets::listening_ports(&self.place, &inodes).unwrap_or_default()
     }
 
-    /// Whoever of these listens on this port, without the leader.
-    pub fn others_on(&self, port: u16) -> Vec<i32> {
-        let listens = |pid: &i32| {
-            let inodes = socket_inodes(*pid).collect();
-            sockets::listening_ports(&self.place, &inodes).unwrap_or_default().contains(&port)
+    /// Whoever listens at this address: those of this tree, and whoever else.
+    pub fn listeners(&self, address: SocketAddr) -> Listeners {
+        let sockets = sockets::listener_inodes(&self.place, address).unwrap_or_default();
+        let holds = |pid: &i32| socket_inodes(*pid).any(|inode| sockets.contains(&inode));
+        let own: Vec<i32> = self.pids.iter().copied().filter(holds).collect();
+        let owned: BTreeSet<u32> = own.iter().flat_map(|pid| socket_inodes(*pid)).collect();
+        let unowned: BTreeSet<u32> = sockets.difference(&owned).copied().collect();
+        let strangers = match unowned.is_empty() {
+            true => Vec::new(),
+            false => processes()
+                .into_keys()
+                .filter(|pid| socket_inodes(*pid).any(|inode| unowned.contains(&inode)))
+                .collect(),
         };
-        self.pids.iter().copied().filter(|pid| *pid != self.leader).filter(listens).collect()
+        let unseen = !unowned.is_empty() && strangers.is_empty();
+        Listeners { own, strangers, unseen }
+    }
+
+    /// Kills all of them, and what they start meanwhile. `again` looks anew.
+    pub fn kill(again: impl Fn() -> Self) {
+        for _ in 0..ROUNDS {
+            let pids: Vec<Pid> = again().pids.into_iter().map(Pid::from_raw).collect();
+            if pids.is_empty() {
+                return;
+            }
+            for pid in pids {
+                let _ = kill(pid, Signal::SIGKILL);
+                // Orphans came to this process, and nobody else waits for them.
+                if !groups::is_leader(pid.as_raw()) {
+                    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+                }
+            }
+        }
+    }
+}
+
+/// Whoever listens on a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listeners {
+    /// Processes of the tree.
+    pub own: Vec<i32>,
+    /// Others.
+    pub strangers: Vec<i32>,
+    /// Whether there is a socket whose process cannot be seen.
+    pub unseen: bool,
+}
+
+impl Listeners {
+    /// All of them, as the timeline has it.
+    pub fn seen(&self) -> Vec<Seen> {
+        let mut seen: Vec<Seen> = self.own.iter().chain(&self.strangers).map(|pid| see(*pid)).collect();
+        if self.unseen {
+            seen.push(Seen { pid: None, command: String::new() });
+        }
+        seen
+    }
+}
+
+/// A process as people know it: its pid and its command line.
+pub fn see(pid: i32) -> Seen {
+    let mut words = command_line(pid);
+    if let Some(program) = words.first_mut() {
+        // The folder of the program says little, and is long.
+        let name = program.split(' ').next().unwrap_or_default().rsplit_once('/').map(|(folder, _)| folder.len() + 1);
+        program.drain(..name.unwrap_or(0));
+    }
+    let line = words.join(" ");
+    let command = match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    };
+    Seen { pid: Some(pid as u32), command }
+}
+
+/// The command line of a process, or its name in brackets where it has none; empty where it has ended.
+pub fn command_line(pid: i32) -> Vec<String> {
+    let raw = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&raw);
+    // What a server has written over it ends in zeros and spaces.
+    let words: Vec<String> =
+        text.split('\0').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect();
+    match words.is_empty() {
+        false => words,
+        true => std::fs::read_to_string(format!("/proc/{pid}/comm"))
+            .map_or(Vec::new(), |name| vec![format!("[{}]", name.trim())]),
     }
 }
 
@@ -66,6 +161,7 @@ fn orphans_among(processes: &BTreeMap<i32, Stat>) -> impl Iterator<Item = i32> {
 struct Stat {
     parent: i32,
     group: i32,
+    session: i32,
 }
 
 fn processes() -> BTreeMap<i32, Stat> {
@@ -78,12 +174,15 @@ fn processes() -> BTreeMap<i32, Stat> {
 fn stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(1);
-    Some(Stat { parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
+    let mut next = || fields.next()?.parse().ok();
+    Some(Stat { parent: next()?, group: next()?, session: next()? })
 }
 
-fn carries(pid: i32, tag: &str) -> bool {
+fn tag_of(pid: i32) -> Option<String> {
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.split(|byte| *byte == 0).any(|variable| variable == format!("{}={tag}", guardian::VARIABLE).as_bytes())
+    let text = String::from_utf8_lossy(&environment);
+    let mut variables = text.split('\0').filter_map(|variable| variable.split_once('='));
+    variables.find(|(name, _)| *name == guardian::VARIABLE).map(|(_, value)| value.to_owned())
 }
 
 fn socket_inodes(pid: i32) -> impl Iterator<Item = u32> {

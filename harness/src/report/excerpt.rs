@@ -64,6 +64,7 @@ fn words(event: &Event) -> String {
             format!("{request} broken by {} after {body_bytes} body bytes", name(why))
         }
         Event::Ended { connection, how } => format!("connection {connection} ended by {}", name(how)),
+        Event::Signal { name, group: true, .. } => format!("{name} to the whole process group"),
         Event::Started { settings, .. } if settings.is_empty() => "process started".to_owned(),
         Event::Started { settings, .. } => {
             let settings: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -73,9 +74,16 @@ fn words(event: &Event) -> String {
             format!("{} lines are not recorded any more, after {recorded}", name(lines))
         }
         Event::Signal { name, .. } => name.clone(),
+        Event::SignalPast { name, .. } => format!("{name} to whoever listens, past the process"),
+        Event::Listeners { listeners, .. } => match &listeners[..] {
+            [] => "nobody listens".to_owned(),
+            [first, ..] => format!("{first} listens"),
+        },
         Event::ListenerClosed { .. } => "listener closed".to_owned(),
         Event::Killed { .. } => "the harness kills the process".to_owned(),
         Event::Muted { .. } => "nobody reads its output any more".to_owned(),
+        Event::Frozen { .. } => "the harness holds it by SIGSTOP".to_owned(),
+        Event::Thawed { .. } => "it goes on".to_owned(),
         Event::ListenerBroken { .. } => "the harness breaks its listener".to_owned(),
         Event::Exited { code, signal, .. } => match (code, signal) {
             (Some(code), _) => format!("process exited with {code}"),

@@ -136,6 +136,17 @@ pub fn find(slug: &str) -> Option<&'static Rule> {
     all().find(|rule| rule.slug == slug)
 }
 
+/// Rules that tell something where the signal does not reach the server; of all others nothing can be said then.
+const WITHOUT_SERVER: [&str; 4] =
+    ["signal-reaches-server", "port-free-after-exit", "int-like-term", "hup-keeps-serving"];
+
+/// Why nothing can be said of a rule although all preconditions hold: what got the signal was not the server.
+pub fn untold(rule: &Rule, view: &View) -> Option<Finding> {
+    let process = view.process().filter(|_| !WITHOUT_SERVER.contains(&rule.slug))?;
+    let missed = signals::missed(process)?;
+    Some(Finding::inconclusive(format!("the signal did not reach the server: {missed}")))
+}
+
 // What several groups need.
 
 /// Milliseconds, for people.

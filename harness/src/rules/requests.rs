@@ -1,5 +1,6 @@
 //! Requests in flight: they finish, or their end is bounded.
 
+use super::signals::LONGER;
 use super::{
     Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, each, fate, in_flight, ms, seconds, signals, stopped, within,
 };
@@ -54,6 +55,13 @@ pub(super) const RULES: &[Rule] = &[
         basis: Basis::Contract,
         sentence: "A head that arrives byte by byte is waited for HEADER_TIMEOUT in all.",
         judge: slow_head_bounded,
+    },
+    Rule {
+        slug: "half-request-holds-nothing",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "Half a head, or half a body, whose rest never comes holds the process for its time-out at most.",
+        judge: half_request_holds_nothing,
     },
     Rule {
         slug: "stalled-body-bounded",
@@ -217,6 +225,25 @@ fn stalled_body_bounded(view: &View) -> Finding {
     connection_bounded(view, Role::SlowBody, Param::BodyTimeout)
 }
 
+fn half_request_holds_nothing(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let half = [Role::SlowHead, Role::SlowBody].into_iter().flat_map(|role| in_flight(view, role, signalled));
+    let halves = half.count();
+    if halves == 0 {
+        return Finding::inconclusive("nothing was half sent when the signal was sent");
+    }
+    let limit = |name| view.param(name).unwrap_or(0.0);
+    // Who has promised no time-out has until the orchestrator's patience is at its end.
+    let longest = match view.header.promises_contract {
+        true => limit(Param::HeaderTimeout).max(limit(Param::BodyTimeout)),
+        false => limit(Param::DrainTimeout),
+    };
+    within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(longest))
+}
+
 /// A connection on which bytes keep trickling in is given up after a limit that is counted once.
 fn connection_bounded(view: &View, role: Role, limit: Param) -> Finding {
     let (Some(connection), Some(limit)) = (view.connections(role).next(), view.param(limit)) else {
@@ -233,6 +260,11 @@ fn connection_bounded(view: &View, role: Role, limit: Param) -> Finding {
     }
     within(view, "the server gave up", connection.at, given_up, seconds(limit))
 }
+
+/// What must be left of a request when its client leaves, so that it is no accident where the process ends with it;
+/// and how soon after it that is, in microseconds.
+const TELLING_US: u64 = 2_000_000;
+const TOLD_US: u64 = 1_000_000;
 
 fn client_gone_releases(view: &View) -> Finding {
     let (process, signalled) = match stopped(view) {
@@ -259,7 +291,21 @@ fn client_gone_releases(view: &View) -> Finding {
     let stayed = view.requests(Role::InFlight).filter_map(|request| request.ended).max().unwrap_or(0);
     let from = signalled.max(*last).max(stayed);
     let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
-    within(view, "the process ended", from, process.exited.map(|(at, ..)| at), seconds(lingering))
+    let finding = within(view, "the process ended", from, process.exited.map(|(at, ..)| at), seconds(lingering));
+    // A process that waited for them would have ended when their requests were done.
+    let lasts = view.param(Param::InFlightFor).map_or(u64::MAX / 2, seconds);
+    let done = view.requests(Role::Gone).map(|request| request.sent.saturating_add(lasts)).max().unwrap_or(0);
+    let left = done.saturating_sub(from);
+    match process.exited {
+        Some((at, ..)) if finding.outcome == Outcome::Holds && at.saturating_add(left / 4) >= done => {
+            let actual = format!("{}, when their requests were done, or all but done", finding.actual);
+            match left >= TELLING_US && (done..done.saturating_add(TOLD_US)).contains(&(at + TOLERANCE_US)) {
+                true => Finding::violated(actual, [from, at]),
+                false => Finding::inconclusive(format!("{actual}: {LONGER}")),
+            }
+        }
+        _ => finding,
+    }
 }
 
 fn pipelined_in_order(view: &View) -> Finding {

@@ -5,6 +5,20 @@ use crate::timeline::{Connection, Opening, Param, Process, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
+        slug: "signal-reaches-server",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "The signal reaches whoever listens: the process that gets it is the server, or passes it on.",
+        judge: signal_reaches_server,
+    },
+    Rule {
+        slug: "group-signal-drains",
+        level: Level::Should,
+        basis: Basis::Wire,
+        sentence: "A signal to the whole process group drains like one to the leader: requests in flight are answered, then it ends.",
+        judge: group_signal_drains,
+    },
+    Rule {
         slug: "term-ends-process",
         level: Level::Must,
         basis: Basis::Wire,
@@ -17,6 +31,13 @@ pub(super) const RULES: &[Rule] = &[
         basis: Basis::Contract,
         sentence: "After a drain in which nothing was cut the process exits with status 0.",
         judge: clean_exit_status,
+    },
+    Rule {
+        slug: "exit-is-prompt",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "When the last response is sent, the process ends as soon as it does when nothing is going on.",
+        judge: exit_is_prompt,
     },
     Rule {
         slug: "int-like-term",
@@ -69,11 +90,79 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
+/// How a signal did not reach whoever listened, in words; `None` where it did, or where that is not known.
+pub(super) fn missed(process: &Process) -> Option<String> {
+    let first = process.at_first().filter(|first| !first.leader_listens())?;
+    let (leader, server) = (&first.leader, first.words());
+    if let Some(left) = process.left_behind() {
+        let same =
+            left.listeners.iter().find(|listener| listener.pid.is_some() && first.listeners.contains(listener))?;
+        return Some(format!("it ended {leader}, and {same} still listens"));
+    }
+    let past = process.signalled_past?;
+    let stopped = process.listener_closed.filter(|closed| *closed > past)?;
+    let after = ms(past.saturating_sub(process.signalled()?));
+    Some(format!("{leader} kept it for {after}; sent to {server} itself, it was heeded after {}", ms(stopped - past)))
+}
+
+fn signal_reaches_server(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let Some(first) = process.at_first() else {
+        return Finding::inconclusive("it is not known who listened");
+    };
+    if first.leader_listens() {
+        return Finding::holds(format!("{} listens itself", first.leader));
+    }
+    if let Some(missed) = missed(process) {
+        let past = process.left_behind().map(|left| left.at).or(process.signalled_past);
+        return Finding::violated(missed, [Some(signalled), past].into_iter().flatten());
+    }
+    if process.left_behind().is_some() {
+        return Finding::holds(format!("{} passed it on: {} listens no more", first.leader, first.words()));
+    }
+    match process.listener_closed {
+        Some(closed) => Finding::holds(format!(
+            "{} passed it on: {} stopped listening after {}",
+            first.leader,
+            first.words(),
+            ms(closed.saturating_sub(signalled))
+        )),
+        None => Finding::inconclusive(format!(
+            "{} did not stop listening, whoever got the signal: whether it was passed on does not show",
+            first.words()
+        )),
+    }
+}
+
+fn group_signal_drains(view: &View) -> Finding {
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
+        Err(finding) => return finding,
+    };
+    let nothing = "no request was in flight when the signal was sent";
+    let answered = each(in_flight(view, Role::InFlight, signalled), nothing, |request| request.served());
+    match process.exited {
+        _ if answered.outcome != Outcome::Holds => answered,
+        None => Finding::violated("the process did not end", [signalled]),
+        Some((_, code, signal)) => {
+            Finding::holds(format!("{} answered; {}", answered.actual, exit_words(code, signal)))
+        }
+    }
+}
+
 fn term_ends_process(view: &View) -> Finding {
     let (process, signalled) = match stopped(view) {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
+    let answers = view.requests(Role::AfterExit).find(|request| request.answered()).and_then(|request| request.ended);
+    if let (Some(left), Some(at)) = (process.left_behind(), answers) {
+        let actual = format!("the process ended, but {} was left behind and still answers on its port", left.words());
+        return Finding::violated(actual, [left.at, at]);
+    }
     let exited = process.exited.map(|(at, ..)| at);
     // Probes come as long as there is somebody to answer them, and what comes after the end is for a successor.
     let probe = |role| matches!(role, Role::Ready | Role::Live | Role::Metrics);
@@ -82,7 +171,9 @@ fn term_ends_process(view: &View) -> Finding {
     let last = sent.filter(|r| r.answered() || r.lost()).filter_map(|r| r.ended).max();
     let from = signalled.max(last.unwrap_or(0).min(exited.unwrap_or(u64::MAX)));
     // Where nobody is connected nothing lingers, by the contract.
-    let there = |connection: &Connection| connection.ended.is_none_or(|(at, _)| at > signalled + CLIENT_LEAVES_US);
+    let there = |connection: &Connection| {
+        connection.role != Role::AfterExit && connection.ended.is_none_or(|(at, _)| at > signalled + CLIENT_LEAVES_US)
+    };
     let anybody = view.connections.iter().any(|c| c.opening == Opening::Opened && there(c));
     let linger = match anybody || !view.header.promises_contract {
         true => view.param(Param::IdleLinger).unwrap_or(0.0),
@@ -95,6 +186,38 @@ fn term_ends_process(view: &View) -> Finding {
 /// What it may take until the harness has closed a connection that it is done with, in microseconds.
 const CLIENT_LEAVES_US: u64 = 50_000;
 
+/// What the end of a process may take longer after a last response than when nothing was going on, in microseconds:
+/// less than one who looks twice a second whether all is done needs at worst.
+const PROMPT_US: u64 = 300_000;
+
+fn exit_is_prompt(view: &View) -> Finding {
+    let (mut idle, mut busy) = (Vec::new(), Vec::new());
+    for process in view.processes.values() {
+        let (Some(signalled), Some((exited, ..))) = (process.signalled(), process.exited) else { continue };
+        let mut held = in_flight(view, Role::InFlight, signalled).filter(|r| r.sent >= process.started);
+        match held.next() {
+            None => idle.push((exited.saturating_sub(signalled), signalled, exited)),
+            // The end of a process may be seen before its last bytes are read.
+            Some(request) if request.answered() || request.lost() => {
+                let last = request.ended.unwrap_or(exited).min(exited);
+                busy.push((exited - last, last, exited));
+            }
+            Some(_) => {}
+        }
+    }
+    let (Some((alone, ..)), Some((after, last, exited)), 3..) = (idle.iter().min(), busy.iter().min(), busy.len())
+    else {
+        return Finding::inconclusive("too few processes ended, with and without a request in flight");
+    };
+    let told = format!("at best {} after the last response, and {} where nothing was going on", ms(*after), ms(*alone));
+    let stalled = |(_, from, to): &(u64, u64, u64)| view.stalled(*from, *to, PROMPT_US / 2);
+    match *after <= alone.saturating_add(PROMPT_US) {
+        true => Finding::holds(told),
+        false if busy.iter().any(stalled) => Finding::inconclusive("the harness itself stalled meanwhile"),
+        false => Finding::violated(told, [*last, *exited]),
+    }
+}
+
 fn clean_exit_status(view: &View) -> Finding {
     let process = match stopped(view) {
         Ok((process, _)) => process,
@@ -102,7 +225,8 @@ fn clean_exit_status(view: &View) -> Finding {
     };
     let promised = view.header.promises_contract;
     // What was pipelined behind a response that said `close` is unanswered, not lost.
-    let lost = view.requests.iter().filter(|r| r.lost() && r.role != Role::Pipelined).count();
+    let lost =
+        view.requests.iter().filter(|r| r.lost() && !matches!(r.role, Role::Pipelined | Role::AfterExit)).count();
     match process.exited {
         None => Finding::inconclusive("the process did not end"),
         Some((_, Some(0), _)) => Finding::holds("status 0"),
@@ -179,6 +303,9 @@ fn int_like_term(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
+    if let Some(missed) = missed(process) {
+        return Finding::violated(format!("it did not reach the server: {missed}"), [signalled]);
+    }
     let nothing = "no request was in flight when the signal was sent";
     let answered = each(in_flight(view, Role::InFlight, signalled), nothing, |request| request.served());
     if answered.outcome != Outcome::Holds {
@@ -204,24 +331,66 @@ fn second_signal_exits(view: &View) -> Finding {
     found
 }
 
+/// What is left of a slow request, in microseconds, so that its end and that of a process can be told apart.
+const LEFT_US: u64 = 1_000_000;
+
 fn second_signal_ends(view: &View, process: &Process) -> Finding {
     let (Some((first, _)), second) = (process.signals.first(), process.signals.get(1)) else {
         return Finding::inconclusive("no signal was sent");
     };
+    let holding = || in_flight(view, Role::Doomed, *first).filter(|request| request.sent >= process.started);
+    if holding().next().is_none() {
+        return Finding::inconclusive("no request was in flight when the first signal was sent");
+    }
     // A process may end while the second signal is being sent.
-    if let Some((at, code, signal)) = process.exited.filter(|(at, ..)| second.is_none_or(|(second, _)| at < second)) {
+    let gone = process.exited.filter(|(at, ..)| second.is_none_or(|(second, _)| at < second));
+    // An answer may be read after the end of the process that sent it.
+    let asked_again = second.filter(|_| gone.is_none()).map_or(u64::MAX, |(at, _)| *at);
+    if let Some(answered) = holding().find(|r| r.answered() && r.ended.is_some_and(|ended| ended <= asked_again))
+        && (gone.is_some() || second.is_some())
+    {
+        let after = ms(answered.ended.unwrap_or(*first).saturating_sub(*first));
+        return Finding::inconclusive(format!(
+            "the request in flight was answered {after} after the first signal, before a second one could come: {LONGER}"
+        ));
+    }
+    if let Some((at, code, signal)) = gone {
         let after = ms(at.saturating_sub(*first));
         let actual = format!("the first signal ended it after {after}: {}", exit_words(code, signal));
         return Finding::violated(actual, [*first, at]);
     }
     let Some((second, name)) = second else { return Finding::inconclusive("no second signal was sent") };
+    if holding().all(|request| request.ended.is_some_and(|ended| ended <= *second)) {
+        return Finding::inconclusive("nothing was in flight any more when the second signal was sent");
+    }
+    // When the drain would be over by itself.
+    let lasts = view.param(Param::InFlightFor).map_or(u64::MAX / 2, seconds);
+    let left = holding().map(|request| request.sent.saturating_add(lasts)).max().unwrap_or(0).saturating_sub(*second);
+    if left < LEFT_US {
+        return Finding::inconclusive(format!("the drain would have been over after another {}: {LONGER}", ms(left)));
+    }
     let number = match name.as_str() {
         "SIGINT" => 2,
         "SIGQUIT" => 3,
         _ => 15,
     };
-    let bounded = within(view, &format!("the process ended on {name}"), *second, process.exited.map(|(at, ..)| at), 0);
+    let exited = process.exited.map(|(at, ..)| at);
+    let bounded = within(view, &format!("the process ended on {name}"), *second, exited, 0);
+    let by_itself = |at: u64| at.saturating_sub(*second) > left / 2;
     match process.exited {
+        Some((at, ..)) if bounded.outcome == Outcome::Holds && by_itself(at) => {
+            let (after, left_us, left) = (ms(at - second), left, ms(left));
+            // Of a time that was short anyhow a shorter stall takes more than its share.
+            match view.stalled(*second, at, left_us / 4) {
+                true => Finding::inconclusive("the harness itself stalled meanwhile"),
+                false => Finding::violated(
+                    format!(
+                        "the process ended {after} after {name}, when the drain was over, or all but over ({left})"
+                    ),
+                    [*second, at],
+                ),
+            }
+        }
         Some((at, code, signal)) if bounded.outcome == Outcome::Holds => {
             if code == Some(128 + number) || (!view.header.promises_contract && signal == Some(number)) {
                 Finding::holds(format!("{}, {} after {name}", exit_words(code, signal), ms(at - second)))
@@ -232,6 +401,9 @@ fn second_signal_ends(view: &View, process: &Process) -> Finding {
         _ => bounded,
     }
 }
+
+/// What to do where a slow path is not slow enough.
+pub(super) const LONGER: &str = "it takes a path that lasts longer, such as five seconds (--slow PATH)";
 
 fn hup_keeps_serving(view: &View) -> Finding {
     let (process, hup) = match stopped(view) {

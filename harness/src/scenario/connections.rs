@@ -3,25 +3,25 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::run::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, Target, body};
-use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow};
-use crate::client::{Arrivals, Load, arrive, back_to_back, connect_storm};
-use crate::process;
-use crate::timeline::{Param, Role};
+use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow, Upload};
+use crate::client::{Ask, Payload, Raw};
+use crate::timeline::{Param, RequestId, Role};
 
 /// What a drain may take to close the listener, before a scenario goes on without it.
 const CLOSES: Duration = Duration::from_secs(4);
 
-/// What a link may be late. A server waits for half-open handshakes for a second, and each takes two packets more.
-const LINK_SLACK: Duration = Duration::from_millis(250);
+/// A server may note that its listener is closed a moment after the kernel has.
+const NOTED: Duration = Duration::from_millis(100);
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "idle-keep-alive-closes",
         group: "connections",
-        summary: "Five connections have answered and wait when SIGTERM arrives; so does one whose client is deaf to FIN.",
+        summary: "Connections have answered and wait when SIGTERM arrives; one has answered a POST, one has a client that is deaf to FIN.",
         needs: &[KeepAlive],
         rules: &["idle-closed-by-fin", "idle-holds-nothing", "listener-closes-first", "clean-exit-status"],
         params: &[],
@@ -39,12 +39,32 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body: body!(unused_connection_closes),
     },
     Scenario {
+        slug: "kept-open-after-answer",
+        group: "connections",
+        summary: "Clients keep their connection after the answer to a request that was in flight: as a pool does, deaf to FIN, sending on after it, or without ever reading.",
+        needs: &[KeepAlive, Slow],
+        rules: &["kept-open-holds-nothing", "in-flight-answered", "clean-exit-status"],
+        params: &[(Param::InFlightFor, 3.0)],
+        pace: Pace::Long,
+        body: body!(kept_open_after_answer),
+    },
+    Scenario {
+        slug: "half-a-request",
+        group: "connections",
+        summary: "A client has sent half a head, and another one half a body, and both say no more when SIGTERM arrives.",
+        needs: &[],
+        rules: &["half-request-holds-nothing", "clean-exit-status"],
+        params: &[(Param::HeaderTimeout, 2.0), (Param::BodyTimeout, 2.0)],
+        pace: Pace::Long,
+        body: body!(half_a_request),
+    },
+    Scenario {
         slug: "late-request-on-keep-alive",
         group: "connections",
         summary: "Idle connections ask once more after the listener closed: at once, and late in their linger.",
         needs: &[KeepAlive, Slow],
         rules: &["late-request-answered", "in-flight-answered", "clean-exit-status", "term-ends-process"],
-        params: &[(Param::IdleLinger, 3.0)],
+        params: &[(Param::IdleLinger, 3.0), (Param::InFlightFor, 1.5)],
         pace: Pace::Long,
         body: body!(late_request_on_keep_alive),
     },
@@ -65,60 +85,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body: body!(late_request_rejected),
     },
     Scenario {
-        slug: "keep-alive-race",
-        group: "connections",
-        summary: "80 clients ask back to back on keep-alive connections when SIGTERM arrives.",
-        needs: &[KeepAlive],
-        rules: &["nothing-lost-on-keep-alive", "clean-exit-status", "term-ends-process"],
-        params: &[(Param::Clients, 80.0), (Param::MaxInFlight, 1000.0)],
-        pace: Pace::Heavy,
-        body: body!(keep_alive_race),
-    },
-    Scenario {
         slug: "new-connection-refused",
         group: "connections",
-        summary: "A client connects while a request drains.",
+        summary: "Clients connect while a request drains, at several moments of the drain.",
         needs: &[Slow],
         rules: &["new-connections-refused", "in-flight-answered", "clean-exit-status", "term-ends-process"],
-        params: &[],
-        pace: Pace::Short,
+        params: &[(Param::InFlightFor, 2.5)],
+        pace: Pace::Long,
         body: body!(new_connection_refused),
-    },
-    Scenario {
-        slug: "accept-queue-storm",
-        group: "connections",
-        summary: "80 clients connect for each request when SIGTERM arrives.",
-        needs: &[],
-        rules: &["nothing-lost-in-accept-queue", "clean-exit-status", "term-ends-process"],
-        params: &[(Param::Clients, 80.0), (Param::MaxInFlight, 1000.0)],
-        pace: Pace::Heavy,
-        body: body!(accept_queue_storm),
-    },
-    Scenario {
-        slug: "connect-storm-over-delay",
-        group: "connections",
-        summary: "Over a link with a round trip of 20 ms 200 clients connect within 100 ms, and SIGTERM arrives in the middle: some are half-way through their handshake.",
-        needs: &[],
-        rules: &["nothing-lost-in-accept-queue", "clean-exit-status", "term-ends-process"],
-        params: &[
-            (Param::RoundTrip, 0.02),
-            (Param::Connections, 200.0),
-            (Param::Over, 0.1),
-            (Param::HalfOpen, 5.0),
-            (Param::MaxInFlight, 1000.0),
-        ],
-        pace: Pace::Heavy,
-        body: body!(connect_storm_over_delay),
-    },
-    Scenario {
-        slug: "sustained-load-exits",
-        group: "connections",
-        summary: "Clients on keep-alive and on new connections go on asking until the process has ended.",
-        needs: &[],
-        rules: &["load-does-not-hold-exit", "nothing-lost-on-keep-alive", "clean-exit-status"],
-        params: &[(Param::Clients, 16.0), (Param::MaxInFlight, 1000.0)],
-        pace: Pace::Heavy,
-        body: body!(sustained_load_exits),
     },
     Scenario {
         slug: "immediate-rebind",
@@ -144,10 +118,15 @@ async fn idle_keep_alive_closes(run: &mut Run<'_>) -> Result<(), Stop> {
     deaf.announce(&id, Role::Warmup, "/", None);
     deaf.write(head.as_bytes()).await;
     deaf.answer(&id, None).await;
+    if run.has(Upload) {
+        let mut posted = target.connect(Role::Idle).await?;
+        posted.ask(Ask::post("/echo", Role::Warmup, Payload::Whole("posted".into()))).await;
+        idle.push(posted);
+    }
     if idle.iter().any(|connection| connection.ending().is_some()) {
         return Err(unconfirmed("idle connections stay open", "the server closed one after its first response"));
     }
-    run.confirmed("six connections are idle");
+    run.confirmed(&format!("{} connections are idle", idle.len() + 1));
     target.signal(run.stop_signal());
     target.exited().await;
     drop(deaf);
@@ -174,14 +153,81 @@ async fn unused_connection_closes(run: &mut Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
+async fn kept_open_after_answer(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let lasts = run.param(Param::InFlightFor);
+    let pooled = run.used_connection(&target, Role::Kept).await?;
+    let (deaf, deaf_id) = raw_in_flight(&target, run.subject.ask_slow(lasts, Role::InFlight)).await?;
+    let (talker, talker_id) = raw_in_flight(&target, run.subject.ask_slow(lasts, Role::InFlight)).await?;
+    let (silent, _) = raw_in_flight(&target, run.subject.ask_slow(lasts, Role::NonReader)).await?;
+    let pooled = pooled.begin(run.subject.ask_slow(lasts, Role::InFlight)).await;
+    let ports = [pooled.client_port, deaf.client_port, talker.client_port, silent.client_port];
+    run.settle(&target, &ports, ports.len()).await?;
+    run.confirmed("four requests are in flight");
+    target.signal(run.stop_signal());
+    let talking = async move {
+        let mut talker = talker;
+        talker.answer(&talker_id, None).await;
+        talker.talk_on(Duration::from_millis(50)).await;
+    };
+    let talking = AbortOnDropHandle::new(tokio::spawn(talking));
+    let listening = async move {
+        let mut deaf = deaf;
+        deaf.answer(&deaf_id, None).await;
+        deaf // and never looks again
+    };
+    let (deaf, pooled) = tokio::join!(listening, pooled.finish_open());
+    target.exited().await;
+    drop((deaf, pooled, silent, talking));
+    Ok(())
+}
+
+/// Asks, by bytes, on a connection that is to be kept.
+async fn raw_in_flight(target: &Target, ask: Ask) -> Result<(Raw, RequestId), Stop> {
+    let mut raw = target.connect_raw(Role::Kept).await?;
+    let id = raw.begin(&ask).await;
+    Ok((raw, id))
+}
+
+async fn half_a_request(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let mut head = target.connect_raw(Role::SlowHead).await?;
+    let id = head.begin_half(&run.subject.ask(Role::SlowHead)).await;
+    let mut halves = vec![(head, id)];
+    if run.has(Upload) {
+        let mut body = target.connect_raw(Role::SlowBody).await?;
+        let id = body.begin_half(&Ask::post("/echo", Role::SlowBody, Payload::Whole("all but this:.".into()))).await;
+        halves.push((body, id));
+    }
+    let ports: Vec<u16> = halves.iter().map(|(raw, _)| raw.client_port).collect();
+    run.read(&target, &ports, ports.len()).await?;
+    run.confirmed("half a request has been read");
+    target.signal(run.stop_signal());
+    if target.exited().await.is_some() {
+        for (mut raw, id) in halves {
+            raw.answer(&id, None).await;
+        }
+    }
+    Ok(())
+}
+
 async fn late_request_on_keep_alive(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let mut idle = run.used_connection(&target, Role::Idle).await?;
     let mut patient = run.used_connection(&target, Role::Idle).await?;
-    let pending = run.in_flight(&target, run.subject.ask_slow(1.5, Role::InFlight)).await?;
+    let lasts = run.duration(Param::InFlightFor);
+    let pending = run.in_flight(&target, run.subject.ask_slow(lasts.as_secs_f64(), Role::InFlight)).await?;
     target.signal(run.stop_signal());
-    closed(&target).await?;
-    idle.ask(run.subject.ask(Role::Late)).await;
+    if run.subject.promises_contract {
+        closed(&target).await?;
+    } else {
+        // Some close their listener last, and answer until then: they are asked while the request drains.
+        target.listener_closed(lasts / 4).await;
+        tokio::time::sleep((lasts / 8).min(NOTED)).await;
+    }
+    if pending.is_open() || run.subject.promises_contract {
+        idle.ask(run.subject.ask(Role::Late)).await;
+    }
     if run.subject.promises_contract {
         tokio::time::sleep(run.duration(Param::IdleLinger) * 2 / 3).await;
         patient.ask(run.subject.ask(Role::Late)).await;
@@ -212,103 +258,28 @@ async fn closed(target: &Target) -> Result<(), Stop> {
     if !target.listener_closed(CLOSES).await {
         return Err(unconfirmed("the listener closes", "it was open 4 s after the signal"));
     }
-    // A server may note that its listener is closed a moment after the kernel has.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(NOTED).await;
     Ok(())
 }
 
-async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
-    let mut target = run.start().await?;
-    let load = back_to_back(
-        &run.client,
-        target.address,
-        &run.subject.ask(Role::KeepAlive),
-        run.param(Param::Clients) as usize,
-    );
-    under_load(run, &mut target, load).await
-}
-
 async fn new_connection_refused(run: &mut Run<'_>) -> Result<(), Stop> {
+    /// In so many parts of the drain somebody connects.
+    const PARTS: u32 = 8;
     let mut target = run.start().await?;
-    let pending = run.in_flight(&target, run.subject.ask_slow(1.5, Role::InFlight)).await?;
+    let lasts = run.duration(Param::InFlightFor);
+    let pending = run.in_flight(&target, run.subject.ask_slow(lasts.as_secs_f64(), Role::InFlight)).await?;
     target.signal(run.stop_signal());
-    // Where it stays open, the attempts below show what comes of that.
-    target.listener_closed(Duration::from_secs(1)).await;
-    for _ in 0..3 {
+    let signalled = Instant::now();
+    // Where the first are accepted, those after them show what comes of that.
+    for part in 1..PARTS {
+        tokio::time::sleep_until(signalled + lasts * part / PARTS).await;
+        if !pending.is_open() {
+            break;
+        }
         let _ = target.try_connect(Role::New).await;
     }
     pending.finish().await;
     target.exited().await;
-    Ok(())
-}
-
-async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
-    let mut target = run.start().await?;
-    let load =
-        connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), run.param(Param::Clients) as usize);
-    under_load(run, &mut target, load).await
-}
-
-async fn connect_storm_over_delay(run: &mut Run<'_>) -> Result<(), Stop> {
-    run.over_link(run.duration(Param::RoundTrip)).await?;
-    let mut target = run.start().await?;
-    let (connections, over) = (run.param(Param::Connections) as usize, run.duration(Param::Over));
-    let mut arrivals = arrive(&run.client, target.address, &run.subject.ask(Role::Storm), connections, over);
-    let listed = half_way(run, &target, &arrivals).await?;
-    let signalled = Instant::now();
-    target.signal(run.stop_signal());
-    arrivals.only(connections / 2);
-    target.exited().await;
-    arrivals.done().await;
-    // Handshakes by SYN cookies are in no table: the client's side shows them, once it is known how they ended.
-    let half_open = listed.max(arrivals.half_way_at(signalled));
-    if half_open < run.param(Param::HalfOpen) as usize {
-        return Err(unconfirmed("handshakes are half done when the signal is sent", format!("only {half_open} are")));
-    }
-    run.confirmed(&format!("{half_open} handshakes are half done when the signal is sent"));
-    run.link_in_time(LINK_SLACK)
-}
-
-/// Waits for the middle of a storm over a link: half of the clients have arrived, the first have their answers, and
-/// enough are half-way through their handshake. Returns how many are, by the kernel's word.
-async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result<usize, Stop> {
-    let (connections, wanted) = (run.param(Param::Connections) as usize, run.param(Param::HalfOpen) as usize);
-    let latest = Instant::now() + Duration::from_secs(2);
-    // Where SYN cookies leave the kernel's table empty there is nothing to wait for.
-    let mut listed_by = None;
-    loop {
-        if arrivals.begun() >= connections / 2 && arrivals.answered() > 0 {
-            let listed = process::half_open(target.process().place(), target.address.port())
-                .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
-            if listed >= wanted || Instant::now() > *listed_by.get_or_insert(Instant::now() + run.duration(Param::Over))
-            {
-                return Ok(listed);
-            }
-        }
-        if Instant::now() > latest {
-            return Err(unconfirmed("answers come before the signal", format!("{} have", arrivals.answered())));
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
-    let mut target = run.start().await?;
-    let clients = run.param(Param::Clients) as usize;
-    let storm = connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), clients);
-    let load = back_to_back(&run.client, target.address, &run.subject.ask(Role::Sustained), clients);
-    under_load(run, &mut target, load).await?;
-    storm.stop().await;
-    Ok(())
-}
-
-/// Signals once every client has been answered several times, and lets the load go on until the process is gone.
-async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Result<(), Stop> {
-    load.warm(5 * run.param(Param::Clients) as u64).await?;
-    run.confirmed("every client has been answered several times");
-    target.signal(run.stop_signal());
-    target.exited().await;
-    load.stop().await;
     Ok(())
 }
 
@@ -321,6 +292,7 @@ async fn immediate_rebind(run: &mut Run<'_>) -> Result<(), Stop> {
     }
     target.signal(run.stop_signal());
     if target.exited().await.is_none() {
+        target.signal_past(run.stop_signal()).await;
         return Ok(()); // and so says a rule
     }
     drop(idle);

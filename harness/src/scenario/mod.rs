@@ -4,6 +4,7 @@
 
 mod connections;
 mod health;
+mod races;
 mod requests;
 mod run;
 mod signals;
@@ -58,7 +59,9 @@ pub const DEFAULTS: &[(Param, f64)] =
 
 /// All scenarios, group by group.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [signals::SCENARIOS, requests::SCENARIOS, connections::SCENARIOS, health::SCENARIOS].into_iter().flatten()
+    let connections = [connections::SCENARIOS, races::SCENARIOS];
+    let groups = [signals::SCENARIOS, requests::SCENARIOS].into_iter().chain(connections);
+    groups.chain([health::SCENARIOS]).flatten()
 }
 
 /// The scenario with this slug.

@@ -8,13 +8,13 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::subject::{Manner, Stranger, Subject};
-use super::target::Target;
+use super::target::{Stopping, Target};
 use crate::catalog::Feature;
 use crate::client::{Ask, Client, Connection, NotWarm, Outcome, Pending};
 use crate::link::{Link, NoLink, WAY_OUT};
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
-use crate::timeline::{Event, NotOpened, Param, ProcessId, RequestId, Role};
+use crate::timeline::{Event, NotOpened, Param, ProcessId, RequestId, Role, Seen};
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,6 +49,14 @@ pub enum Stop {
         expected: String,
         /// Who answers.
         found: String,
+    },
+    /// Somebody else listens on the server's port as well.
+    #[error("{others} listens on port {port}, too, and may answer in the server's place: stop it first")]
+    SharedPort {
+        /// The port.
+        port: u16,
+        /// Who else listens there.
+        others: Seen,
     },
     /// The harness could not do its part.
     #[error("{0}: {1}")]
@@ -185,6 +193,12 @@ impl<'s> Run<'s> {
         };
         let address = SocketAddr::from((self.server_ip(), listening.port));
         self.greet(address, listening.instance.as_deref()).await?;
+        let listeners = process.tree().listeners(address);
+        if matches!(self.subject.manner, Manner::Stranger(_))
+            && let Some(other) = listeners.strangers.first()
+        {
+            return Err(Stop::SharedPort { port: listening.port, others: process::see(*other) });
+        }
         self.recorder.record(Event::Listening {
             process: process.id,
             port: listening.port,
@@ -195,7 +209,8 @@ impl<'s> Run<'s> {
         let granted =
             [Param::ShutdownDelay, Param::DrainTimeout].into_iter().filter_map(|param| self.params.get(&param));
         let longest = Duration::from_secs_f64(granted.sum::<f64>()) + Duration::from_secs(5);
-        Ok(Target::new(address, admin, process, &self.recorder, &self.client, longest))
+        let stop = Stopping { to: self.subject.addressee(), longest, ask: self.subject.ask(Role::AfterExit) };
+        Ok(Target::new(address, admin, process, &self.recorder, &self.client, listeners, stop))
     }
 
     /// Starts a successor on this port; `None` where it ends or waits instead of listening, or a child of its
@@ -208,7 +223,8 @@ impl<'s> Run<'s> {
             Ok(target) => Ok(Some(target)),
             Err(
                 Stop::Start(StartError::Exited { .. } | StartError::Silent { .. } | StartError::NeverListened { .. })
-                | Stop::Impostor { .. },
+                | Stop::Impostor { .. }
+                | Stop::SharedPort { .. },
             ) => Ok(None),
             Err(stop) => Err(stop),
         }

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL};
+use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGKILL};
 use tokio::time::Instant;
 
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{Admin, LameDuck, Limits, Reload, Slow};
-use crate::client::Ask;
+use crate::client::{Ask, Pending};
+use crate::process::Addressee;
 use crate::timeline::{Param, Role};
+
+/// Time for a server to act on a signal that it has taken.
+const TAKEN: Duration = Duration::from_millis(200);
+/// Into so many parts a start is divided, with a signal at the end of each.
+const STEPS: u32 = 10;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -16,10 +22,30 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         group: "signals",
         summary: "SIGTERM arrives when nothing is going on.",
         needs: &[],
-        rules: &["term-ends-process", "clean-exit-status"],
+        rules: &["signal-reaches-server", "term-ends-process", "clean-exit-status"],
         params: &[],
         pace: Pace::Short,
         body: body!(idle_exit),
+    },
+    Scenario {
+        slug: "group-signal",
+        group: "signals",
+        summary: "SIGTERM goes to the whole process group, as from a terminal, foreman or Heroku, while a request is in flight.",
+        needs: &[Slow],
+        rules: &["group-signal-drains"],
+        params: &[],
+        pace: Pace::Short,
+        body: body!(group_signal),
+    },
+    Scenario {
+        slug: "prompt-exit",
+        group: "signals",
+        summary: "Several starts: SIGTERM arrives when nothing is going on, and while a short request is in flight.",
+        needs: &[Slow],
+        rules: &["exit-is-prompt"],
+        params: &[],
+        pace: Pace::Long,
+        body: body!(prompt_exit),
     },
     Scenario {
         slug: "sigint-like-sigterm",
@@ -34,10 +60,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "second-signal-forces-exit",
         group: "signals",
-        summary: "SIGTERM arrives while a long request is in flight, and again once the drain has begun; and SIGINT in the lame-duck.",
+        summary: "SIGTERM arrives while a long request is in flight, and again once the drain has begun; and SIGINT as the second one, in the lame-duck.",
         needs: &[Slow],
         rules: &["second-signal-exits"],
-        params: &[],
+        params: &[(Param::InFlightFor, 12.0)],
         pace: Pace::Short,
         body: body!(second_signal_forces_exit),
     },
@@ -54,11 +80,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         slug: "sigterm-during-startup",
         group: "signals",
-        summary: "SIGTERM arrives at several moments after the start, from at once to a quarter of a second.",
+        summary: "SIGTERM arrives at many moments of a start, from at once to when it listens, and a little later.",
         needs: &[],
         rules: &["startup-signal-ends-process"],
         params: &[],
-        pace: Pace::Short,
+        pace: Pace::Long,
         body: body!(sigterm_during_startup),
     },
     Scenario {
@@ -97,7 +123,42 @@ async fn idle_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     // Long, so that it shows where the server waits for it although nobody is connected.
     let mut target = run.start_with(&[("IDLE_LINGER", "6")]).await?;
     target.signal(run.stop_signal());
+    if target.exited().await.is_none() {
+        target.signal_past(run.stop_signal()).await;
+    }
+    Ok(())
+}
+
+async fn group_signal(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut target = run.start().await?;
+    let pending = run.in_flight(&target, run.subject.ask_slow(1.0, Role::InFlight)).await?;
+    target.signal_to(run.stop_signal(), Addressee::Group);
+    pending.finish().await;
     target.exited().await;
+    Ok(())
+}
+
+async fn prompt_exit(run: &mut Run<'_>) -> Result<(), Stop> {
+    // The best of several is what the server takes, and not the machine.
+    for busy in [false, true, true, false, true, true, true] {
+        let mut target = run.start().await?;
+        // By then the connection that showed that it serves is gone.
+        target.exited_within(TAKEN).await;
+        let mut pending = None;
+        if busy {
+            let connection = run.used_connection(&target, Role::Warmup).await?;
+            let asked = connection.begin(run.subject.ask_slow(1.1, Role::InFlight)).await;
+            // Where it is over by now the rule sees that this one was idle, too.
+            let _ = run.read(&target, &[asked.client_port], 1).await;
+            pending = Some(asked);
+        }
+        target.signal(run.stop_signal());
+        if let Some(pending) = pending {
+            pending.finish().await;
+        }
+        target.exited().await;
+        target.kill().await;
+    }
     Ok(())
 }
 
@@ -112,26 +173,35 @@ async fn sigint_like_sigterm(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn second_signal_forces_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pending = run.in_flight(&target, run.subject.ask_slow(12.0, Role::Doomed)).await?;
+    let lasts = run.duration(Param::InFlightFor);
+    let pending = run.in_flight(&target, run.subject.ask_slow(lasts.as_secs_f64(), Role::Doomed)).await?;
     target.signal(run.stop_signal());
-    // By the time that the listener is closed the first signal was certainly taken; after five seconds, too.
-    target.listener_closed(Duration::from_secs(5)).await;
+    // By the time that the listener is closed the first signal was certainly taken. Some close it last.
+    target.listener_closed(lasts / 4).await;
     // Where the process is gone instead, the rule says so.
-    target.exited_within(Duration::from_millis(200)).await;
-    target.signal(run.stop_signal());
-    target.exited().await;
-    pending.finish().await;
-    if run.has(LameDuck) {
+    target.exited_within((lasts / 8).min(TAKEN)).await;
+    second_signal(run, &mut target, pending, run.stop_signal()).await;
+    if run.has(LameDuck) && run.subject.has_routes() {
         // Another signal than the first, and long before the listener closes.
         let mut target = run.start_with(&[("SHUTDOWN_DELAY", "10")]).await?;
+        let pending = run.in_flight(&target, run.subject.ask_slow(lasts.as_secs_f64(), Role::Doomed)).await?;
         target.signal(run.stop_signal());
         // Of two signals that wait the kernel delivers the lesser one first.
         run.not_ready(&target, Instant::now() + Duration::from_secs(5)).await;
-        target.exited_within(Duration::from_millis(200)).await;
-        target.signal(SIGINT);
-        target.exited().await;
+        target.exited_within(TAKEN).await;
+        second_signal(run, &mut target, pending, SIGINT).await;
     }
     Ok(())
+}
+
+/// Signals again, and waits for the end of the process and of the request that held it.
+async fn second_signal(run: &Run<'_>, target: &mut Target, pending: Pending, signal: Signal) {
+    if pending.is_open() && run.read(target, &[pending.client_port], 1).await.is_ok() {
+        run.confirmed("the request is still in flight");
+    }
+    target.signal(signal);
+    target.exited().await;
+    pending.finish().await;
 }
 
 async fn sighup_keeps_serving(run: &mut Run<'_>) -> Result<(), Stop> {
@@ -207,12 +277,27 @@ async fn still_shed(run: &Run<'_>, target: &Target) {
 }
 
 async fn sigterm_during_startup(run: &mut Run<'_>) -> Result<(), Stop> {
-    for wait in [0, 2, 10, 25, 50, 100, 250] {
+    let at_first = [0, 2, 10, 25].map(Duration::from_millis);
+    // How long a start takes that nobody disturbs; the first one of all may be the slowest by far.
+    let mut takes = Duration::MAX;
+    for _ in 0..2 {
+        let began = Instant::now();
+        let undisturbed = run.start().await?;
+        takes = takes.min(began.elapsed());
+        undisturbed.kill().await;
+    }
+    let steps = (1..=3 * STEPS).map(|step| takes * step / STEPS).filter(|at| *at > at_first[3]);
+    let mut listened = 0;
+    for wait in at_first.into_iter().chain(steps) {
         let process = run.spawn(&[])?;
-        tokio::time::sleep(Duration::from_millis(wait)).await;
-        process.signal(run.stop_signal(), &run.recorder);
+        tokio::time::sleep(wait).await;
+        listened += u32::from(!process.tree().ports().is_empty());
+        process.signal(run.stop_signal(), run.subject.addressee());
         process.exited(Duration::from_secs(6)).await;
         process.kill().await;
+        if listened == 2 {
+            break; // a start is covered to its end, and no other one is that much slower
+        }
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::catalog::{Feature, Server};
 use crate::client::{Ask, Payload};
 use crate::link::Place;
-use crate::process::Launch;
+use crate::process::{Addressee, Launch};
 use crate::timeline::{Param, Role};
 
 /// What is under test.
@@ -54,6 +54,10 @@ pub struct Stranger {
     pub headers: HeaderMap,
     /// The signal that stops it.
     pub stop: Signal,
+    /// Who gets it.
+    pub to: Addressee,
+    /// Whether it has children, so that a signal to the whole group is something else than one to the leader.
+    pub children: bool,
     /// The port that it was asked to listen on.
     pub port: u16,
     /// How long it may take to start.
@@ -141,6 +145,14 @@ impl Subject {
         }
     }
 
+    /// Who gets the signal that stops it.
+    pub fn addressee(&self) -> Addressee {
+        match &self.manner {
+            Manner::Contract => Addressee::Leader,
+            Manner::Stranger(stranger) => stranger.to,
+        }
+    }
+
     /// A readiness probe.
     pub fn ask_ready(&self) -> Ask {
         match &self.manner {
@@ -175,5 +187,10 @@ impl Subject {
             Manner::Contract => Ask::get(format!("/slow?delay={seconds:.2}"), role),
             Manner::Stranger(stranger) => stranger.ask(stranger.slow.as_ref().unwrap_or(&stranger.quick), role),
         }
+    }
+
+    /// Whether a request takes as long as it is asked to.
+    pub fn has_routes(&self) -> bool {
+        matches!(self.manner, Manner::Contract)
     }
 }

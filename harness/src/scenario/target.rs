@@ -7,12 +7,15 @@ use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
 use super::run::{Stop, unconfirmed};
-use crate::client::{Client, Connection, Raw};
-use crate::process::{self, Exit, Spawned, Watch};
+use crate::client::{Ask, Client, Connection, Raw};
+use crate::process::{self, Addressee, Exit, Listeners, Spawned, Watch};
 use crate::recorder::Recorder;
 use crate::timeline::{Event, NotOpened, ProcessId, Role};
 
-/// A server that was started for a run. Dropping it kills its process group.
+/// How long whoever is left may take to answer, or to stop when it is told so itself.
+const LEFT: Duration = Duration::from_secs(3);
+
+/// A server that was started for a run. Dropping it kills everything of this start.
 pub struct Target {
     /// Where it listens.
     pub address: SocketAddr,
@@ -23,7 +26,15 @@ pub struct Target {
     client: Client,
     listener: watch::Sender<bool>,
     watcher: Option<Watch>,
-    longest: Duration,
+    stop: Stopping,
+    listeners: Listeners,
+}
+
+/// How a server is stopped, and what it is asked to see whether it is still there.
+pub(super) struct Stopping {
+    pub to: Addressee,
+    pub longest: Duration,
+    pub ask: Ask,
 }
 
 impl Target {
@@ -33,9 +44,10 @@ impl Target {
         process: Spawned,
         recorder: &Recorder,
         client: &Client,
-        longest: Duration,
+        listeners: Listeners,
+        stop: Stopping,
     ) -> Self {
-        Self {
+        let target = Self {
             address,
             admin,
             process,
@@ -43,8 +55,11 @@ impl Target {
             client: client.clone(),
             listener: watch::Sender::new(true),
             watcher: None,
-            longest,
-        }
+            stop,
+            listeners,
+        };
+        target.note(&target.listeners);
+        target
     }
 
     /// Its number in the timeline.
@@ -64,6 +79,16 @@ impl Target {
     pub async fn mute(&self) -> Result<(), Stop> {
         let muted = self.process.mute().await;
         muted.map_err(|error| Stop::Skipped(format!("its output cannot be filled here ({error}): it needs Linux")))
+    }
+
+    /// Holds the server: whatever comes from now on waits in the kernel.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// Lets the server go on.
+    pub fn thaw(&self) {
+        self.process.thaw();
     }
 
     /// Breaks its listener for good.
@@ -121,13 +146,18 @@ impl Target {
         connected.map_err(|why| unconfirmed("the admin port answers", why.words()))
     }
 
-    /// Sends a signal to the leader; `false` where it has ended already. The first one that is meant to stop it
-    /// starts the watch on its listener.
+    /// Sends a signal to the leader, or to whoever else it is that is to get signals; `false` where the leader has
+    /// ended already. The first one that is meant to stop it starts the watch on its listener.
     pub fn signal(&mut self, signal: Signal) -> bool {
+        self.signal_to(signal, self.stop.to)
+    }
+
+    /// As [`Self::signal`], to this addressee.
+    pub fn signal_to(&mut self, signal: Signal, to: Addressee) -> bool {
         if signal != Signal::SIGHUP {
             self.watch();
         }
-        self.process.signal(signal, &self.recorder)
+        self.process.signal(signal, if signal == Signal::SIGKILL { Addressee::Leader } else { to })
     }
 
     fn watch(&mut self) {
@@ -148,14 +178,45 @@ impl Target {
         tokio::time::timeout(within, listener.wait_for(|open| !open)).await.is_ok()
     }
 
-    /// Waits for the process to end, as long as its own deadlines can take and a little more.
+    /// Waits for the process to end, as long as its own deadlines can take and a little more. Where the port is still
+    /// open then, the timeline tells who holds it, and whether they answer.
     pub async fn exited(&self) -> Option<Exit> {
-        let exit = self.process.exited(self.longest).await;
-        if exit.is_some() {
-            // Where no child holds the port, the table shows its end at the next look.
-            self.listener_closed(Duration::from_secs(2)).await;
+        let exit = self.process.exited(self.stop.longest).await;
+        // Where no child holds the port, the table shows its end at the next look.
+        let closed = self.listener_closed(if exit.is_some() { Duration::from_secs(2) } else { Duration::ZERO }).await;
+        if exit.is_some() && !closed && self.watcher.is_some() {
+            self.note(&self.process.tree().listeners(self.address));
+            if let Ok(mut connection) = self.try_connect(Role::AfterExit).await {
+                connection.ask(self.stop.ask.clone().patience(LEFT)).await;
+            }
         }
         exit
+    }
+
+    /// Where the leader does not listen itself, and neither it nor whoever listens has ended: sends the signal to the
+    /// listeners themselves. Where they stop then, the leader had not passed it on.
+    pub async fn signal_past(&self, signal: Signal) {
+        let leader = self.process.pid();
+        if self.has_exited() || self.listeners.own.contains(&leader) || !*self.listener.borrow() {
+            return;
+        }
+        let listeners = self.process.tree().listeners(self.address);
+        self.note(&listeners);
+        self.recorder.record(Event::SignalPast { process: self.id(), name: signal.as_str().to_owned() });
+        for listener in listeners.own {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(listener), signal);
+        }
+        self.listener_closed(LEFT).await;
+    }
+
+    /// Whoever listened when it had started.
+    pub fn listeners(&self) -> &Listeners {
+        &self.listeners
+    }
+
+    fn note(&self, listeners: &Listeners) {
+        let leader = process::see(self.process.pid());
+        self.recorder.record(Event::Listeners { process: self.id(), leader, listeners: listeners.seen() });
     }
 
     /// Whether the process has ended.
@@ -168,7 +229,7 @@ impl Target {
         self.process.exited(within).await
     }
 
-    /// Kills whatever is left of the process group.
+    /// Kills everything of this start.
     pub async fn kill(&self) {
         self.process.kill().await;
     }

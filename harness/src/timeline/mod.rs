@@ -10,7 +10,7 @@ mod view;
 
 pub use param::Param;
 pub use read::{ReadError, read};
-pub use view::{Connection, End, Micros, Opening, Process, Request, View};
+pub use view::{Connection, End, Listeners, Micros, Opening, Process, Request, View};
 
 use std::collections::BTreeMap;
 
@@ -74,6 +74,26 @@ pub type RequestId = String;
 /// Number of a process within a run: a restart is another process.
 pub type ProcessId = u32;
 
+/// A process as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
+    /// Its pid; `null` where the process cannot be seen and only its socket shows.
+    pub pid: Option<u32>,
+    /// Its command line, shortened.
+    pub command: String,
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pid {
+            Some(pid) if self.command.is_empty() => write!(f, "a process that has ended since (pid {pid})"),
+            Some(pid) => write!(f, "`{}` (pid {pid})", self.command),
+            None => f.write_str("a process that cannot be seen"),
+        }
+    }
+}
+
 /// What a request or a connection is for. Rules choose by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -120,6 +140,8 @@ pub enum Role {
     Idle,
     /// A connection on which nothing was ever sent.
     Unused,
+    /// A connection that its client keeps after the answer to the request that was in flight on it.
+    Kept,
     /// A connection opened after the listener closed.
     New,
     /// Asked during the lame-duck.
@@ -144,6 +166,8 @@ pub enum Role {
     Newcomer,
     /// Asked of the successor of the process under test.
     Successor,
+    /// Asked of whoever still listens when the process has ended.
+    AfterExit,
     /// A scrape of the server's metrics.
     Metrics,
 }
@@ -279,13 +303,27 @@ pub enum Event {
     Broken { request: RequestId, why: Break, body_bytes: u64 },
     /// A connection ended.
     Ended { connection: ConnectionId, how: Ending },
-    /// A signal was sent to the process.
-    Signal { process: ProcessId, name: String },
+    /// Who leads and who listens on the process's port: asked when it has started, and again where the port is still
+    /// open when the process has ended, or should have.
+    Listeners { process: ProcessId, leader: Seen, listeners: Vec<Seen> },
+    /// A signal was sent to the process, or to its whole process group.
+    Signal {
+        process: ProcessId,
+        name: String,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        group: bool,
+    },
+    /// The signal to the process had no effect on whoever listens: it was sent to them as well, past the process.
+    SignalPast { process: ProcessId, name: String },
     /// The kernel's table of sockets no longer lists a listener on the process's port. Until `open_until_us` it
     /// was open for certain: `null` where no look since the signal has seen it.
     ListenerClosed { process: ProcessId, open_until_us: Option<Micros> },
     /// From now on nobody reads the process's output, and there is no room left in it.
     Muted { process: ProcessId },
+    /// The harness holds the process by SIGSTOP: whatever comes from now on waits in the kernel.
+    Frozen { process: ProcessId },
+    /// The process goes on.
+    Thawed { process: ProcessId },
     /// The harness breaks the process's listener: accept(2) fails from now on.
     ListenerBroken { process: ProcessId },
     /// The harness kills the process, which has not ended by itself. What it does from now on is not its doing.

@@ -42,6 +42,8 @@ params! {
     HeaderTimeout "header_timeout",
     /// How long idle connections are kept after the listener closed.
     IdleLinger "idle_linger",
+    /// Connections that are idle.
+    Idle "idle",
     /// How long the request in flight takes.
     InFlightFor "in_flight_for",
     /// Requests that the server takes at once.
@@ -50,6 +52,8 @@ params! {
     MaxStreams "max_streams",
     /// The time in which all clients arrive.
     Over "over",
+    /// Starts of the server, each with the same race.
+    Rounds "rounds",
     /// Delay of the link, there and back.
     RoundTrip "round_trip",
     /// The lame-duck.
@@ -74,8 +78,10 @@ impl Param {
             | Self::Clients
             | Self::Connections
             | Self::HalfOpen
+            | Self::Idle
             | Self::InFlightFor
             | Self::Over
+            | Self::Rounds
             | Self::RoundTrip => None,
         }
     }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Break, ConnectionId, Ending, Event, Header, Lines, NotOpened, Param, ProcessId, RequestId, Role, Timeline,
+    Break, ConnectionId, Ending, Event, Header, Lines, NotOpened, Param, ProcessId, Record, RequestId, Role, Seen,
+    Timeline,
 };
 
 /// Microseconds since the run began.
@@ -123,6 +124,10 @@ pub struct Process {
     pub instance: Option<String>,
     /// Signals that it was sent.
     pub signals: Vec<(Micros, String)>,
+    /// Who led and who listened, at each look.
+    pub listeners: Vec<Listeners>,
+    /// When the signal was sent past it, to whoever listened.
+    pub signalled_past: Option<Micros>,
     /// Since when nobody reads its output.
     pub muted: Option<Micros>,
     /// When the harness broke its listener.
@@ -138,7 +143,46 @@ pub struct Process {
     pub in_flight: Vec<(Micros, u64)>,
 }
 
+/// Who led and who listened, at one moment.
+#[derive(Debug, Clone)]
+pub struct Listeners {
+    /// When.
+    pub at: Micros,
+    /// The process that was started.
+    pub leader: Seen,
+    /// Whoever listened on its port.
+    pub listeners: Vec<Seen>,
+}
+
+impl Listeners {
+    /// Whether the leader listens itself.
+    pub fn leader_listens(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.pid.is_some() && listener.pid == self.leader.pid)
+    }
+
+    /// Those who listened, in words.
+    pub fn words(&self) -> String {
+        match &self.listeners[..] {
+            [] => "nobody".to_owned(),
+            [one] => one.to_string(),
+            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+        }
+    }
+}
+
 impl Process {
+    /// Who led and who listened when it had started.
+    pub fn at_first(&self) -> Option<&Listeners> {
+        let signalled = self.signalled().unwrap_or(Micros::MAX);
+        self.listeners.first().filter(|look| look.at <= signalled && !look.listeners.is_empty())
+    }
+
+    /// Who still listened when it had ended.
+    pub fn left_behind(&self) -> Option<&Listeners> {
+        let (exited, ..) = self.exited?;
+        self.listeners.last().filter(|look| look.at >= exited && !look.listeners.is_empty())
+    }
+
     /// When the first signal was sent.
     pub fn signalled(&self) -> Option<Micros> {
         self.signals.first().map(|(at, _)| *at)
@@ -201,8 +245,29 @@ impl<'t> Request<'t> {
 impl<'t> View<'t> {
     /// Groups the records of a timeline. Records that name what never began are passed over.
     pub fn new(timeline: &'t Timeline) -> Self {
+        Self::of(&timeline.header, &timeline.records)
+    }
+
+    /// One view for each start of the server, where the scenario plays a race several times (parameter `rounds`).
+    pub fn rounds(timeline: &'t Timeline) -> Vec<Self> {
+        let records = &timeline.records;
+        let started = |index: &usize| matches!(records[*index].event, Event::Started { .. });
+        let starts = (0..records.len()).filter(started).skip(1);
+        let several = timeline.header.params.contains_key(&Param::Rounds);
+        let mut bounds: Vec<usize> = starts.take_while(|_| several).collect();
+        bounds.push(records.len());
+        let mut from = 0;
+        let mut views = Vec::new();
+        for to in bounds {
+            views.push(Self::of(&timeline.header, &records[from..to]));
+            from = to;
+        }
+        views
+    }
+
+    fn of(header: &'t Header, records: &'t [Record]) -> Self {
         let mut view = View {
-            header: &timeline.header,
+            header,
             requests: Vec::new(),
             connections: Vec::new(),
             processes: BTreeMap::new(),
@@ -214,7 +279,7 @@ impl<'t> View<'t> {
         };
         let mut requests: BTreeMap<&RequestId, usize> = BTreeMap::new();
         let mut connections: BTreeMap<ConnectionId, usize> = BTreeMap::new();
-        for record in &timeline.records {
+        for record in records {
             view.add(record.t_us, &record.event, &mut requests, &mut connections);
         }
         view
@@ -234,31 +299,38 @@ impl<'t> View<'t> {
                 self.processes.insert(*process, Process { started: t, ..Process::default() });
             }
             Event::Listening { process, instance, .. } => {
-                let process = self.processes.entry(*process).or_default();
+                let process = self.mentioned(*process, t);
                 process.listening = Some(t);
                 process.instance.clone_from(instance);
             }
-            Event::Signal { process, name } => {
-                self.processes.entry(*process).or_default().signals.push((t, name.clone()));
+            Event::Signal { process, name, .. } => {
+                self.mentioned(*process, t).signals.push((t, name.clone()));
+            }
+            Event::SignalPast { process, .. } => {
+                self.mentioned(*process, t).signalled_past.get_or_insert(t);
+            }
+            Event::Listeners { process, leader, listeners } => {
+                let look = Listeners { at: t, leader: leader.clone(), listeners: listeners.clone() };
+                self.mentioned(*process, t).listeners.push(look);
             }
             Event::ListenerClosed { process, open_until_us } => {
-                let process = self.processes.entry(*process).or_default();
+                let process = self.mentioned(*process, t);
                 process.listener_closed.get_or_insert(t);
                 process.listener_open_until = process.listener_open_until.or(*open_until_us);
             }
-            Event::Muted { process } => self.processes.entry(*process).or_default().muted = Some(t),
+            Event::Muted { process } => self.mentioned(*process, t).muted = Some(t),
             Event::ListenerBroken { process } => {
-                self.processes.entry(*process).or_default().listener_broken = Some(t);
+                self.mentioned(*process, t).listener_broken = Some(t);
             }
-            Event::Killed { process } => self.processes.entry(*process).or_default().killed = true,
+            Event::Killed { process } => self.mentioned(*process, t).killed = true,
             Event::Exited { process, code, signal } => {
-                let process = self.processes.entry(*process).or_default();
+                let process = self.mentioned(*process, t);
                 if !process.killed {
                     process.exited = Some((t, *code, *signal));
                 }
             }
             Event::InFlight { process, requests } => {
-                self.processes.entry(*process).or_default().in_flight.push((t, *requests));
+                self.mentioned(*process, t).in_flight.push((t, *requests));
             }
             Event::Opened { connection, role } => {
                 connections.insert(*connection, self.connections.len());
@@ -340,8 +412,18 @@ impl<'t> View<'t> {
             Event::Skipped { why } => self.skipped = Some(why),
             Event::Aborted { why } => self.aborted = Some(why),
             Event::Unconfirmed { what, why } => self.unconfirmed.push((what, why)),
-            Event::Log { .. } | Event::Stderr { .. } | Event::Confirmed { .. } | Event::Finished => {}
+            Event::Log { .. }
+            | Event::Stderr { .. }
+            | Event::Frozen { .. }
+            | Event::Thawed { .. }
+            | Event::Confirmed { .. }
+            | Event::Finished => {}
         }
+    }
+
+    /// A process, which counts as started from when it is first heard of.
+    fn mentioned(&mut self, process: ProcessId, t: Micros) -> &mut Process {
+        self.processes.entry(process).or_insert_with(|| Process { started: t, ..Process::default() })
     }
 
     /// The process under test: the first one.

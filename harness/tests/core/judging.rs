@@ -1,7 +1,7 @@
 //! From what a rule finds to the verdict: levels, preconditions, and the worst of several.
 
 use drainspec::rules::{self, Basis, Level};
-use drainspec::timeline::{Break, Role};
+use drainspec::timeline::{Break, Param, Role};
 use drainspec::verdict::{NoVerdict, Verdict, judge};
 
 use crate::run::{Run, run, stopped};
@@ -49,6 +49,16 @@ fn without_its_precondition_no_rule_comes_to_a_verdict() {
     for verdict in judge(&lossy.unconfirmed("the load is running").judged_by(&all)).unwrap() {
         assert_eq!(verdict.verdict, Verdict::Inconclusive, "{}", verdict.rule);
         assert!(verdict.actual.contains("the load is running"), "{}: {}", verdict.rule, verdict.actual);
+    }
+}
+
+#[test]
+fn where_the_signal_does_not_reach_the_server_nothing_else_can_be_told() {
+    let orphaned = run().at(200).seen(1, &[2]).at(1_000).signal("SIGTERM").killed_by(15).at(3_000).seen(1, &[2]);
+    let told = ["signal-reaches-server", "port-free-after-exit", "int-like-term"];
+    for rule in rules::all() {
+        let expected = if told.contains(&rule.slug) { Verdict::Fail } else { Verdict::Inconclusive };
+        assert_eq!(verdict(&orphaned, rule.slug), expected, "{}", rule.slug);
     }
 }
 
@@ -114,4 +124,27 @@ fn the_worst_is_in_the_order_that_the_documentation_says() {
         assert_eq!(Verdict::worst([Skipped, *worse]), Some(*worse));
     }
     assert_eq!(Verdict::worst([]), None);
+}
+
+#[test]
+fn a_race_that_was_played_several_times_says_how_often_it_was_lost() {
+    let start = |run: Run, id, at| run.process(id).at(at).started().opened(id, Role::KeepAlive);
+    let load = |run: Run, id: u32| {
+        let (first, second) = (format!("a{id}"), format!("b{id}"));
+        let run = run.sent_on(id, &first, Role::KeepAlive).answered(&first, 200);
+        run.sent_on(id, &second, Role::KeepAlive).signal("SIGTERM")
+    };
+    let first = load(run().param(Param::Rounds, 3.0).opened(1, Role::KeepAlive), 1).answered_close("b1", 200).exited(0);
+    let second = load(start(first, 2, 5_000), 2).broken("b2", Break::Reset).exited(0);
+    let third = |at| load(start(second.clone(), 3, at), 3);
+    let told = |run: Run, rule: &str| judge(&run.judged_by(&[rule])).unwrap().remove(0);
+
+    let lost = told(third(10_000).answered_close("b3", 200).exited(0), "nothing-lost-on-keep-alive");
+    assert_eq!(lost.verdict, Verdict::Fail);
+    assert!(lost.actual.starts_with("in 1 of 3 starts: 1 of 1 lost"), "{}", lost.actual);
+    // Each start counts, not the first one alone.
+    let status = told(third(10_000).answered_close("b3", 200).exited(3), "clean-exit-status");
+    assert_eq!((status.verdict, status.actual.as_str()), (Verdict::Fail, "in 1 of 3 starts: exit status 3"));
+    let clean = told(third(10_000).answered_close("b3", 200).exited(0), "clean-exit-status");
+    assert_eq!((clean.verdict, clean.actual.as_str()), (Verdict::Pass, "in 3 of 3 starts: status 0"));
 }

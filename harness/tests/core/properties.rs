@@ -6,7 +6,7 @@ use drainspec::measures::measures;
 use drainspec::report::excerpt;
 use drainspec::rules;
 use drainspec::timeline::{
-    Break, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Record, Role, Timeline, View, read,
+    Break, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Record, Role, Seen, Timeline, View, read,
 };
 use drainspec::verdict::{RuleVerdict, Verdict, judge};
 use proptest::prelude::*;
@@ -59,6 +59,10 @@ fn instances() -> impl Strategy<Value = Option<String>> {
     prop::option::of(prop_oneof![Just("a".to_owned()), Just("b".to_owned()), any::<String>()])
 }
 
+fn seen() -> impl Strategy<Value = Seen> {
+    (prop::option::of(1..4u32), any::<String>()).prop_map(|(pid, command)| Seen { pid, command })
+}
+
 fn events() -> impl Strategy<Value = Event> {
     let process = || 1..3u32;
     let connection = || 1..4u32;
@@ -85,7 +89,13 @@ fn events() -> impl Strategy<Value = Event> {
         (process(), any::<String>()).prop_map(|(process, line)| Event::Log { process, line }),
         (process(), any::<String>()).prop_map(|(process, line)| Event::Stderr { process, line }),
         (process(), requests()).prop_map(|(process, request)| Event::Executed { process, request }),
-        (process(), signals()).prop_map(|(process, name)| Event::Signal { process, name }),
+        (process(), signals()).prop_map(|(process, name)| Event::Signal { process, name, group: false }),
+        process().prop_map(|process| Event::SignalPast { process, name: "SIGTERM".to_owned() }),
+        (process(), prop::collection::vec(seen(), 0..3)).prop_map(|(process, listeners)| Event::Listeners {
+            process,
+            leader: Seen { pid: Some(1), command: "server".to_owned() },
+            listeners,
+        }),
         (process(), any::<Option<u64>>())
             .prop_map(|(process, open_until_us)| { Event::ListenerClosed { process, open_until_us } }),
         process().prop_map(|process| Event::Killed { process }),

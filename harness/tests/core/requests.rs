@@ -13,6 +13,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(cuts());
     cases.extend(trickles());
     cases.extend(client_gone_releases());
+    cases.extend(half_request_holds_nothing());
     cases.extend(pipelined_in_order());
     cases.extend(continue_answered());
     cases.extend(overload_sheds());
@@ -212,6 +213,30 @@ fn trickles() -> Vec<Case> {
     cases
 }
 
+fn half_request_holds_nothing() -> Vec<Case> {
+    let rule = "half-request-holds-nothing";
+    let half = |role| {
+        let run = run().param(Param::HeaderTimeout, 2.0).param(Param::BodyTimeout, 2.0).sent("half", role);
+        run.at(1_000).signal("SIGTERM")
+    };
+    let head = || half(Role::SlowHead);
+    vec![
+        holds(rule, "at once", head().exited(0).broken("half", Break::Fin)),
+        holds(rule, "at the very end of the slack", head().at(6_000).exited(0)),
+        violated(rule, "half a head, later", head().at_us(6_000_001).exited(0)),
+        violated(rule, "half a body, later", half(Role::SlowBody).at_us(6_000_001).exited(0)),
+        holds(rule, "with the grace, nothing promised", head().without_promise().at(19_000).exited(0)),
+        violated(rule, "beyond the grace, nothing promised", head().without_promise().at_us(19_000_001).exited(0)),
+        violated(rule, "never", head()),
+        unclear(rule, "late, but so was the harness", head().at(6_000).stalled(2_000).at(6_500).exited(0)),
+        unclear(rule, "it had been given up before the signal", {
+            run().sent("half", Role::SlowHead).broken("half", Break::Fin).at(1_000).signal("SIGTERM").exited(0)
+        }),
+        unclear(rule, "nobody sent half a request", stopped().exited(0)),
+        unclear(rule, "no signal", run().sent("half", Role::SlowHead)),
+    ]
+}
+
 fn client_gone_releases() -> Vec<Case> {
     let rule = "client-gone-releases";
     let gone = || run().at(500).sent("slow", Role::Gone).at(600).broken("slow", Break::Left);
@@ -231,6 +256,18 @@ fn client_gone_releases() -> Vec<Case> {
         violated(rule, "held by it", then_stopped(gone()).at(5_002).exited(0)),
         violated(rule, "held by it for ever", then_stopped(gone())),
         unclear(rule, "late, but so was the harness", then_stopped(gone()).at(5_000).stalled(2_000).exited(0)),
+        holds(rule, "long before its request would have been done", {
+            then_stopped(gone()).param(Param::InFlightFor, 4.0).at(2_000).exited(0)
+        }),
+        violated(rule, "when its request was done", {
+            then_stopped(gone()).param(Param::InFlightFor, 4.0).at(4_510).exited(0)
+        }),
+        unclear(rule, "all but when its request was done", {
+            then_stopped(gone()).param(Param::InFlightFor, 4.0).at(4_000).exited(0)
+        }),
+        unclear(rule, "when its short request was done", {
+            then_stopped(gone()).param(Param::InFlightFor, 1.0).at(1_510).exited(0)
+        }),
         unclear(rule, "it was answered before it could leave", {
             then_stopped(run().sent("slow", Role::Gone).answered("slow", 200)).exited(0)
         }),

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use drainspec::timeline::{
-    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, ProcessId, Record, Role, Timeline,
+    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, ProcessId, Record, Role, Seen,
+    Timeline,
 };
 
 /// Bytes of a body, where a run does not say otherwise.
@@ -97,7 +98,20 @@ impl Run {
 
     pub fn signal(self, name: &str) -> Self {
         let process = self.process;
-        self.record(Event::Signal { process, name: name.to_owned() })
+        self.record(Event::Signal { process, name: name.to_owned(), group: false })
+    }
+
+    /// The process with the first pid leads, and these listen.
+    pub fn seen(self, leader: u32, listeners: &[u32]) -> Self {
+        let seen = |pid: u32| Seen { pid: Some(pid), command: format!("program-{pid}") };
+        let (process, listeners) = (self.process, listeners.iter().map(|pid| seen(*pid)).collect());
+        self.record(Event::Listeners { process, leader: seen(leader), listeners })
+    }
+
+    /// The signal is sent to whoever listens, past the leader.
+    pub fn signal_past(self) -> Self {
+        let process = self.process;
+        self.record(Event::SignalPast { process, name: "SIGTERM".to_owned() })
     }
 
     pub fn listener_closed(self) -> Self {
@@ -157,22 +171,34 @@ impl Run {
     }
 
     pub fn sent(self, request: &str, role: Role) -> Self {
-        self.send(request, role, None, None)
+        self.send(1, request, role, None, None)
+    }
+
+    /// As `sent`, on this connection.
+    pub fn sent_on(self, connection: ConnectionId, request: &str, role: Role) -> Self {
+        self.send(connection, request, role, None, None)
     }
 
     /// As `sent`, where the length of a whole body is known.
     pub fn sent_expecting(self, request: &str, role: Role, bytes: u64) -> Self {
-        self.send(request, role, Some(bytes), None)
+        self.send(1, request, role, Some(bytes), None)
     }
 
     /// As `sent`, where it was learnt which status this server gives in peace.
     pub fn sent_expecting_status(self, request: &str, role: Role, status: u16) -> Self {
-        self.send(request, role, None, Some(status))
+        self.send(1, request, role, None, Some(status))
     }
 
-    fn send(self, request: &str, role: Role, expect_bytes: Option<u64>, expect_status: Option<u16>) -> Self {
+    fn send(
+        self,
+        connection: ConnectionId,
+        request: &str,
+        role: Role,
+        expect_bytes: Option<u64>,
+        expect_status: Option<u16>,
+    ) -> Self {
         let request = request.to_owned();
-        self.record(Event::Sent { connection: 1, request, role, path: "/".to_owned(), expect_bytes, expect_status })
+        self.record(Event::Sent { connection, request, role, path: "/".to_owned(), expect_bytes, expect_status })
     }
 
     pub fn unsent(self, request: &str, role: Role) -> Self {

@@ -7,7 +7,10 @@ use crate::run::{Run, run, stopped};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = term_ends_process();
+    cases.extend(signal_reaches_server());
+    cases.extend(group_signal_drains());
     cases.extend(clean_exit_status());
+    cases.extend(exit_is_prompt());
     cases.extend(int_like_term());
     cases.extend(second_signal_exits());
     cases.extend(hup_keeps_serving());
@@ -16,6 +19,49 @@ pub fn cases() -> Vec<Case> {
     cases.extend(log_holds_nothing());
     cases.extend(broken_listener_ends_process());
     cases
+}
+
+fn signal_reaches_server() -> Vec<Case> {
+    let rule = "signal-reaches-server";
+    let direct = || run().at(200).seen(1, &[1]).at(1_000).signal("SIGTERM");
+    let below = || run().at(200).seen(1, &[2]).at(1_000).signal("SIGTERM");
+    let kept = || below().at(36_000).seen(1, &[2]).signal_past();
+    vec![
+        holds(rule, "the leader listens", direct().listener_closed().exited(0)),
+        holds(rule, "the leader listens, and never ends", direct()),
+        holds(rule, "the leader listens with its workers", {
+            run().at(200).seen(1, &[1, 2, 3]).at(1_000).signal("SIGTERM").exited(0)
+        }),
+        holds(rule, "it is passed on", below().at(1_500).listener_closed().exited(0)),
+        holds(rule, "it is passed on, and another process keeps the socket", {
+            below().exited(0).at(3_000).seen(1, &[3])
+        }),
+        violated(rule, "it ends the leader alone", below().killed_by(15).at(3_000).seen(1, &[2])),
+        violated(rule, "one of two workers is left", {
+            let run = run().at(200).seen(1, &[2, 3]).at(1_000).signal("SIGTERM");
+            run.killed_by(15).at(3_000).seen(1, &[3])
+        }),
+        violated(rule, "the leader keeps it", kept().at(36_500).listener_closed().exited(0)),
+        unclear(rule, "nobody heeds it", kept()),
+        unclear(rule, "nobody heeds it, and nobody tried", below()),
+        unclear(rule, "it is not known who listened", stopped().exited(0)),
+        unclear(rule, "it was seen only afterwards", stopped().exited(0).at(3_000).seen(1, &[2])),
+        unclear(rule, "no signal was sent", run().at(200).seen(1, &[2])),
+    ]
+}
+
+fn group_signal_drains() -> Vec<Case> {
+    let rule = "group-signal-drains";
+    let signalled = || in_flight_at("SIGTERM");
+    vec![
+        holds(rule, "answered, then ended", signalled().answered("slow", 200).exited(0)),
+        holds(rule, "answered, then ended by the signal", signalled().answered("slow", 200).killed_by(15)),
+        violated(rule, "lost", signalled().broken("slow", Break::Fin).exited(143)),
+        violated(rule, "turned away", signalled().answered_close("slow", 503).exited(0)),
+        violated(rule, "answered, never ended", signalled().answered("slow", 200)),
+        unclear(rule, "nothing was in flight", stopped().exited(0)),
+        unclear(rule, "no signal was sent", run()),
+    ]
 }
 
 fn log_holds_nothing() -> Vec<Case> {
@@ -126,6 +172,14 @@ fn term_ends_process() -> Vec<Case> {
             run.sent("next", Role::Successor).answered("next", 200)
         }),
         holds(rule, "a delay is granted", idle().param(Param::ShutdownDelay, 2.0).at(7_000).exited(0)),
+        violated(rule, "its worker serves on", {
+            let run = run().at(200).seen(1, &[1, 2]).at(1_000).signal("SIGTERM").exited(0).at(3_200).seen(1, &[2]);
+            run.sent("left", Role::AfterExit).answered("left", 200)
+        }),
+        holds(rule, "a helper that serves nobody holds the port", {
+            let run = run().at(200).seen(1, &[1, 2]).at(1_000).signal("SIGTERM").exited(0).at(3_200).seen(1, &[2]);
+            run.sent("left", Role::AfterExit).at(6_200).broken("left", Break::TimedOut)
+        }),
         unclear(rule, "no signal was sent", run().exited(0)),
         unclear(rule, "late, but so was the harness", stopped().at(4_000).stalled(2_000).at(5_500).exited(0)),
         violated(rule, "late, the harness by little", stopped().at(4_000).stalled(1_400).at(5_500).exited(0)),
@@ -166,6 +220,34 @@ fn clean_exit_status() -> Vec<Case> {
     ]
 }
 
+fn exit_is_prompt() -> Vec<Case> {
+    let rule = "exit-is-prompt";
+    // A process of ten seconds each: an idle one that takes 20 ms, and others that end so long after their response.
+    let idle = || stopped().at(1_020).exited(0);
+    let busy = |run: Run, number: u32, after: u64| {
+        let (at, id) = (u64::from(number) * 10_000, format!("r{number}"));
+        let run = run.process(number).at(at).started().sent(&id, Role::InFlight).at(at + 1_000).signal("SIGTERM");
+        run.at(at + 1_600).head(&id, 200).complete(&id, 10).at(at + 1_601 + after).exited(0)
+    };
+    let three = |first, second, third| busy(busy(busy(idle(), 2, first), 3, second), 4, third);
+    vec![
+        holds(rule, "as soon as an idle one", three(25, 25, 25)),
+        holds(rule, "at best, whatever the others take", three(2_000, 320, 2_000)),
+        violated(rule, "at best a millisecond more", three(321, 400, 500)),
+        unclear(rule, "late, but so was the harness", {
+            let run = busy(busy(idle(), 2, 400), 3, 400);
+            let run = run.process(4).at(40_000).started().sent("r4", Role::InFlight).at(41_000).signal("SIGTERM");
+            run.at(41_600).head("r4", 200).complete("r4", 10).at(42_000).stalled(350).at(42_100).exited(0)
+        }),
+        unclear(rule, "too few of them", busy(idle(), 2, 25)),
+        unclear(rule, "none of them idle", {
+            let first = run().sent("r1", Role::InFlight).at(1_000).signal("SIGTERM").answered("r1", 200).exited(0);
+            busy(busy(busy(first, 2, 25), 3, 25), 4, 25)
+        }),
+        unclear(rule, "no signal", run()),
+    ]
+}
+
 fn int_like_term() -> Vec<Case> {
     let rule = "int-like-term";
     let interrupted = || in_flight_at("SIGINT");
@@ -175,6 +257,10 @@ fn int_like_term() -> Vec<Case> {
         holds(rule, "130, nothing promised", interrupted().without_promise().answered("slow", 200).exited(130)),
         violated(rule, "lost by RST", interrupted().broken("slow", Break::Reset).exited(0)),
         violated(rule, "lost, nothing promised", interrupted().without_promise().broken("slow", Break::Fin).exited(0)),
+        violated(rule, "it ends a parent alone", {
+            let run = run().at(200).seen(1, &[2]).at(900).sent("slow", Role::InFlight).at(1_000).signal("SIGINT");
+            run.killed_by(2).at(1_900).answered("slow", 200).at(3_000).seen(1, &[2])
+        }),
         violated(rule, "answered with 503", interrupted().answered_close("slow", 503).exited(0)),
         violated(rule, "answered, never ended", interrupted().answered_close("slow", 200)),
         violated(rule, "no answer when the run was over", interrupted().exited(0)),
@@ -188,27 +274,60 @@ fn int_like_term() -> Vec<Case> {
 
 fn second_signal_exits() -> Vec<Case> {
     let rule = "second-signal-exits";
-    let twice = || stopped().at(1_500).signal("SIGTERM");
+    // Twelve seconds long, as long as the drain would take without a second signal.
+    let held = || run().at(900).sent("slow", Role::Doomed).at(1_000).signal("SIGTERM").param(Param::InFlightFor, 12.0);
+    let twice = || held().at(1_500).signal("SIGTERM");
+    let exits = |run: Run, code| run.exited(code).broken("slow", Break::Fin);
     vec![
-        holds(rule, "128 + 15 at once", twice().exited(143)),
-        holds(rule, "at the very end of the slack", twice().at_us(4_500_000).exited(143)),
-        violated(rule, "a microsecond after it", twice().at_us(4_500_001).exited(143)),
-        violated(rule, "with 0", twice().exited(0)),
-        holds(rule, "128 + 2 for another signal", stopped().signal("SIGINT").exited(130)),
-        violated(rule, "128 + 15 for another signal", stopped().signal("SIGINT").exited(143)),
+        holds(rule, "128 + 15 at once", exits(twice(), 143)),
+        holds(rule, "at the very end of the slack", exits(twice().at_us(4_500_000), 143)),
+        violated(rule, "a microsecond after it", exits(twice().at_us(4_500_001), 143)),
+        violated(rule, "with 0", exits(twice(), 0)),
+        holds(rule, "128 + 2 for another signal", exits(held().signal("SIGINT"), 130)),
+        violated(rule, "128 + 15 for another signal", exits(held().signal("SIGINT"), 143)),
         violated(rule, "the second process ignores it", {
-            twice().exited(143).process(2).started().signal("SIGTERM").signal("SIGINT")
+            let second = exits(twice(), 143).at(2_000).process(2).started().sent("again", Role::Doomed);
+            second.signal("SIGTERM").signal("SIGINT")
         }),
-        violated(rule, "killed, where a status is promised", twice().killed_by(15)),
-        holds(rule, "killed, nothing promised", twice().without_promise().killed_by(15)),
-        violated(rule, "the first one ended it", stopped().at(1_300).exited(0)),
+        violated(rule, "killed, where a status is promised", twice().killed_by(15).broken("slow", Break::Fin)),
+        holds(rule, "killed, nothing promised", twice().without_promise().killed_by(15).broken("slow", Break::Fin)),
+        violated(rule, "the first one ended it", exits(held().at(1_300), 0)),
         violated(rule, "never", twice()),
-        unclear(rule, "late, but so was the harness", twice().at(4_400).stalled(2_000).at(4_600).exited(143)),
-        unclear(rule, "no second signal", stopped()),
+        unclear(rule, "late, but so was the harness", exits(twice().at(4_400).stalled(2_000).at(4_600), 143)),
+        unclear(rule, "no second signal", held()),
         unclear(rule, "no signal", run()),
+        unclear(rule, "nothing was in flight", stopped().at(1_500).signal("SIGTERM").exited(143)),
+        unclear(rule, "nothing was in flight, and the first one ended it", stopped().at(1_013).exited(0)),
         // The harness cannot know that a process is ending while it sends the second signal.
         violated(rule, "ended by itself just before the second", {
-            stopped().at(1_400).exited(0).at(1_401).signal("SIGTERM")
+            exits(held().at(1_400), 0).at(1_402).signal("SIGTERM")
+        }),
+        unclear(rule, "the drain was over before the second", {
+            held().at(1_300).answered("slow", 200).exited(0).signal("SIGTERM")
+        }),
+        unclear(rule, "the drain was over, and its last answer is read late", {
+            held().at(1_300).exited(0).answered("slow", 200)
+        }),
+        unclear(rule, "answered when the second signal was sent", {
+            held().at(1_300).answered("slow", 200).at(1_400).signal("SIGTERM").exited(143)
+        }),
+        unclear(rule, "lost when the second signal was sent", {
+            held().at(1_300).broken("slow", Break::Reset).at(1_400).signal("SIGTERM").exited(143)
+        }),
+        // Sent at 0.9 s, and 0.5 s of 1.5 s are left.
+        unclear(rule, "too little was left to tell", {
+            exits(held().param(Param::InFlightFor, 1.5).at(1_900).signal("SIGTERM"), 143)
+        }),
+        holds(rule, "long before the end of a short request", {
+            exits(held().param(Param::InFlightFor, 2.5).at(1_400).signal("SIGTERM").at(1_500), 143)
+        }),
+        violated(rule, "with the end of a short request", {
+            let run = held().without_promise().param(Param::InFlightFor, 2.5).at(1_400).signal("SIGTERM");
+            run.at(3_400).answered("slow", 200).killed_by(15)
+        }),
+        unclear(rule, "with the end of a short request, or the harness stalled", {
+            let run = held().param(Param::InFlightFor, 2.5).at(1_400).signal("SIGTERM");
+            exits(run.at(3_300).stalled(1_500), 143)
         }),
     ]
 }

@@ -167,7 +167,7 @@ announce(listener); time.sleep(300)";
             let instance = Some("me".to_owned());
             *event == Event::Listening { process: 1, port, admin_port: None, instance }
         }),
-        at(&|event| *event == Event::Signal { process: 1, name: "SIGTERM".to_owned() }),
+        at(&|event| *event == Event::Signal { process: 1, name: "SIGTERM".to_owned(), group: false }),
         at(&|event| matches!(event, Event::ListenerClosed { process: 1, .. })),
         at(&|event| *event == Event::Exited { process: 1, code: Some(7), signal: None }),
     ];

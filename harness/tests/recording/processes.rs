@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use drainspec::link::Place;
-use drainspec::process::{Exit, Launch, Spawned, StartError, start};
+use drainspec::process::{Addressee, Exit, Launch, Spawned, StartError, start};
 use drainspec::timeline::{Event, Lines};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -83,10 +83,10 @@ async fn a_signal_is_recorded_before_its_effect_and_none_to_the_dead() {
     let tape = Tape::new();
     let process = shell(&tape, "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done");
     ready(&tape).await;
-    assert!(process.signal(Signal::SIGTERM, &tape.recorder));
+    assert!(process.signal(Signal::SIGTERM, Addressee::Leader));
     assert_eq!(process.exited(BOUND).await, Some(Exit { code: Some(5), signal: None }));
-    assert!(!process.signal(Signal::SIGTERM, &tape.recorder), "nobody is there any more");
-    let signalled = Event::Signal { process: 1, name: "SIGTERM".to_owned() };
+    assert!(!process.signal(Signal::SIGTERM, Addressee::Leader), "nobody is there any more");
+    let signalled = Event::Signal { process: 1, name: "SIGTERM".to_owned(), group: false };
     assert_eq!(tape.events()[2..], [signalled, exited(Some(5), None)]);
 }
 
@@ -96,7 +96,7 @@ async fn a_signal_goes_to_the_leader_alone() {
     let child = "trap 'echo child' TERM; echo ready; while :; do sleep 0.01; done";
     let process = shell(&tape, &format!("sh -c \"{child}\" & trap 'exit 0' TERM; while :; do sleep 0.01; done"));
     ready(&tape).await;
-    process.signal(Signal::SIGTERM, &tape.recorder);
+    process.signal(Signal::SIGTERM, Addressee::Leader);
     process.exited(BOUND).await.expect("the leader ends");
     assert!(process.group_alive(), "its child does not");
     assert!(!tape.events().contains(&log("child")), "nor has it heard of anything");

@@ -137,7 +137,7 @@ impl Connection {
                 since.max(closed) + idle_linger
             }
             (ConnectionState::Idle, None) => since + settings.keep_alive_timeout,
-            // A head that began to arrive, and the first one of all. rule: slow-head-bounded
+            // A head that began to arrive, and the first one of all. rule: slow-head-bounded, half-request-holds-nothing
             _ => since + settings.header_timeout,
         })
     }
@@ -192,6 +192,7 @@ impl ConnectionIo {
     /// destroy the response on its way (RFC 9112, 9.6), so: FIN, discard, close. rule: idle-closed-by-fin
     async fn half_close(&mut self) {
         let _ = self.shutdown().await;
+        // Once, whatever still comes. rule: kept-open-holds-nothing
         let close_timeout = self.connection.registry.settings.now().close_timeout;
         let _ = timeout(close_timeout, tokio::io::copy(&mut self.stream, &mut tokio::io::sink())).await;
     }

@@ -155,7 +155,7 @@ impl Lifecycle {
                     }
                 }
                 _ = self.broken.wait(), if !begun => begun = true,
-                // The last thing finished. rule: term-ends-process
+                // The last thing finished. rule: term-ends-process, exit-is-prompt
                 status = &mut shut_down, if begun => return self.exit(status),
             }
         }

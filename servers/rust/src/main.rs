@@ -50,6 +50,7 @@ fn main() {
 }
 
 async fn run() -> Result<i32, (i32, String)> {
+    // One process, without children, so it comes once. rule: signal-reaches-server, group-signal-drains
     // From here on a signal waits to be received instead of killing us. rule: startup-signal-ends-process
     let signals = Signals::listen().map_err(|error| (1, format!("signals: {error}")))?;
 

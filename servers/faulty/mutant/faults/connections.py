@@ -1,5 +1,6 @@
 """Faults in how connections end: the listener, idle ones, and the clients behind them."""
 
+import contextlib
 import dataclasses
 import os
 import select
@@ -11,7 +12,7 @@ import accept_queue
 import main
 from accept_queue import MAX_TTL, Emptied, Listener, set_minimum_ttl
 from config import Config, DrainPolicy
-from connections import Connection, ConnectionState, Limit, Registry
+from connections import BLOCK, CLIENT_LEFT, Connection, ConnectionState, Cut, Limit, Registry
 from lifecycle import Latch, Lifecycle, Phase
 from routes import App, Exchange, RequestError
 
@@ -114,6 +115,66 @@ def linger_too_short() -> None:
 def client_ignoring_fin_holds_exit() -> None:
     """After its own FIN the server waits for that of the client, until the drain deadline."""
     _configured(lambda config: {"close_timeout": 24 * 3600})
+
+
+def close_timeout_per_read() -> None:
+    """Each byte that comes after the server's FIN grants another CLOSE_TIMEOUT."""
+
+    def discard_for_ever(self):
+        with contextlib.suppress(OSError, Cut):
+            self._half_close()
+            timeout = self.registry.settings.current.close_timeout
+            while self._wait(select.POLLIN, time.monotonic() + timeout, self.registry.cut) and self._sock.recv(BLOCK):
+                pass
+        self._sock.close()
+        self.registry.forget(self)
+
+    Connection.close = discard_for_ever
+
+
+def answered_connection_left_to_client() -> None:
+    """A response that is sent while requests drain says `close`, and it is left to the client to do it."""
+    close = Connection.close
+
+    def close_after_client(self):
+        if self.in_flight and self.registry.draining.is_set():
+            self.registry.set_closing(self)
+            with contextlib.suppress(Cut):
+                self._wait(CLIENT_LEFT, None, self.registry.cut)
+        close(self)
+
+    Connection.close = close_after_client
+
+
+def posted_connection_holds_exit() -> None:
+    """An idle connection whose last request had a body is waited for until the drain deadline."""
+    read_body, await_request = Exchange.read_body, Connection._await_request
+
+    def read_body_and_note(self):
+        self.connection.posted = self.body_is_unread
+        read_body(self)
+
+    def await_request_or_more(self):
+        if self.state is ConnectionState.IDLE and getattr(self, "posted", False):
+            self._wait(select.POLLIN, None, self.registry.cut)
+        return await_request(self)
+
+    Exchange.read_body, Connection._await_request = read_body_and_note, await_request_or_more
+
+
+def idle_closed_by_the_clock() -> None:
+    """When the linger is over an idle connection is closed, without a look at what has arrived meanwhile."""
+    await_request = Connection._await_request
+
+    def await_request_by_the_clock(self):
+        idle = self.state is ConnectionState.IDLE
+        began = time.monotonic()
+        came = await_request(self)
+        registry = self.registry
+        over = registry.draining.is_set() and time.monotonic() > max(began, registry.drain_began) + registry.linger
+        return came and not (idle and over)
+
+    Connection._await_request = await_request_by_the_clock
 
 
 def _configured(changes_of) -> None:

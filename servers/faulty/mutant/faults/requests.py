@@ -214,6 +214,18 @@ def _timeout_per_byte(applies, name: str) -> None:
     Connection.receive = receive_patiently
 
 
+def half_request_holds_exit() -> None:
+    """Where the rest of a request does not come for a second, it is waited for until the drain deadline."""
+    receive = Connection.receive
+
+    def receive_patiently(self, deadline):
+        if not self._wait(select.POLLIN, time.monotonic() + 1, self.registry.cut):
+            deadline += 24 * 3600
+        return receive(self, deadline)
+
+    Connection.receive = receive_patiently
+
+
 def client_gone_holds() -> None:
     """Nobody notices that a client has left, and its request goes on to its end."""
 

@@ -2,17 +2,44 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import lifecycle
 import log
 from config import Config, ConfigError, Settings
 from connections import Connection, Cut, Registry
-from lifecycle import Latch, Lifecycle, Phase, Signals
+from lifecycle import Latch, Lifecycle, MainLoop, Phase, Signals
 
 
 def none() -> None:
     """Changes nothing: this is the reference, which passes everything."""
+
+
+def signal_not_passed_on() -> None:
+    """A parent starts the server and passes no signal on: it ends, and the server serves on as an orphan."""
+    _start_server().wait()
+    os._exit(0)
+
+
+def group_signal_counts_twice() -> None:
+    """A parent passes each signal on to the server, which has it already where the whole group was signalled."""
+    server = _start_server()
+
+    def pass_on(number, _):
+        time.sleep(0.1)  # two that come at once are one
+        server.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    status = server.wait()
+    os._exit(status if status >= 0 else 128 - status)
+
+
+def _start_server() -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-B", sys.argv[0], "none"])
 
 
 def never_exits() -> None:
@@ -81,6 +108,34 @@ def second_signal_exits_like_first() -> None:
     _second_signal_status(128 + signal.SIGTERM)
 
 
+def startup_signal_dropped_late() -> None:
+    """A start takes long, and a signal that comes in its last second is thrown away."""
+    made = []
+    init, load = Signals.__init__, Config.load
+
+    def init_and_note(self):
+        init(self)
+        made.append(self)
+
+    def load_slowly(lookup):
+        if made:
+            time.sleep(0.5)
+            if _received(made[0]):
+                os._exit(0)
+            time.sleep(1)
+            _received(made.pop())
+        return load(lookup)
+
+    Signals.__init__, Config.load = init_and_note, load_slowly
+
+
+def _received(signals: Signals) -> list[int]:
+    try:
+        return list(signals.receive())
+    except BlockingIOError:
+        return []
+
+
 def _second_signal_status(forced: int) -> None:
     run = Lifecycle.run
 
@@ -89,6 +144,28 @@ def _second_signal_status(forced: int) -> None:
         return forced if status > 128 else status
 
     Lifecycle.run = run_to
+
+
+def drain_looked_for_twice_a_second() -> None:
+    """Whether all requests are done is looked for every half second, and never told."""
+    wait = MainLoop.wait
+
+    def wait_by_looking(self, latch, deadline=None):
+        if latch is None or deadline is None:
+            return wait(self, latch, deadline)
+        while not latch.is_set() and time.monotonic() < deadline:
+            wait(self, None, min(deadline, time.monotonic() + 0.5))
+        return latch.is_set()
+
+    def drain_by_looking(self, loop, steps):
+        MainLoop.wait = wait_by_looking
+        try:
+            return drain(self, loop, steps)
+        finally:
+            MainLoop.wait = wait
+
+    drain = Lifecycle._drain
+    Lifecycle._drain = drain_by_looking
 
 
 def sigint_unhandled() -> None:

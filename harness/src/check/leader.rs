@@ -1,0 +1,219 @@
+//! Who gets the signal and who listens, by the kernel's word, before any signal is sent.
+
+use nix::sys::signal::Signal;
+
+use super::programs::{self, Framework, Launcher};
+use crate::process;
+use crate::scenario::Target;
+use crate::timeline::Seen;
+
+/// Who leads, who listens, and what they are.
+#[derive(Debug)]
+pub struct Identity {
+    /// The process that was started.
+    pub leader: Seen,
+    /// The process that listens: the leader, where it does so itself.
+    pub server: Seen,
+    /// Whether the leader listens itself.
+    pub leader_listens: bool,
+    /// Whether there are others beside the leader.
+    pub children: bool,
+    /// What the leader is, where it only starts others and is known for that.
+    pub launcher: Option<&'static Launcher>,
+    /// What the server is made with, where it shows.
+    pub framework: Option<&'static Framework>,
+    /// Its language, where it shows.
+    pub language: Option<&'static str>,
+    /// What the kernel says of the signal, and what people get wrong: the first thing that a report says.
+    pub diagnoses: Vec<Diagnosis>,
+}
+
+/// Something about the signal that is known before it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Diagnosis {
+    /// The default action ends the process at once.
+    NoHandler {
+        /// The process.
+        process: Seen,
+        /// The signal.
+        signal: &'static str,
+        /// Whether it only starts the server.
+        launcher: bool,
+    },
+    /// The process ignores the signal.
+    Ignored {
+        /// The process.
+        process: Seen,
+        /// The signal.
+        signal: &'static str,
+    },
+    /// The first process of a container has no handler, and the kernel drops the signal.
+    FirstProcess {
+        /// The process.
+        process: Seen,
+        /// The signal.
+        signal: &'static str,
+    },
+    /// The program drains on another signal.
+    OtherSignal {
+        /// The program.
+        program: String,
+        /// The signal.
+        signal: String,
+    },
+}
+
+impl std::fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoHandler { process, signal, launcher: true } => {
+                write!(f, "{process} has no handler for {signal}: the signal ends it and goes no further by itself")
+            }
+            Self::NoHandler { process, signal, launcher: false } => write!(
+                f,
+                "no handler for {signal} in {process}: it ends at once, whatever is in flight, and as the first process \
+                 of a container it would not even end"
+            ),
+            Self::Ignored { process, signal } => write!(
+                f,
+                "{signal} is ignored by {process}, or by whoever started it and left it so: it is killed when the grace \
+                 period is over"
+            ),
+            Self::FirstProcess { process, signal } => write!(
+                f,
+                "{process} is PID 1 of its namespace and has no handler for {signal}: the kernel drops the signal. \
+                 Handle it, or start under an init (docker run --init, tini, dumb-init)"
+            ),
+            Self::OtherSignal { program, signal } => write!(
+                f,
+                "{program} drains on SIG{signal}; SIGTERM stops it at once. Check it with --signal {}",
+                signal.to_lowercase()
+            ),
+        }
+    }
+}
+
+impl Identity {
+    /// Looks at a server that has started. `header` is its `Server` field.
+    pub fn of(target: &Target, signal: Signal, header: Option<&str>) -> Self {
+        let leader = target.process().pid();
+        let tree = target.process().tree();
+        let listeners = tree.listeners(target.address).own;
+        let leader_listens = listeners.contains(&leader) || listeners.is_empty();
+        let server = if leader_listens { leader } else { listeners[0] };
+        let framework = programs::framework(server, header);
+        let launcher = (!leader_listens).then(|| programs::launcher(&process::command_line(leader))).flatten();
+        let mut diagnoses = Vec::new();
+        for pid in if leader_listens { vec![leader] } else { vec![leader, server] } {
+            diagnoses.extend(diagnose(pid, signal, pid != server));
+        }
+        if let Some(framework) = framework
+            && let Some(wanted) = framework.stop.as_deref().filter(|_| signal == Signal::SIGTERM)
+        {
+            diagnoses.push(Diagnosis::OtherSignal { program: framework.name.clone(), signal: wanted.to_owned() });
+        }
+        Self {
+            leader: process::see(leader),
+            server: process::see(server),
+            leader_listens,
+            children: tree.pids.len() > 1,
+            launcher,
+            framework,
+            language: framework.map(|framework| framework.language.as_str()).or_else(|| programs::language(server)),
+            diagnoses,
+        }
+    }
+
+    /// The same in words, a sentence each.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        if !self.leader_listens {
+            words.push(format!("{} gets the signals, {} listens", self.leader, self.server));
+        }
+        words.extend(match (self.framework, self.language) {
+            (Some(framework), _) => Some(format!("it is served by {}", framework.name)),
+            (None, Some(language)) => Some(format!("it is written in {}", programs::language_name(language))),
+            (None, None) => None,
+        });
+        words
+    }
+
+    /// What to do about a rule that is broken, and where that is documented.
+    pub fn remedy(&self, rule: &str) -> Option<(&str, Option<&str>)> {
+        match self.launcher {
+            Some(launcher)
+                if matches!(rule, "signal-reaches-server" | "port-free-after-exit" | "group-signal-drains") =>
+            {
+                Some((&launcher.way_out, Some(&launcher.source)))
+            }
+            _ => programs::remedy(self.framework, self.language, rule),
+        }
+    }
+}
+
+fn diagnose(pid: i32, signal: Signal, launcher: bool) -> Option<Diagnosis> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let (process, signal_name) = (process::see(pid), signal.as_str());
+    Some(match Disposition::of(&status, signal)? {
+        Disposition::Ignored => Diagnosis::Ignored { process, signal: signal_name },
+        Disposition::Default if is_first(&status) => Diagnosis::FirstProcess { process, signal: signal_name },
+        Disposition::Default => Diagnosis::NoHandler { process, signal: signal_name, launcher },
+        Disposition::Taken => return None,
+    })
+}
+
+/// What a process does with a signal, proc_pid_status(5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disposition {
+    Default,
+    Ignored,
+    /// By a handler, or, where it is blocked, perhaps by sigwait(3) or signalfd(2). The runtimes of Go, Java and
+    /// Node.js have one of their own: nothing is told of them.
+    Taken,
+}
+
+impl Disposition {
+    fn of(status: &str, signal: Signal) -> Option<Self> {
+        let bit = 1u64 << (signal as i32 - 1);
+        let has = |name| Some(u64::from_str_radix(field(status, name)?, 16).ok()? & bit != 0);
+        Some(match (has("SigIgn:")?, has("SigCgt:")? || has("SigBlk:")?) {
+            (true, _) => Self::Ignored,
+            (false, true) => Self::Taken,
+            (false, false) => Self::Default,
+        })
+    }
+}
+
+/// Whether it is the first process of a namespace of its own.
+fn is_first(status: &str) -> bool {
+    field(status, "NSpid:").is_some_and(|pids| pids.split_whitespace().last() == Some("1"))
+}
+
+fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(blocked: u64, ignored: u64, caught: u64) -> String {
+        format!(
+            "Name:\tserver\nNSpid:\t4711\t1\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n"
+        )
+    }
+
+    #[test]
+    fn the_kernel_tells_what_becomes_of_a_signal() {
+        const TERM: u64 = 1 << 14;
+        let of = |blocked, ignored, caught| Disposition::of(&status(blocked, ignored, caught), Signal::SIGTERM);
+        assert_eq!(of(0, 0, 0), Some(Disposition::Default));
+        assert_eq!(of(0, 0, !TERM), Some(Disposition::Default));
+        assert_eq!(of(0, TERM, 0), Some(Disposition::Ignored));
+        assert_eq!(of(0, 0, TERM), Some(Disposition::Taken));
+        assert_eq!(of(TERM, 0, 0), Some(Disposition::Taken));
+        assert_eq!(Disposition::of("Name:\tserver\n", Signal::SIGTERM), None);
+        assert!(is_first(&status(0, 0, 0)));
+        assert!(!is_first("NSpid:\t4711\n"));
+    }
+}
