@@ -139,6 +139,16 @@ class Connection:
         self.registry.set_closing(self)
         self._sock.shutdown(socket.SHUT_WR)
 
+    def refuse(self) -> None:
+        """Answers a connection above MAX_CONNECTIONS without waiting for its request."""
+        body = b'{"error":"too many connections"}\n'
+        with contextlib.suppress(OSError, Cut):
+            self.send(
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+                b"Retry-After: 1\r\nConnection: close\r\n\r\n%s" % (len(body), body)
+            )
+        self.close()
+
     def cut(self) -> None:
         """By RST, because a FIN can look like the end of a response that has no length. rule: cut-is-visible"""
         if self.in_flight:
@@ -264,14 +274,3 @@ class Registry:
             for connection in self._connections:
                 states[connection.state] += 1
             return sum(self._in_flight), states
-
-
-def refuse(connection: Connection) -> None:
-    """Answers a connection above MAX_CONNECTIONS without waiting for its request."""
-    body = b'{"error":"too many connections"}\n'
-    with contextlib.suppress(OSError, Cut):
-        connection.send(
-            b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"Retry-After: 1\r\nConnection: close\r\n\r\n%s" % (len(body), body)
-        )
-    connection.close()
