@@ -28,6 +28,11 @@ const OTHER_PORTS: u32 = 3;
 /// So many requests are sent until one is in flight for certain.
 const ATTEMPTS: u32 = 3;
 
+/// Whether it did not start because somebody else has its port.
+fn port_taken(started: &Result<Target, Stop>) -> bool {
+    matches!(started, Err(Stop::Start(StartError::Exited { output, .. })) if process::says_taken(&output.0))
+}
+
 fn free_port() -> Result<u16, Stop> {
     process::free_port().map_err(|error| Stop::Io("looking for a free port", error))
 }
@@ -145,8 +150,7 @@ impl<'s> Run<'s> {
         let mut others = 0;
         loop {
             let started = self.start_with(&[]).await;
-            let taken = matches!(&started, Err(Stop::Start(StartError::Exited { output, .. })) if process::says_taken(&output.0));
-            if !taken || others == OTHER_PORTS || !self.another_port()? {
+            if !port_taken(&started) || others == OTHER_PORTS || !self.another_port()? {
                 return started;
             }
             others += 1;
@@ -158,9 +162,18 @@ impl<'s> Run<'s> {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_before_successor(&mut self) -> Result<Target, Stop> {
-        match self.subject.manner {
-            Manner::Stranger(_) => self.start().await,
-            Manner::Contract => self.start_with(&[("PORT", &free_port()?.to_string())]).await,
+        if matches!(self.subject.manner, Manner::Stranger(_)) {
+            return self.start().await;
+        }
+        let mut others = 0;
+        loop {
+            let port = free_port()?;
+            let started = self.start_with(&[("PORT", &port.to_string())]).await;
+            if !port_taken(&started) || others == OTHER_PORTS {
+                return started;
+            }
+            self.recorder.record(Event::PortTaken { process: self.processes, port });
+            others += 1;
         }
     }
 
