@@ -57,6 +57,24 @@ async fn it_is_started_with_what_the_timeline_says() {
     assert_eq!(events[0], Event::Started { process: 1, pid: process.pid() as u32, settings });
 }
 
+/// More children than processors, none of which ever waits for anything else.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn it_is_kept_waiting_for_a_processor() {
+    let tape = Tape::new();
+    let children = 2 * std::thread::available_parallelism().unwrap().get();
+    let _process = shell(&tape, &format!("for child in $(seq {children}); do while :; do :; done & done; wait"));
+    let began = Instant::now();
+    let told = |event: &Event| match event {
+        Event::Starved { process, waited_us, within_us } => *process == 1 && (20_000..=*within_us).contains(waited_us),
+        _ => false,
+    };
+    while !tape.recorder.finish().unwrap().records.iter().any(|record| told(&record.event)) {
+        assert!(began.elapsed() < BOUND, "nobody says that they wait");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn it_exits_with_its_status() {
     for status in [0, 3] {

@@ -47,11 +47,12 @@ impl Tape {
         self.folder.path().join("timeline.ndjson")
     }
 
-    /// What has happened so far.
+    /// What has happened so far, whatever else the machine had to do meanwhile.
     pub fn events(&self) -> Vec<Event> {
         // A record `finished` is all that looking leaves behind.
         let records = self.recorder.finish().expect("the file can be written").records;
-        records.into_iter().map(without_beginning).filter(|event| *event != Event::Finished).collect()
+        let events = records.into_iter().map(without_beginning);
+        events.filter(|event| !matches!(event, Event::Finished | Event::Starved { .. })).collect()
     }
 
     /// What has happened once something has: what a process writes takes its way through a pipe.
@@ -71,10 +72,12 @@ impl Tape {
 /// A fact without the time at which it began, which has been no later than the record.
 fn without_beginning(record: Record) -> Event {
     let Record { t_us, mut event } = record;
-    if let Event::Opened { begun_us, .. } | Event::NotOpened { begun_us, .. } | Event::Sent { begun_us, .. } =
-        &mut event
-    {
-        assert!(begun_us.take().is_none_or(|begun| begun <= t_us), "{event:?} at {t_us}");
+    match &mut event {
+        Event::Opened { begun_us, .. } | Event::NotOpened { begun_us, .. } => {
+            assert!(begun_us.take().is_some_and(|begun| begun <= t_us), "{event:?} at {t_us}");
+        }
+        Event::Sent { begun_us, .. } => assert!(begun_us.take().is_none_or(|begun| begun <= t_us), "{event:?}"),
+        _ => {}
     }
     event
 }
