@@ -138,7 +138,8 @@ pub struct Process {
     pub listener_open_until: Option<Micros>,
     /// When it exited, with which code or by which signal.
     pub exited: Option<(Micros, Option<i32>, Option<i32>)>,
-    killed: bool,
+    /// When the harness killed it, where it did. What it does from then on is not its doing.
+    pub killed: Option<Micros>,
     /// Samples of its requests in flight.
     pub in_flight: Vec<(Micros, u64)>,
 }
@@ -322,10 +323,12 @@ impl<'t> View<'t> {
             Event::ListenerBroken { process } => {
                 self.mentioned(*process, t).listener_broken = Some(t);
             }
-            Event::Killed { process } => self.mentioned(*process, t).killed = true,
+            Event::Killed { process } => {
+                self.mentioned(*process, t).killed.get_or_insert(t);
+            }
             Event::Exited { process, code, signal } => {
                 let process = self.mentioned(*process, t);
-                if !process.killed {
+                if process.killed.is_none() {
                     process.exited = Some((t, *code, *signal));
                 }
             }
