@@ -104,7 +104,7 @@ func newServer(config Config, handle http.HandlerFunc) *http.Server {
 		Handler:                      handle,
 		ConnState:                    Follow,
 		ConnContext:                  WithConnection,
-		IdleTimeout:                  config.KeepAliveTimeout,
+		IdleTimeout:                  config.KeepAliveTimeout, // rule: keep-alive-outlasts-balancer
 		MaxHeaderBytes:               maxHeadBytes - 4096, // net/http adds as much
 		DisableGeneralOptionsHandler: true,                // "OPTIONS *" is ours to answer too
 		ErrorLog:                     log.New(ErrorWriter{}, "", 0),

@@ -265,7 +265,8 @@ fn new_connections_refused(view: &View) -> Finding {
         Err(finding) => return finding,
     };
     // Until the end of a lame-duck new connections are to be taken.
-    let from = signalled.saturating_add(view.param(Param::ShutdownDelay).map_or(0, seconds));
+    let lame_duck = signalled.saturating_add(view.param(Param::ShutdownDelay).map_or(0, seconds));
+    let from = process.listener_closed.map_or(lame_duck, |closed| lame_duck.min(closed)).max(signalled);
     // A server may take a moment to close its listener, and a short drain is all moment.
     let drained = in_flight(view, Role::InFlight, from).map(|r| r.ended.unwrap_or(u64::MAX)).max();
     let lasts = view.param(Param::InFlightFor).map_or(0, seconds);

@@ -170,7 +170,18 @@ fn lame_duck_serves(view: &View) -> Finding {
     if delay == 0 {
         return no_lame_duck(view, process, signalled);
     }
-    let over = signalled.saturating_add(delay);
+    let mut over = signalled.saturating_add(delay);
+    if learnt(view)
+        && let Some(closed) = process.listener_closed
+    {
+        // How long it lasts may differ from one start to the next.
+        if closed < signalled.saturating_add(delay / 4) {
+            let (after, seen) = (ms(closed - signalled), ms(delay));
+            let actual = format!("the listener was closed {after} after the signal; another time it was open for {seen}");
+            return Finding::violated(actual, [signalled, closed]);
+        }
+        over = over.min(process.listener_open_until.unwrap_or(signalled).saturating_sub(NEAR_US));
+    }
     let asked = || view.requests.iter().filter(|r| matches!(r.role, Role::Ready | Role::LameDuck | Role::NotFound));
     let during = || asked().filter(|request| request.sent > signalled && request.sent < over);
     let held = |request: &&Request| request.ended.is_none_or(|ended| ended > request.sent.saturating_add(delay / 3));
@@ -194,6 +205,14 @@ fn lame_duck_serves(view: &View) -> Finding {
     })
 }
 
+/// Whether the lame-duck of somebody's server was learnt, which is no promise.
+fn learnt(view: &View) -> bool {
+    view.param(Param::LameDuck) == Some(0.0)
+}
+
+/// So near to the end of a lame-duck that was learnt a request may meet it, in microseconds.
+const NEAR_US: u64 = 300_000;
+
 /// What is said of a server that was not seen to have a lame-duck.
 fn no_lame_duck(view: &View, process: &Process, signalled: u64) -> Finding {
     let after = |at: u64| format!("no lame-duck: the listener was closed {} after the signal", ms(at - signalled));
@@ -212,8 +231,7 @@ fn lame_duck_lasts(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
-    // What was learnt of somebody's server is no promise.
-    if view.param(Param::LameDuck) == Some(0.0) {
+    if learnt(view) {
         return Finding::inconclusive("nobody has said how long the lame-duck is to last (--lame-duck S)");
     }
     let Some(delay) = view.param(Param::ShutdownDelay).map(seconds) else {

@@ -177,6 +177,11 @@ def idle_closed_by_the_clock() -> None:
     Connection._await_request = await_request_by_the_clock
 
 
+def keep_alive_shorter_than_balancers() -> None:
+    """An idle connection is closed after a second, whatever KEEP_ALIVE_TIMEOUT says."""
+    _configured(lambda _: {"keep_alive_timeout": 1.0})
+
+
 def _configured(changes_of) -> None:
     """Changes the configuration that was read, at the start and by SIGHUP."""
     load = Config.load
