@@ -101,7 +101,8 @@ fn without_a_readiness_probe_a_lame_duck_is_seen_as_well() {
 
 #[test]
 fn a_lame_duck_that_does_not_serve_fails_in_a_pod() {
-    let names = ["faulty/lame-duck-rejects-requests", "faulty/lame-duck-skipped", "faulty/lame-duck-refuses-connections"];
+    let names =
+        ["faulty/lame-duck-rejects-requests", "faulty/lame-duck-skipped", "faulty/lame-duck-refuses-connections"];
     let servers = servers(&names);
     std::thread::scope(|scope| {
         for server in &servers {

@@ -126,9 +126,8 @@ impl Identity {
 
     /// Whether the signal ends nobody.
     pub fn is_deaf(&self) -> bool {
-        let deaf = |diagnosis: &Diagnosis| {
-            matches!(diagnosis, Diagnosis::Ignored { .. } | Diagnosis::FirstProcess { .. })
-        };
+        let deaf =
+            |diagnosis: &Diagnosis| matches!(diagnosis, Diagnosis::Ignored { .. } | Diagnosis::FirstProcess { .. });
         self.diagnoses.iter().any(deaf)
     }
 

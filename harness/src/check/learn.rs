@@ -170,7 +170,8 @@ fn too_quick(route: &Route) -> Stop {
     let status = normal.map_or(String::new(), |normal| format!(" {}", normal.status));
     let takes = route.takes();
     let post = if method == Method::GET { "; where it is no GET, say --method and --body" } else { "" };
-    let why = format!("it is answered{status} in {takes:.1?}, and {SLOW_ENOUGH:.1?} are the least that is needed{post}");
+    let why =
+        format!("it is answered{status} in {takes:.1?}, and {SLOW_ENOUGH:.1?} are the least that is needed{post}");
     crate::scenario::unconfirmed(&format!("--slow: {method} {path} takes its time"), why)
 }
 

@@ -112,8 +112,7 @@ pub async fn play(
         let verdict = played.outcome.rules.iter().find(|verdict| verdict.rule == "signal-reaches-server");
         verdict.filter(|verdict| verdict.verdict != Verdict::Pass).map(|verdict| verdict.actual.clone())
     };
-    let (beside, scenarios): (Vec<_>, Vec<_>) =
-        scenarios.into_iter().partition(|scenario| scenario.slug == BESIDE);
+    let (beside, scenarios): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.slug == BESIDE);
     let waits = Waiting::of(beside.first().copied(), &subject, out);
     let waits = match learned.own_port {
         true => waits.map(Waiting::start),

@@ -142,6 +142,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn in_a_pod_alone_a_lame_duck_that_does_not_serve_is_a_failure() {
+        let rule = crate::rules::find("lame-duck-serves").unwrap();
+        let found = |verdict| RuleVerdict {
+            rule: rule.slug.to_owned(),
+            level: rule.level_for(false),
+            basis: rule.basis,
+            verdict,
+            expected: String::new(),
+            actual: String::new(),
+            evidence: Vec::new(),
+        };
+        let weighed = |profile: Profile, verdict| {
+            let weighed = profile.weigh(found(verdict));
+            (weighed.level, weighed.verdict)
+        };
+        assert_eq!(weighed(Profile::Kubernetes, Verdict::Warn), (Level::Must, Verdict::Fail));
+        assert_eq!(weighed(Profile::Kubernetes, Verdict::Pass), (Level::Must, Verdict::Pass));
+        assert_eq!(weighed(Profile::Kubernetes, Verdict::Inconclusive), (Level::Must, Verdict::Inconclusive));
+        assert_eq!(weighed(Profile::LoadBalancer, Verdict::Warn), (Level::Should, Verdict::Warn));
+    }
+
+    #[test]
     fn every_rule_is_judged_or_it_is_said_why_not() {
         for profile in Profile::value_variants() {
             for rule in crate::rules::all() {

@@ -157,7 +157,9 @@ pub enum CliError {
         why: String,
     },
     /// The lame-duck takes all of the grace period.
-    #[error("--lame-duck {lame_duck} leaves nothing of the {grace} s after which the server is killed: a longer --grace, or a shorter one")]
+    #[error(
+        "--lame-duck {lame_duck} leaves nothing of the {grace} s after which the server is killed: a longer --grace, or a shorter one"
+    )]
     NoTimeToDrain {
         /// The lame-duck, in seconds.
         lame_duck: u64,
@@ -200,7 +202,9 @@ impl CliError {
             | Self::NothingUnexpected
             | Self::NothingToJudge { .. } => Status::NothingSelected,
             // In a file it would be that file's value.
-            Self::Unknown { .. } | Self::NoTimeToDrain { .. } | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,
+            Self::Unknown { .. } | Self::NoTimeToDrain { .. } | Self::Catalog(CatalogError::Glob { .. }) => {
+                Status::Usage
+            }
             Self::NoServers { .. }
             | Self::Catalog(_)
             | Self::KnownMatchesNothing { .. }

@@ -282,10 +282,7 @@ fn new_connections_refused(view: &View) -> Finding {
             Opening::Failed(NotOpened::Refused) => refused += 1,
             Opening::Opened if listening && connection.at < half => taken += 1,
             Opening::Opened if drained - from < TELLING_US => {
-                return Finding::inconclusive(format!(
-                    "the request drained for {} only: {LONGER}",
-                    ms(drained - from)
-                ));
+                return Finding::inconclusive(format!("the request drained for {} only: {LONGER}", ms(drained - from)));
             }
             Opening::Opened if listening && view.stalled(from, connection.at, (half - from) / 2) => {
                 return Finding::inconclusive("accepted, but the harness itself stalled meanwhile");
@@ -307,10 +304,7 @@ fn new_connections_refused(view: &View) -> Finding {
     let answered = in_flight(view, Role::InFlight, from).all(|request| request.answered());
     if let Some(closed) = process.listener_closed.filter(|closed| answered && *closed > drained) {
         if drained - from < TELLING_US {
-            return Finding::inconclusive(format!(
-                "the request drained for {} only: {LONGER}",
-                ms(drained - from)
-            ));
+            return Finding::inconclusive(format!("the request drained for {} only: {LONGER}", ms(drained - from)));
         }
         if view.stalled(from, closed, (drained - from) / 2) {
             return Finding::inconclusive("the listener closed late, but the harness itself stalled meanwhile");

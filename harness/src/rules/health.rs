@@ -177,7 +177,8 @@ fn lame_duck_serves(view: &View) -> Finding {
         // How long it lasts may differ from one start to the next.
         if closed < signalled.saturating_add(delay / 4) {
             let (after, seen) = (ms(closed - signalled), ms(delay));
-            let actual = format!("the listener was closed {after} after the signal; another time it was open for {seen}");
+            let actual =
+                format!("the listener was closed {after} after the signal; another time it was open for {seen}");
             return Finding::violated(actual, [signalled, closed]);
         }
         over = over.min(process.listener_open_until.unwrap_or(signalled).saturating_sub(NEAR_US));

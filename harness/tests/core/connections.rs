@@ -320,7 +320,8 @@ fn new_connections_after_lame_duck() -> Vec<Case> {
             drained(drains().at(4_500).opened(1, Role::New).at(4_700).listener_closed())
         }),
         unclear(rule, "what was in flight at the signal was answered in the lame-duck", {
-            let run = run().param(Param::ShutdownDelay, 3.0).param(Param::InFlightFor, 1.0).sent("slow", Role::InFlight);
+            let run =
+                run().param(Param::ShutdownDelay, 3.0).param(Param::InFlightFor, 1.0).sent("slow", Role::InFlight);
             let run = run.at(1_000).signal("SIGTERM").at(1_500).answered_close("slow", 200);
             refused(run.at(4_000).listener_closed().at(4_500), 1)
         }),

@@ -198,7 +198,11 @@ fn strangers() -> Vec<Case> {
         violated("lame-duck-serves", "learnt, and the listener closed at once", {
             connects(learnt()).answered("duck", 200).at(1_050).listener_closed()
         }),
-        violated("lame-duck-serves", "learnt, and new clients are turned away", connects(learnt()).answered("duck", 503)),
+        violated(
+            "lame-duck-serves",
+            "learnt, and new clients are turned away",
+            connects(learnt()).answered("duck", 503),
+        ),
         holds("readiness-fails", "by 500, of somebody's server", {
             ready(learnt(), "a", 500).at(2_000).listener_closed()
         }),
