@@ -168,11 +168,10 @@ async fn known(target: &Target, stranger: &Stranger, route: &Route, keep_alive: 
 fn too_quick(route: &Route) -> Stop {
     let Route { method, path, normal, .. } = route;
     let status = normal.map_or(String::new(), |normal| format!(" {}", normal.status));
-    let takes = route.takes();
+    let (takes, least) = (route.takes().as_secs_f64() * 1e3, SLOW_ENOUGH.as_millis());
     let post = if method == Method::GET { "; where it is no GET, say --method and --body" } else { "" };
-    let why =
-        format!("it is answered{status} in {takes:.1?}, and {SLOW_ENOUGH:.1?} are the least that is needed{post}");
-    crate::scenario::unconfirmed(&format!("--slow: {method} {path} takes its time"), why)
+    let why = format!("{method} is answered{status} in {takes:.1} ms, where {least} ms at least are needed{post}");
+    crate::scenario::unconfirmed(&format!("--slow {path}"), why)
 }
 
 /// Waits until the readiness probe succeeds.
@@ -185,8 +184,10 @@ async fn becomes_ready(target: &Target, subject: &Subject, within: Duration) -> 
             Some(status) if !subject.is_unready(status) => return Ok(()),
             Some(500..) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
             status => {
-                let what = format!("--ready: {} says that the server is ready", subject.ready_path());
-                let why = status.map_or(answer.outcome.to_string(), |status| format!("it is answered {status}"));
+                let what = format!("--ready {}", subject.ready_path());
+                let why = status.map_or(answer.outcome.to_string(), |status| {
+                    format!("it is answered {status}, and has to succeed before the signal")
+                });
                 return Err(crate::scenario::unconfirmed(&what, why));
             }
         }

@@ -176,7 +176,7 @@ fn lame_duck_serves(view: &View) -> Finding {
     {
         // How long it lasts may differ from one start to the next.
         if closed < signalled.saturating_add(delay / 4) {
-            let (after, seen) = (ms(closed - signalled), ms(delay));
+            let (after, seen) = (ms(closed.saturating_sub(signalled)), ms(delay));
             let actual =
                 format!("the listener was closed {after} after the signal; another time it was open for {seen}");
             return Finding::violated(actual, [signalled, closed]);
@@ -216,7 +216,9 @@ const NEAR_US: u64 = 300_000;
 
 /// What is said of a server that was not seen to have a lame-duck.
 fn no_lame_duck(view: &View, process: &Process, signalled: u64) -> Finding {
-    let after = |at: u64| format!("no lame-duck: the listener was closed {} after the signal", ms(at - signalled));
+    let after = |at: u64| {
+        format!("no lame-duck: the listener was closed {} after the signal", ms(at.saturating_sub(signalled)))
+    };
     let refused = view.connections(Role::LameDuck).find(|c| c.at > signalled && c.opening != Opening::Opened);
     if let Some(closed) = process.listener_closed.filter(|_| refused.is_some()) {
         return Finding::violated(after(closed), [signalled, closed]);

@@ -450,7 +450,7 @@ fn startup_signal_ends_process(view: &View) -> Finding {
     for process in view.processes.values() {
         let Some(signalled) = process.signalled() else { continue };
         // It may have come so far that it has a lame-duck.
-        let limit = 1_000_000 + seconds(view.param(Param::ShutdownDelay).unwrap_or(0.0));
+        let limit = seconds(view.param(Param::ShutdownDelay).unwrap_or(0.0)).saturating_add(1_000_000);
         let finding = ended(view, process, signalled, limit);
         if finding.outcome != Outcome::Holds {
             let after = ms(signalled - process.started);
