@@ -178,8 +178,8 @@ def idle_closed_by_the_clock() -> None:
 
 
 def keep_alive_shorter_than_balancers() -> None:
-    """An idle connection is closed after a second, whatever KEEP_ALIVE_TIMEOUT says."""
-    _configured(lambda _: {"keep_alive_timeout": 1.0})
+    """An idle connection is closed after half of KEEP_ALIVE_TIMEOUT."""
+    _configured(lambda config: {"keep_alive_timeout": config.keep_alive_timeout / 2})
 
 
 def _configured(changes_of) -> None:
