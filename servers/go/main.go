@@ -105,8 +105,8 @@ func newServer(config Config, handle http.HandlerFunc) *http.Server {
 		ConnState:                    Follow,
 		ConnContext:                  WithConnection,
 		IdleTimeout:                  config.KeepAliveTimeout, // rule: keep-alive-outlasts-balancer
-		MaxHeaderBytes:               maxHeadBytes - 4096, // net/http adds as much
-		DisableGeneralOptionsHandler: true,                // "OPTIONS *" is ours to answer too
+		MaxHeaderBytes:               maxHeadBytes - 4096,     // net/http adds as much
+		DisableGeneralOptionsHandler: true,                    // "OPTIONS *" is ours to answer too
 		ErrorLog:                     log.New(ErrorWriter{}, "", 0),
 	}
 }

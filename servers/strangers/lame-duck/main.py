@@ -13,6 +13,7 @@ stopping = threading.Event()
 
 class Reports(drains.Reports):
     protocol_version = "HTTP/1.1"
+    timeout = 2
 
     def do_GET(self):
         self.close_connection = stopping.is_set()
