@@ -47,6 +47,10 @@ fn subject(folder: &Path, taken: u32, work: u32, takes_port: bool) -> Subject {
             port: free_port().unwrap(),
             takes_port,
             start_within: Duration::from_secs(60),
+            grace: Duration::from_secs(30),
+            lame_duck: None,
+            ends: true,
+            over: Default::default(),
         })),
     }
 }

@@ -104,9 +104,9 @@ func newServer(config Config, handle http.HandlerFunc) *http.Server {
 		Handler:                      handle,
 		ConnState:                    Follow,
 		ConnContext:                  WithConnection,
-		IdleTimeout:                  config.KeepAliveTimeout,
-		MaxHeaderBytes:               maxHeadBytes - 4096, // net/http adds as much
-		DisableGeneralOptionsHandler: true,                // "OPTIONS *" is ours to answer too
+		IdleTimeout:                  config.KeepAliveTimeout, // rule: keep-alive-outlasts-balancer
+		MaxHeaderBytes:               maxHeadBytes - 4096,     // net/http adds as much
+		DisableGeneralOptionsHandler: true,                    // "OPTIONS *" is ours to answer too
 		ErrorLog:                     log.New(ErrorWriter{}, "", 0),
 	}
 }

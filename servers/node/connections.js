@@ -355,6 +355,7 @@ export class Registry {
   #keepAlive(connection) {
     if (!isIdle(connection) || this.#draining) return;
     connection.watch();
+    // rule: keep-alive-outlasts-balancer
     const closeIdle = () => this.#closeIdle(connection);
     connection.keepAliveDeadline = setTimeout(closeIdle, this.settings.now().keepAliveTimeout - QUIET);
     if (connection.hasBegun()) this.activate(connection);

@@ -78,6 +78,7 @@ class Connection:
         if self.state is ConnectionState.UNUSED:
             deadline = self._opened + settings.header_timeout
         else:
+            # rule: keep-alive-outlasts-balancer
             deadline = idle_since + settings.keep_alive_timeout
         # Ends also when the listener closes. An unused connection is treated as an idle one.
         # rule: unused-holds-nothing

@@ -124,6 +124,13 @@ impl Identity {
         }
     }
 
+    /// Whether the signal ends nobody.
+    pub fn is_deaf(&self) -> bool {
+        let deaf =
+            |diagnosis: &Diagnosis| matches!(diagnosis, Diagnosis::Ignored { .. } | Diagnosis::FirstProcess { .. });
+        self.diagnoses.iter().any(deaf)
+    }
+
     /// The same in words, a sentence each.
     pub fn words(&self) -> Vec<String> {
         let mut words = Vec::new();

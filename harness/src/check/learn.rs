@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use hyper::Method;
 use hyper::header::SERVER;
 
-use super::Identity;
+use super::{Identity, LameDuck, lame_duck};
 use crate::catalog::Feature;
 use crate::client::Outcome;
 use crate::recorder::Recorder;
@@ -21,6 +22,8 @@ const STARTS: Duration = Duration::from_secs(2);
 const SAMPLES: usize = 5;
 /// How long they may take together; there are two at least.
 const SAMPLING: Duration = Duration::from_secs(4);
+/// Pause between two questions whether it is ready.
+const AGAIN: Duration = Duration::from_millis(100);
 /// How long a connection is watched for being closed after its first response.
 const CLOSES_WITHIN: Duration = Duration::from_millis(150);
 
@@ -39,8 +42,10 @@ pub struct Learned {
     pub quick: Route,
     /// What is slow enough, and what comes.
     pub slow: Option<Route>,
-    /// Why the slow path that was given is not used.
-    pub not_slow: Option<String>,
+    /// Its lame-duck.
+    pub lame_duck: LameDuck,
+    /// The path of its readiness probe.
+    ready: Option<String>,
     /// Who leads, who listens, and what they are.
     pub identity: Identity,
 }
@@ -55,21 +60,19 @@ pub async fn learn(subject: &Subject, recorder: Recorder) -> Result<Learned, Sto
     };
     let mut run =
         Run::new(recorder, subject, Default::default()).map_err(|error| Stop::Io("making a folder", error))?;
-    let target = run.start().await?;
+    let mut target = run.start().await?;
     let starting = target.process().tree().cpu();
     let asked = run.port();
     let keep_alive = keeps_open(&target, stranger).await?;
     let quick = known(&target, stranger, &stranger.quick, keep_alive).await?;
-    let (mut slow, mut not_slow) = (None, None);
+    let mut slow = None;
     match &stranger.slow {
         Some(route) => {
             let route = known(&target, stranger, route, keep_alive).await?;
-            if route.takes() >= SLOW_ENOUGH {
-                slow = Some(route);
-            } else {
-                let (path, takes) = (&route.path, route.takes());
-                not_slow = Some(format!("{path} takes {takes:.1?}; at least {SLOW_ENOUGH:.1?} are needed"));
+            if route.takes() < SLOW_ENOUGH {
+                return Err(too_quick(&route));
             }
+            slow = Some(route);
         }
         None if quick.takes() >= SLOW_ENOUGH => slow = Some(quick.clone()),
         None => {}
@@ -78,9 +81,18 @@ pub async fn learn(subject: &Subject, recorder: Recorder) -> Result<Learned, Sto
     let header = server_field(&target, stranger).await;
     // At the end: some install their handler only after they listen.
     let identity = Identity::of(&target, subject.stop_signal(), header.as_deref());
+    if stranger.ready.is_some() {
+        becomes_ready(&target, subject, stranger.start_within).await?;
+    }
+    let stranger = Stranger { quick: quick.clone(), ..(**stranger).clone() };
+    let lame_duck = match stranger.lame_duck {
+        Some(said) => LameDuck::Said(said),
+        None if identity.is_deaf() => LameDuck::Unknown,
+        None => lame_duck::watch(&mut target, subject, &stranger).await,
+    };
     target.kill().await;
-    let own_port = Some(port) == asked;
-    Ok(Learned { port, own_port, starting, keep_alive, quick, slow, not_slow, identity })
+    let (own_port, ready) = (Some(port) == asked, stranger.ready);
+    Ok(Learned { port, own_port, starting, keep_alive, quick, slow, lame_duck, ready, identity })
 }
 
 impl Learned {
@@ -91,8 +103,9 @@ impl Learned {
     }
 
     /// What the subject can do.
-    pub fn features(&self, ready: bool) -> impl Iterator<Item = Feature> {
-        let health = ready.then_some([Feature::Health, Feature::LameDuck]).into_iter().flatten();
+    pub fn features(&self) -> impl Iterator<Item = Feature> {
+        let lame_duck = self.lame_duck.is_due(self.ready.is_some()).then_some(Feature::LameDuck);
+        let health = self.ready.is_some().then_some(Feature::Health).into_iter().chain(lame_duck);
         let slow = self.slow.is_some().then_some(Feature::Slow);
         self.keep_alive.then_some(Feature::KeepAlive).into_iter().chain(slow).chain(health)
     }
@@ -104,11 +117,11 @@ impl Learned {
         if let Some(slow) = self.slow.as_ref().filter(|slow| slow.path != self.quick.path) {
             words.push(described(slow));
         }
-        words.extend(self.not_slow.clone());
         words.push(match self.keep_alive {
             true => "it keeps connections open".to_owned(),
             false => "it closes the connection after each response".to_owned(),
         });
+        words.extend(self.lame_duck.words(self.ready.as_deref()));
         words.extend(self.identity.words());
         words
     }
@@ -159,6 +172,36 @@ async fn known(target: &Target, stranger: &Stranger, route: &Route, keep_alive: 
     }
     answers.sort_by_key(|answer| answer.takes);
     Ok(Route { normal: Some(answers[answers.len() / 2]), ..route.clone() })
+}
+
+/// Why the slow path that was named is of no use, with what was seen.
+fn too_quick(route: &Route) -> Stop {
+    let Route { method, path, normal, .. } = route;
+    let status = normal.map_or(String::new(), |normal| format!(" {}", normal.status));
+    let (takes, least) = (route.takes().as_secs_f64() * 1e3, SLOW_ENOUGH.as_millis());
+    let post = if method == Method::GET { "; where it is no GET, say --method and --body" } else { "" };
+    let why = format!("{method} is answered{status} in {takes:.1} ms, where {least} ms at least are needed{post}");
+    crate::scenario::unconfirmed(&format!("--slow {path}"), why)
+}
+
+/// Waits until the readiness probe succeeds.
+async fn becomes_ready(target: &Target, subject: &Subject, within: Duration) -> Result<(), Stop> {
+    let deadline = Instant::now() + within;
+    loop {
+        let mut connection = target.connect(Role::Warmup).await?;
+        let answer = connection.ask(subject.ask_ready()).await;
+        match answer.status {
+            Some(status) if !subject.is_unready(status) => return Ok(()),
+            Some(500..) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
+            status => {
+                let what = format!("--ready {}", subject.ready_path());
+                let why = status.map_or(answer.outcome.to_string(), |status| {
+                    format!("it is answered {status}, and has to succeed before the signal")
+                });
+                return Err(crate::scenario::unconfirmed(&what, why));
+            }
+        }
+    }
 }
 
 fn unanswered(route: &Route, outcome: Outcome) -> Stop {

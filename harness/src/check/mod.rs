@@ -1,20 +1,24 @@
 //! Anybody's server: nothing is assumed of it but that it speaks HTTP/1.1 on a TCP port.
 
+mod lame_duck;
 mod leader;
 mod learn;
 mod profile;
 mod programs;
 mod results;
 
+pub use lame_duck::LameDuck;
 pub use leader::{Diagnosis, Identity};
 pub use learn::{Learned, learn};
 pub use profile::Profile;
 pub use results::{CheckResults, FILE, to_be_judged_again};
 
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::{Feature, KnownFailures};
 use crate::process::Addressee;
@@ -23,10 +27,20 @@ use crate::results::Outcome;
 use crate::rules::Level;
 use crate::runner;
 use crate::scenario::{self, Manner, Pace, Scenario, Subject};
+use crate::timeline::Param;
 use crate::verdict::{RuleVerdict, Verdict};
 
 /// What is played first where another process leads than listens: whether it passes the signal on, and what it leaves.
 const SIGNAL_FIRST: [&str; 2] = ["idle-exit", "immediate-rebind"];
+
+/// What is played beside all else, for as long as that takes: in it a connection waits, and nothing happens.
+const BESIDE: &str = "idle-in-balancers-pool";
+/// For how long, where a server cannot be started beside another: longer than the five seconds that many keep.
+const ALONE: Duration = Duration::from_millis(6_500);
+
+/// Rules of which it is said, without a verdict, where nothing could be told: that takes longer than all the rest, or
+/// what nobody has said.
+const TOLD: [&str; 2] = ["keep-alive-outlasts-balancer", "lame-duck-lasts"];
 
 /// What one scenario came to.
 pub struct Played {
@@ -74,6 +88,9 @@ fn differs(subject: &Subject, scenario: &Scenario) -> bool {
         Manner::Stranger(stranger) if scenario.slug == "group-signal" => {
             stranger.children && stranger.to == Addressee::Leader
         }
+        Manner::Stranger(_) if scenario.slug == BESIDE => {
+            subject.params.iter().any(|(param, _)| *param == Param::BalancerIdle)
+        }
         _ => true,
     }
 }
@@ -94,6 +111,12 @@ pub async fn play(
         let verdict = played.outcome.rules.iter().find(|verdict| verdict.rule == "signal-reaches-server");
         verdict.filter(|verdict| verdict.verdict != Verdict::Pass).map(|verdict| verdict.actual.clone())
     };
+    let (beside, scenarios): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.slug == BESIDE);
+    let waits = Waiting::of(beside.first().copied(), &subject, out);
+    let waits = match learned.own_port {
+        true => waits.map(Waiting::start),
+        false => waits,
+    };
     let (first, rest): (Vec<_>, Vec<_>) = scenarios
         .into_iter()
         .partition(|scenario| !learned.identity.leader_listens && SIGNAL_FIRST.contains(&scenario.slug));
@@ -106,7 +129,57 @@ pub async fn play(
             all.extend(rest.into_iter().map(|scenario| untested(scenario, &why)).inspect(&mut done));
         }
     }
+    if let Some(waits) = waits {
+        let played = waits.end().await;
+        done(&played);
+        all.push(played);
+    }
     all
+}
+
+/// What is played beside all else.
+struct Waiting {
+    scenario: &'static Scenario,
+    subject: Subject,
+    out: PathBuf,
+    over: CancellationToken,
+    task: Option<AbortOnDropHandle<Outcome>>,
+}
+
+impl Waiting {
+    fn of(scenario: Option<&'static Scenario>, subject: impl Fn() -> Subject, out: &Path) -> Option<Self> {
+        let (scenario, mut subject, over) = (scenario?, subject(), CancellationToken::new());
+        if let Manner::Stranger(stranger) = &mut subject.manner {
+            stranger.over = over.clone();
+        }
+        Some(Self { scenario, subject, out: out.to_owned(), over, task: None })
+    }
+
+    fn start(mut self) -> Self {
+        let (subject, scenario, out) = (self.subject.clone(), self.scenario, self.out.clone());
+        let play = async move { runner::play(&subject, scenario, 1, 0, &out).await };
+        self.task = Some(AbortOnDropHandle::new(tokio::spawn(play)));
+        self
+    }
+
+    /// All else is over; where it was not started until now, it has a little time.
+    async fn end(mut self) -> Played {
+        if self.task.is_none() {
+            self = self.start();
+            let over = self.over.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(ALONE).await;
+                over.cancel();
+            });
+        } else {
+            self.over.cancel();
+        }
+        let outcome = match self.task {
+            Some(task) => task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
+            None => Outcome::without_run(Verdict::Error, "it was not played".to_owned()),
+        };
+        Played { scenario: self.scenario, outcome }
+    }
 }
 
 /// A scenario that was not played.
@@ -178,6 +251,15 @@ async fn play_all(
     all
 }
 
+/// What was seen of rules that came to no verdict, and of which no more is to be known, in words.
+pub fn told(played: &[Played], profile: Profile) -> Vec<String> {
+    let verdicts = played.iter().flat_map(|one| &one.outcome.rules);
+    let told = verdicts.filter(|verdict| {
+        verdict.rule == TOLD[0] && verdict.verdict == Verdict::Inconclusive && profile.why_not(&verdict.rule).is_none()
+    });
+    told.map(|verdict| verdict.actual.clone()).collect()
+}
+
 /// One verdict for each rule. A rule that holds in one scenario and could not be tested in another holds; one that
 /// is violated anywhere is violated.
 pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> Vec<RuleSummary> {
@@ -193,7 +275,10 @@ pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> 
             if verdict.level == Level::Info || profile.why_not(&verdict.rule).is_some() {
                 continue;
             }
-            let verdict = verdict.clone();
+            if TOLD.contains(&verdict.rule.as_str()) && verdict.verdict == Verdict::Inconclusive {
+                continue;
+            }
+            let verdict = profile.weigh(verdict.clone());
             let failed = matches!(verdict.verdict, Verdict::Fail | Verdict::Warn);
             let known = failed && known.find(one.scenario.slug, &verdict.rule).is_some();
             let summary = RuleSummary { scenario: one.scenario.slug, known, verdict };

@@ -3,6 +3,9 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::rules::Level;
+use crate::verdict::{RuleVerdict, Verdict};
+
 /// Where the server under test runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -35,13 +38,31 @@ impl Profile {
                 | "streams-limited-apart",
             ) => Some("its limits are its own, and nobody here knows them"),
             (_, "endless-stream-ends") => Some("no path of it is known to have no end"),
-            (_, "lame-duck-serves" | "lame-duck-lasts") => Some("how long its lame-duck lasts is its own affair"),
             (_, "liveness-stays") => Some("no liveness probe of it is known"),
             (_, "prestop-waits" | "prestop-keeps-process" | "prestop-delay-once") => {
                 Some("no preStop hook of it is known")
             }
             (Self::Standalone, "readiness-fails" | "readiness-latched") => Some("nobody asks whether it is ready"),
+            (Self::Standalone, "lame-duck-serves" | "lame-duck-lasts") => {
+                Some("nobody has to hear of it before its listener closes")
+            }
+            (Self::Standalone, "keep-alive-outlasts-balancer") => Some("no balancer keeps connections to it"),
             _ => None,
+        }
+    }
+
+    /// The verdict with the weight that its rule has here. In a pod it is by a lame-duck alone that a server is not asked
+    /// when it listens no more; and what the user has said is promised.
+    pub fn weigh(self, verdict: RuleVerdict) -> RuleVerdict {
+        let must = match self {
+            Self::Standalone => false,
+            Self::LoadBalancer => verdict.rule == "lame-duck-lasts",
+            Self::Kubernetes => matches!(verdict.rule.as_str(), "lame-duck-serves" | "lame-duck-lasts"),
+        };
+        match verdict.verdict {
+            _ if !must => verdict,
+            Verdict::Warn => RuleVerdict { level: Level::Must, verdict: Verdict::Fail, ..verdict },
+            _ => RuleVerdict { level: Level::Must, ..verdict },
         }
     }
 
@@ -88,6 +109,17 @@ impl Profile {
             (Self::LoadBalancer, "readiness-fails" | "readiness-latched") => {
                 "the health check is how the balancer learns of it"
             }
+            (Self::LoadBalancer, "lame-duck-serves" | "lame-duck-lasts") => {
+                "the balancer goes on connecting until its health check has failed often enough"
+            }
+            (Self::Kubernetes, "lame-duck-serves" | "lame-duck-lasts") => {
+                "nodes and balancers go on connecting for seconds, until they have heard that the endpoint is withdrawn; \
+                 a preStop sleep does the same: where you have one, say --lame-duck 0"
+            }
+            (Self::LoadBalancer | Self::Kubernetes, "keep-alive-outlasts-balancer") => {
+                "a balancer that sends its next request while the server closes answers 502 to its client, without any \
+                 restart (--balancer-idle S says how long yours keeps connections)"
+            }
             (Self::Kubernetes, "nothing-lost-in-accept-queue" | "listener-closes-first") => {
                 "the endpoint is withdrawn while the signal arrives, in no particular order: connections still come"
             }
@@ -114,6 +146,28 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_a_pod_alone_a_lame_duck_that_does_not_serve_is_a_failure() {
+        let rule = crate::rules::find("lame-duck-serves").unwrap();
+        let found = |verdict| RuleVerdict {
+            rule: rule.slug.to_owned(),
+            level: rule.level_for(false),
+            basis: rule.basis,
+            verdict,
+            expected: String::new(),
+            actual: String::new(),
+            evidence: Vec::new(),
+        };
+        let weighed = |profile: Profile, verdict| {
+            let weighed = profile.weigh(found(verdict));
+            (weighed.level, weighed.verdict)
+        };
+        assert_eq!(weighed(Profile::Kubernetes, Verdict::Warn), (Level::Must, Verdict::Fail));
+        assert_eq!(weighed(Profile::Kubernetes, Verdict::Pass), (Level::Must, Verdict::Pass));
+        assert_eq!(weighed(Profile::Kubernetes, Verdict::Inconclusive), (Level::Must, Verdict::Inconclusive));
+        assert_eq!(weighed(Profile::LoadBalancer, Verdict::Warn), (Level::Should, Verdict::Warn));
+    }
 
     #[test]
     fn every_rule_is_judged_or_it_is_said_why_not() {

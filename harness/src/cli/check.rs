@@ -10,6 +10,7 @@ use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{CliError, Status};
 use crate::catalog::{Feature, KnownFailures};
@@ -31,6 +32,7 @@ variable PORT; where it takes neither, the port that it listens on is found.
 
 Examples:
   drainspec check --slow /report -- ./my-server --port {port}
+  drainspec check --slow /report --ready /ready --profile kubernetes --grace 30 -- ./my-server --port {port}
   drainspec check --signal QUIT -- nginx -c /etc/nginx/nginx.conf -g 'daemon off;'"
 )]
 pub struct Args {
@@ -61,9 +63,18 @@ pub struct Args {
     /// Who gets the signal
     #[arg(long, value_enum, default_value_t = Addressee::Leader)]
     signal_to: Addressee,
-    /// Seconds that the server may take to stop while requests are in flight
-    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
-    grace: u64,
+    /// Seconds from the signal to SIGKILL where the server runs: what needs longer fails [default: 30, of which idle
+    /// connections may take 8]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=600))]
+    grace: Option<u64>,
+    /// Seconds for which the server goes on serving new connections after the signal, as a preStop sleep would have it;
+    /// 0 where none is expected of it [default: what is learnt]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(0..=600))]
+    lame_duck: Option<u64>,
+    /// Seconds for which the balancer keeps an idle connection to the server; 0 leaves that out. Only in the profiles
+    /// load-balancer and kubernetes
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    balancer_idle: u64,
     /// Seconds that the server may take to start
     #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     start: u64,
@@ -112,8 +123,11 @@ const TESTABLE: [(&str, &[Feature]); 2] =
 /// What is said of all rules of which nothing can be told for the same reason.
 const MISSED: &str = "the signal did not reach the server";
 
-/// How long a stranger's idle connections may hold it: long enough for the usual keep-alive time-outs.
+/// How long a stranger's idle connections may hold it, where nobody says how long it may take to stop: long enough for the
+/// usual keep-alive time-outs.
 const IDLE_LINGER: f64 = 5.0;
+/// How long it may take to stop, where nobody says: what Kubernetes grants.
+const GRACE: u64 = 30;
 
 fn path(text: &str) -> Result<String, String> {
     let good = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
@@ -129,6 +143,10 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<Status, CliError> {
+    let grace = args.grace.unwrap_or(GRACE);
+    if let Some(lame_duck) = args.lame_duck.filter(|lame_duck| *lame_duck >= grace) {
+        return Err(CliError::NoTimeToDrain { lame_duck, grace });
+    }
     let known = match &args.known {
         Some(file) => KnownFailures::read(file)?,
         None => KnownFailures::default(),
@@ -182,7 +200,9 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     };
     let (skipped, errors) = (reasons(Verdict::Skipped), reasons(Verdict::Error));
     let status = args.status(&summaries, &errors);
-    let results = to_json(&learned, &summaries, &left, &skipped, &errors);
+    let told = check::told(&played, args.profile);
+    let mut results = to_json(&learned, &summaries, &left, &skipped, &errors);
+    results["told"] = json!(told);
     let results = check::to_be_judged_again(results, args.profile, known, &played);
     if args.out.is_some() {
         let path = out.join(check::FILE);
@@ -191,6 +211,9 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     match args.format {
         Format::Text => {
             args.print(&learned, &summaries, &left, &skipped, &errors)?;
+            for words in &told {
+                say!("\ntold {words}")?;
+            }
             say!("\n{}", total(&summaries, began.elapsed()))?;
         }
         Format::Json => say!("{results:#}")?,
@@ -226,7 +249,7 @@ impl Args {
             Some(port) => port,
             None => process::free_port().map_err(|source| CliError::Io { path: "a free port".into(), source })?,
         };
-        let features: BTreeSet<_> = learned.into_iter().flat_map(|l| l.features(self.ready.is_some())).collect();
+        let features: BTreeSet<_> = learned.into_iter().flat_map(Learned::features).collect();
         Ok(Subject {
             name: "check".to_owned(),
             launch: Launch {
@@ -237,12 +260,7 @@ impl Args {
             },
             features,
             promises_contract: false,
-            params: [(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)]
-                .into_iter()
-                .chain(
-                    learned.and_then(|l| l.slow.as_ref()).map(|slow| (Param::InFlightFor, slow.takes().as_secs_f64())),
-                )
-                .collect(),
+            params: self.params(learned),
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Box::new(Stranger {
                 quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.clone()),
@@ -262,8 +280,31 @@ impl Args {
                 port,
                 takes_port: fixed.is_none(),
                 start_within: Duration::from_secs(self.start),
+                grace: Duration::from_secs(self.grace.unwrap_or(GRACE)),
+                lame_duck: self.lame_duck.map(Duration::from_secs),
+                ends: learned.is_none_or(|learned| learned.lame_duck.ends()),
+                over: CancellationToken::new(),
             })),
         })
+    }
+
+    /// What rules measure by.
+    fn params(&self, learned: Option<&Learned>) -> Vec<(Param, f64)> {
+        let grace = self.grace.unwrap_or(GRACE) as f64;
+        let lame_duck = learned.map_or(Duration::ZERO, |learned| learned.lame_duck.lasts());
+        let mut params = vec![
+            (Param::ShutdownDelay, lame_duck.as_secs_f64()),
+            (Param::LameDuck, self.lame_duck.unwrap_or(0) as f64),
+            (Param::Grace, grace),
+            (Param::DrainTimeout, grace),
+            (Param::IdleLinger, self.grace.map_or(IDLE_LINGER, |grace| grace as f64)),
+        ];
+        let slow = learned.and_then(|learned| learned.slow.as_ref());
+        params.extend(slow.map(|slow| (Param::InFlightFor, slow.takes().as_secs_f64())));
+        if self.profile != Profile::Standalone && self.balancer_idle > 0 {
+            params.push((Param::BalancerIdle, self.balancer_idle as f64));
+        }
+        params
     }
 
     fn status(&self, summaries: &[RuleSummary], errors: &[String]) -> Status {

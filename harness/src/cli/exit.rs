@@ -156,6 +156,16 @@ pub enum CliError {
         /// Why not, and what to do.
         why: String,
     },
+    /// The lame-duck takes all of the grace period.
+    #[error(
+        "--lame-duck {lame_duck} leaves nothing of the {grace} s after which the server is killed: a longer --grace, or a shorter one"
+    )]
+    NoTimeToDrain {
+        /// The lame-duck, in seconds.
+        lame_duck: u64,
+        /// The grace period, in seconds.
+        grace: u64,
+    },
     /// A timeline is not in order.
     #[error("{}: {source}", path.display())]
     Timeline {
@@ -192,7 +202,9 @@ impl CliError {
             | Self::NothingUnexpected
             | Self::NothingToJudge { .. } => Status::NothingSelected,
             // In a file it would be that file's value.
-            Self::Unknown { .. } | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,
+            Self::Unknown { .. } | Self::NoTimeToDrain { .. } | Self::Catalog(CatalogError::Glob { .. }) => {
+                Status::Usage
+            }
             Self::NoServers { .. }
             | Self::Catalog(_)
             | Self::KnownMatchesNothing { .. }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::signals::LONGER;
 use super::{
-    Basis, Finding, Level, Rule, SLACK_US, TOLERANCE_US, busy, cost, each, ending_word, fate, in_flight, ms, opened,
-    seconds, stalled, stopped, within,
+    Basis, Finding, Level, Rule, SLACK_US, TOLERANCE_US, busy, cost, each, ended, ending_word, fate, health, in_flight,
+    lingering, ms, opened, seconds, stalled, stopped,
 };
 use crate::timeline::{ConnectionId, End, Ending, NotOpened, Opening, Param, Process, Request, Role, View};
 
@@ -88,6 +88,13 @@ pub(super) const RULES: &[Rule] = &[
         judge: load_does_not_hold_exit,
     },
     Rule {
+        slug: "keep-alive-outlasts-balancer",
+        level: Level::Must,
+        basis: Basis::Contract,
+        sentence: "While nobody stops it, the server keeps an idle connection for longer than the balancer before it does.",
+        judge: keep_alive_outlasts_balancer,
+    },
+    Rule {
         slug: "port-free-after-exit",
         level: Level::Must,
         basis: Basis::Wire,
@@ -124,8 +131,7 @@ fn holds_nothing(view: &View, role: Role) -> Finding {
     if !opened(view, &[role]).any(|connection| still_open(connection.ended)) {
         return Finding::inconclusive("no such connection was open when the signal was sent");
     }
-    let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
-    within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(lingering))
+    ended(view, process, signalled, lingering(view))
 }
 
 fn kept_open_holds_nothing(view: &View) -> Finding {
@@ -138,8 +144,7 @@ fn kept_open_holds_nothing(view: &View) -> Finding {
     let Some(last) = answers.filter(|request| request.answered()).filter_map(|request| request.ended).max() else {
         return Finding::inconclusive("no request in flight was answered on a connection that its client kept");
     };
-    let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
-    within(view, "the process ended", last, process.exited.map(|(at, ..)| at), seconds(lingering))
+    ended(view, process, last, lingering(view))
 }
 
 fn late_request_answered(view: &View) -> Finding {
@@ -178,7 +183,7 @@ fn close_announced(view: &View) -> Finding {
     let told = in_flight(view, Role::InFlight, signalled)
         .chain(view.requests(Role::LameDuck))
         .chain(view.requests(Role::NotFound))
-        .chain(view.requests(Role::Ready).filter(|probe| probe.status == Some(503)))
+        .chain(view.requests(Role::Ready).filter(|probe| health::unready(view, probe)))
         .filter(|request| request.head.is_some_and(|head| knew(request, head)));
     each(told, "no response came after the signal", |request| request.close)
 }
@@ -291,11 +296,14 @@ fn new_connections_refused(view: &View) -> Finding {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
+    // Until the end of a lame-duck new connections are to be taken.
+    let lame_duck = signalled.saturating_add(view.param(Param::ShutdownDelay).map_or(0, seconds));
+    let from = process.listener_closed.map_or(lame_duck, |closed| lame_duck.min(closed)).max(signalled);
     // A server may take a moment to close its listener, and a short drain is all moment.
-    let drained = in_flight(view, Role::InFlight, signalled).map(|r| r.ended.unwrap_or(u64::MAX)).max();
+    let drained = in_flight(view, Role::InFlight, from).map(|r| r.ended.unwrap_or(u64::MAX)).max();
     let lasts = view.param(Param::InFlightFor).map_or(0, seconds);
     let Some(drained) = drained else { return Finding::inconclusive("no request drained") };
-    let half = signalled + (drained - signalled).min(lasts) / 2;
+    let half = from + (drained - from).min(lasts) / 2;
     let (mut refused, mut taken) = (0, 0);
     for connection in view.connections(Role::New) {
         let (begun, at) = (connection.begun, connection.at);
@@ -303,17 +311,14 @@ fn new_connections_refused(view: &View) -> Finding {
         let state = if listening { "the listener was still open" } else { "the listener had closed" };
         match connection.opening {
             // By then it is the end of the process that turns them away, or the end of the drain.
-            _ if connection.at < signalled || connection.at >= drained => {}
+            _ if connection.at < from || connection.at >= drained => {}
             Opening::Failed(NotOpened::Refused) => refused += 1,
             Opening::Opened if listening && begun < half => taken += 1,
-            Opening::Opened if drained - signalled < TELLING_US => {
-                return Finding::inconclusive(format!(
-                    "the request drained for {} only: {LONGER}",
-                    ms(drained - signalled)
-                ));
+            Opening::Opened if drained - from < TELLING_US => {
+                return Finding::inconclusive(format!("the request drained for {} only: {LONGER}", ms(drained - from)));
             }
             // Who has not had the time to take the signal has not had the time to close.
-            Opening::Opened if listening && stalled(view, signalled, at, at - half) => {
+            Opening::Opened if listening && stalled(view, from, at, at - half) => {
                 return busy(&format!("accepted {} after the signal", ms(at - signalled)), view, signalled, at);
             }
             Opening::Opened => {
@@ -330,13 +335,10 @@ fn new_connections_refused(view: &View) -> Finding {
         }
     }
     // Whoever is kept out for the whole drain is refused by its end, and no sooner.
-    let answered = in_flight(view, Role::InFlight, signalled).all(|request| request.answered());
+    let answered = in_flight(view, Role::InFlight, from).all(|request| request.answered());
     if let Some(closed) = process.listener_closed.filter(|closed| answered && *closed > drained) {
-        if drained - signalled < TELLING_US {
-            return Finding::inconclusive(format!(
-                "the request drained for {} only: {LONGER}",
-                ms(drained - signalled)
-            ));
+        if drained - from < TELLING_US {
+            return Finding::inconclusive(format!("the request drained for {} only: {LONGER}", ms(drained - from)));
         }
         // What closes between two looks may have closed before the answer was read.
         let Some(open) = process.listener_open_until.filter(|open| *open > drained) else {
@@ -344,8 +346,8 @@ fn new_connections_refused(view: &View) -> Finding {
                 "the listener closed when the last request was answered, as near as can be seen",
             );
         };
-        if stalled(view, signalled, open, open - half) {
-            return busy("the listener closed late", view, signalled, open);
+        if stalled(view, from, open, open - half) {
+            return busy("the listener closed late", view, from, open);
         }
         return Finding::violated("the listener closed only after the last request was answered", [drained, closed]);
     }
@@ -369,13 +371,54 @@ fn load_does_not_hold_exit(view: &View) -> Finding {
     let before = view.requests.iter().filter(load).filter(|request| request.answered());
     let took = before.filter_map(|request| request.ended.filter(|at| *at < signalled)?.checked_sub(request.sent));
     let answers = LAST_ANSWERS * took.max().unwrap_or(0);
-    let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
-    let exited = process.exited.map(|(at, ..)| at);
-    within(view, "the process ended", signalled, exited, seconds(lingering).saturating_add(answers))
+    ended(view, process, signalled, lingering(view).saturating_add(answers))
 }
 
 /// The request under way, the one that follows it on the same connection, and the one that waits in the accept queue.
 const LAST_ANSWERS: u64 = 3;
+
+/// How much longer than the balancer a server has to keep a connection, so that a request of the balancer does not
+/// meet its FIN, in microseconds.
+const MEETS_US: u64 = 500_000;
+
+fn keep_alive_outlasts_balancer(view: &View) -> Finding {
+    let Some(balancer) = view.param(Param::BalancerIdle) else {
+        return Finding::inconclusive("it is not known how long the balancer keeps a connection");
+    };
+    let pooled = opened(view, &[Role::Pooled]).next();
+    let last = |id: ConnectionId| view.requests.iter().rfind(|r| r.connection == id && r.answered());
+    let idle = pooled.and_then(|connection| Some((connection, last(connection.id)?)));
+    let Some((connection, (sent, since))) = idle.and_then(|(c, last)| Some((c, (last.sent, last.ended?)))) else {
+        return Finding::inconclusive("no connection has answered and then waited");
+    };
+    // Whatever the server closes when the harness kills it, it would have kept.
+    let killed = view.process().and_then(|process| process.killed).unwrap_or(u64::MAX);
+    let due = seconds(balancer).saturating_add(MEETS_US);
+    let at_once = format!("the balancer keeps it for {balancer} s and sends its next request on it");
+    match connection.ended {
+        Some((at, how)) if how != Ending::Local && at < killed => {
+            let kept = at.saturating_sub(since);
+            let actual = format!("an idle connection was closed by {} after {}", ending_word(how), ms(kept));
+            match kept < due {
+                false => Finding::holds(actual),
+                // A response that was read late has made its connection idle earlier.
+                true if stalled(view, sent, since, due - kept) => busy(&actual, view, sent, since),
+                true => Finding::violated(format!("{actual}: {at_once}"), [since, at]),
+            }
+        }
+        ended => {
+            let until = ended.map_or(u64::MAX, |(at, _)| at).min(killed);
+            match until.saturating_sub(since) {
+                _ if until == u64::MAX => Finding::inconclusive("the connection was not watched to the end"),
+                kept if kept >= due => Finding::holds(format!("an idle connection was open for {}", ms(kept))),
+                kept => Finding::inconclusive(format!(
+                    "an idle connection was open for at least {}, as long as it was watched; {at_once}",
+                    ms(kept)
+                )),
+            }
+        }
+    }
+}
 
 fn port_free_after_exit(view: &View) -> Finding {
     if let Some(left) = view.process().and_then(Process::left_behind) {

@@ -65,6 +65,15 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
+/// Whether a probe says that the server is not ready: by 503, as the contract has it, and for others by whatever a kubelet
+/// takes for a failure.
+pub(super) fn unready(view: &View, probe: &Request) -> bool {
+    probe.status.is_some_and(|status| match view.header.promises_contract {
+        true => status == 503,
+        false => !(200..400).contains(&status),
+    })
+}
+
 /// A kubelet gives up on a probe after a second.
 const PROBE_TIMEOUT_US: u64 = 1_000_000;
 
@@ -75,7 +84,7 @@ fn readiness_fails(view: &View) -> Finding {
     };
     let closed = process.listener_closed.unwrap_or(u64::MAX);
     let asked: Vec<_> = view.requests(Role::Ready).filter(|probe| (signalled..closed).contains(&probe.sent)).collect();
-    let Some(first) = asked.iter().position(|probe| probe.status == Some(503)) else {
+    let Some(first) = asked.iter().position(|probe| unready(view, probe)) else {
         // Whoever slept through the lame-duck has asked nobody, and the server may have slept through the signal.
         let delay = view.param(Param::ShutdownDelay).map_or(0, seconds);
         let over = signalled.saturating_add(delay);
@@ -124,14 +133,14 @@ fn readiness_fails(view: &View) -> Finding {
 fn readiness_latched(view: &View) -> Finding {
     let probes = || view.requests(Role::Ready).filter(|probe| probe.answered());
     let closed = view.process().and_then(|process| process.listener_closed).unwrap_or(u64::MAX);
-    if let Some(probe) = probes().find(|probe| probe.begun > closed && probe.status == Some(200)) {
+    if let Some(probe) = probes().find(|probe| probe.begun > closed && !unready(view, probe)) {
         return Finding::violated(format!("after the listener had closed: {}", fate(probe)), [closed, probe.sent]);
     }
-    let Some(failed) = probes().find(|probe| probe.status == Some(503)) else {
+    let Some(failed) = probes().find(|probe| unready(view, probe)) else {
         return Finding::inconclusive("readiness never failed");
     };
     let later = probes().filter(|probe| Some(probe.begun) > failed.ended);
-    each(later, "nobody asked again after readiness had failed", |probe| probe.status == Some(503))
+    each(later, "nobody asked again after readiness had failed", |probe| unready(view, probe))
 }
 
 fn liveness_stays(view: &View) -> Finding {
@@ -166,13 +175,28 @@ fn liveness_stays(view: &View) -> Finding {
 }
 
 fn lame_duck_serves(view: &View) -> Finding {
-    let signalled = match stopped(view) {
-        Ok((_, signalled)) => signalled,
+    let (process, signalled) = match stopped(view) {
+        Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
     // What came when the delay was over has been promised nothing.
     let delay = view.param(Param::ShutdownDelay).map_or(0, seconds);
-    let over = signalled.saturating_add(delay);
+    if delay == 0 {
+        return no_lame_duck(view, process, signalled);
+    }
+    let mut over = signalled.saturating_add(delay);
+    if learnt(view)
+        && let Some(closed) = process.listener_closed
+    {
+        // How long it lasts may differ from one start to the next.
+        if closed < signalled.saturating_add(delay / 4) {
+            let (after, seen) = (ms(closed.saturating_sub(signalled)), ms(delay));
+            let actual =
+                format!("the listener was closed {after} after the signal; another time it was open for {seen}");
+            return Finding::violated(actual, [signalled, closed]);
+        }
+        over = over.min(process.listener_open_until.unwrap_or(signalled).saturating_sub(NEAR_US));
+    }
     let asked = || view.requests.iter().filter(|r| matches!(r.role, Role::Ready | Role::LameDuck | Role::NotFound));
     // By as much as the machine is busy, what is asked in time may be read too late.
     let in_time = |request: &&Request| {
@@ -201,11 +225,37 @@ fn lame_duck_serves(view: &View) -> Finding {
     })
 }
 
+/// Whether the lame-duck of somebody's server was learnt, which is no promise.
+fn learnt(view: &View) -> bool {
+    view.param(Param::LameDuck) == Some(0.0)
+}
+
+/// So near to the end of a lame-duck that was learnt a request may meet it, in microseconds.
+const NEAR_US: u64 = 300_000;
+
+/// What is said of a server that was not seen to have a lame-duck.
+fn no_lame_duck(view: &View, process: &Process, signalled: u64) -> Finding {
+    let after = |at: u64| {
+        format!("no lame-duck: the listener was closed {} after the signal", ms(at.saturating_sub(signalled)))
+    };
+    let refused = view.connections(Role::LameDuck).find(|c| c.at > signalled && c.opening != Opening::Opened);
+    if let Some(closed) = process.listener_closed.filter(|_| refused.is_some()) {
+        return Finding::violated(after(closed), [signalled, closed]);
+    }
+    let new = view.connections(Role::LameDuck).filter(|connection| connection.at > signalled);
+    let new: std::collections::BTreeSet<_> = new.map(|connection| connection.id).collect();
+    let asked = view.requests(Role::LameDuck).filter(|request| new.contains(&request.connection));
+    each(asked, "nobody connected after the signal", |request| request.served())
+}
+
 fn lame_duck_lasts(view: &View) -> Finding {
     let (process, signalled) = match stopped(view) {
         Ok(stopped) => stopped,
         Err(finding) => return finding,
     };
+    if learnt(view) {
+        return Finding::inconclusive("nobody has said how long the lame-duck is to last (--lame-duck S)");
+    }
     let Some(delay) = view.param(Param::ShutdownDelay).map(seconds) else {
         return Finding::inconclusive("no delay was set");
     };

@@ -12,7 +12,7 @@ pub use texts::{Text, text};
 
 use serde::{Deserialize, Serialize};
 
-use crate::timeline::{Connection, End, Ending, NotOpened, Opening, Process, Request, Role, View};
+use crate::timeline::{Connection, End, Ending, NotOpened, Opening, Param, Process, Request, Role, View};
 
 /// Slack, in microseconds, that every timing rule grants: what a busy two-core machine takes from a server that
 /// is in order, on top of the stalls that are seen. Rules on order and on loss have none.
@@ -209,6 +209,36 @@ fn within(view: &View, what: &str, from: u64, at: Option<u64>, limit: u64) -> Fi
         ),
         None => Finding::violated(format!("{what}: not within {} and {} of slack", ms(limit), ms(SLACK_US)), [from]),
     }
+}
+
+/// How much later than its grace period a process has to end so that it is not the machine, in microseconds.
+const GRACE_US: u64 = 500_000;
+
+/// Whether the process has ended within `limit` (µs) and slack of `from`, and before the grace period was over, where
+/// one is known.
+fn ended(view: &View, process: &Process, from: u64, limit: u64) -> Finding {
+    let exited = process.exited.map(|(at, ..)| at);
+    let grace = process.signalled().zip(view.param(Param::Grace));
+    if let (Some((signalled, grace)), Some(at)) = (grace, exited)
+        && at > signalled.saturating_add(seconds(grace))
+    {
+        let needed = at - signalled;
+        let late = needed - seconds(grace);
+        let actual = format!("needed {:.1} s from the signal on; --grace says {grace} s", needed as f64 / 1e6);
+        return if late < GRACE_US {
+            Finding::inconclusive(format!("{actual}: too close to tell"))
+        } else if stalled(view, signalled, at, late) {
+            busy(&actual, view, signalled, at)
+        } else {
+            Finding::violated(format!("{actual}: it is killed by then, with all that it was doing"), [signalled, at])
+        };
+    }
+    within(view, "the process ended", from, exited, limit)
+}
+
+/// For how long after the signal idle connections may hold a process, in microseconds: the lame-duck, and their linger.
+fn lingering(view: &View) -> u64 {
+    seconds(view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0))
 }
 
 /// Which requests a rule minds, and what it wants of each.

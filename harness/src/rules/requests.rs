@@ -3,8 +3,8 @@
 use super::due::each_due;
 use super::signals::LONGER;
 use super::{
-    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, busy, each, fate, in_flight, ms, seconds, signals, stalled,
-    stopped, within,
+    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, busy, each, ended, fate, in_flight, lingering, ms, seconds,
+    signals, stalled, stopped, within,
 };
 use crate::timeline::{Break, End, Ending, Lines, Param, Request, Role, View};
 
@@ -243,7 +243,7 @@ fn half_request_holds_nothing(view: &View) -> Finding {
         true => limit(Param::HeaderTimeout).max(limit(Param::BodyTimeout)),
         false => limit(Param::DrainTimeout),
     };
-    within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), seconds(longest))
+    ended(view, process, signalled, seconds(longest))
 }
 
 /// A connection on which bytes keep trickling in is given up after a limit that is counted once.
@@ -297,8 +297,7 @@ fn client_gone_releases(view: &View) -> Finding {
     }
     let stayed = view.requests(Role::InFlight).filter_map(|request| request.ended).max().unwrap_or(0);
     let from = signalled.max(*last).max(stayed);
-    let lingering = view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0);
-    let finding = within(view, "the process ended", from, process.exited.map(|(at, ..)| at), seconds(lingering));
+    let finding = ended(view, process, from, lingering(view));
     // A process that waited for them would have ended when their requests were done.
     let lasts = view.param(Param::InFlightFor).map_or(u64::MAX / 2, seconds);
     let done = view.requests(Role::Gone).map(|request| request.sent.saturating_add(lasts)).max().unwrap_or(0);
@@ -306,7 +305,7 @@ fn client_gone_releases(view: &View) -> Finding {
     match process.exited {
         Some((at, ..)) if finding.outcome == Outcome::Holds && at.saturating_add(left / 4) >= done => {
             let actual = format!("{}, when their requests were done, or all but done", finding.actual);
-            let lingered = from.saturating_add(seconds(lingering));
+            let lingered = from.saturating_add(lingering(view));
             if stalled(view, from, at, at.saturating_sub(lingered)) {
                 return busy(&actual, view, from, at);
             }

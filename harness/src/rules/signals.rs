@@ -2,8 +2,8 @@
 
 use super::due::each_due;
 use super::{
-    Basis, Finding, Level, Outcome, Rule, breakage, busy, each, in_flight, ms, not_opened, seconds, stalled, stopped,
-    within,
+    Basis, Finding, Level, Outcome, Rule, breakage, busy, each, ended, in_flight, ms, not_opened, seconds, stalled,
+    stopped, within,
 };
 use crate::timeline::{Connection, Opening, Param, Process, Request, Role, View};
 
@@ -196,7 +196,7 @@ fn term_ends_process(view: &View) -> Finding {
         false => 0.0,
     };
     let delay = view.param(Param::ShutdownDelay).unwrap_or(0.0);
-    within(view, "the process ended", from, exited, seconds(delay + linger))
+    ended(view, process, from, seconds(delay + linger))
 }
 
 /// What it may take until the harness has closed a connection that it is done with, in microseconds.
@@ -417,19 +417,21 @@ fn hup_keeps_serving(view: &View) -> Finding {
 }
 
 fn startup_signal_ends_process(view: &View) -> Finding {
-    let mut ended = 0;
+    let mut count = 0;
     for process in view.processes.values() {
         let Some(signalled) = process.signalled() else { continue };
-        let finding = within(view, "the process ended", signalled, process.exited.map(|(at, ..)| at), 1_000_000);
+        // It may have come so far that it has a lame-duck.
+        let limit = seconds(view.param(Param::ShutdownDelay).unwrap_or(0.0)).saturating_add(1_000_000);
+        let finding = ended(view, process, signalled, limit);
         if finding.outcome != Outcome::Holds {
             let after = ms(signalled - process.started);
             return Finding { actual: format!("signalled {after} after its start: {}", finding.actual), ..finding };
         }
-        ended += 1;
+        count += 1;
     }
-    match ended {
+    match count {
         0 => Finding::inconclusive("no process was signalled while it started"),
-        _ => Finding::holds(format!("{ended} of {ended} processes ended")),
+        _ => Finding::holds(format!("{count} of {count} processes ended")),
     }
 }
 

@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Pace, Run, Scenario, Stop, Target, body, unconfirmed};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow, Upload};
-use crate::client::{Ask, Payload, Raw};
+use crate::client::{Ask, Payload, Pending, Raw};
 use crate::timeline::{Param, RequestId, Role};
 
 /// What a drain may take to close the listener, before a scenario goes on without it.
@@ -92,6 +92,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         params: &[(Param::InFlightFor, 2.5)],
         pace: Pace::Long,
         body: body!(new_connection_refused),
+    },
+    Scenario {
+        slug: "idle-in-balancers-pool",
+        group: "connections",
+        summary: "A connection has answered and waits in a balancer's pool, while nobody stops the server.",
+        needs: &[KeepAlive],
+        rules: &["keep-alive-outlasts-balancer"],
+        params: &[(Param::BalancerIdle, 2.0), (Param::KeepAliveTimeout, 3.0)],
+        pace: Pace::Long,
+        body: body!(idle_in_balancers_pool),
     },
     Scenario {
         slug: "immediate-rebind",
@@ -215,13 +225,12 @@ async fn late_request_on_keep_alive(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut idle = run.used_connection(&target, Role::Idle).await?;
     let mut patient = run.used_connection(&target, Role::Idle).await?;
     let lasts = run.duration(Param::InFlightFor);
-    let pending = run.in_flight(&target, run.subject.ask_slow(lasts.as_secs_f64(), Role::InFlight)).await?;
-    target.signal(run.stop_signal());
+    let (pending, over) = drain(run, &mut target, lasts).await?;
     if run.subject.promises_contract {
         closed(&target).await?;
     } else {
         // Some close their listener last, and answer until then: they are asked while the request drains.
-        target.listener_closed(lasts / 4).await;
+        target.listener_closed(over.saturating_duration_since(Instant::now()) + lasts / 4).await;
         tokio::time::sleep((lasts / 8).min(NOTED)).await;
     }
     if pending.is_open() || run.subject.promises_contract {
@@ -266,12 +275,10 @@ async fn new_connection_refused(run: &mut Run<'_>) -> Result<(), Stop> {
     const PARTS: u32 = 8;
     let mut target = run.start().await?;
     let lasts = run.duration(Param::InFlightFor);
-    let pending = run.in_flight(&target, run.subject.ask_slow(lasts.as_secs_f64(), Role::InFlight)).await?;
-    target.signal(run.stop_signal());
-    let signalled = Instant::now();
+    let (pending, over) = drain(run, &mut target, lasts).await?;
     // Where the first are accepted, those after them show what comes of that.
     for part in 1..PARTS {
-        tokio::time::sleep_until(signalled + lasts * part / PARTS).await;
+        tokio::time::sleep_until(over + lasts * part / PARTS).await;
         if !pending.is_open() {
             break;
         }
@@ -279,6 +286,40 @@ async fn new_connection_refused(run: &mut Run<'_>) -> Result<(), Stop> {
     }
     pending.finish().await;
     target.exited().await;
+    Ok(())
+}
+
+/// Signals, with a request in flight that outlasts the lame-duck: where that is long, a request that comes late in it.
+/// Returns the request, and when the lame-duck will be over.
+async fn drain(run: &Run<'_>, target: &mut Target, lasts: Duration) -> Result<(Pending, Instant), Stop> {
+    let delay = run.duration(Param::ShutdownDelay);
+    let ask = run.subject.ask_slow(lasts.as_secs_f64(), Role::InFlight);
+    if delay <= lasts / 2 {
+        let pending = run.in_flight(target, ask).await?;
+        target.signal(run.stop_signal());
+        return Ok((pending, Instant::now() + delay));
+    }
+    target.signal(run.stop_signal());
+    let over = Instant::now() + delay;
+    tokio::time::sleep_until(over - lasts / 4).await;
+    // In the lame-duck a response may say `close`: the connection is not to be used before.
+    let pending = target.connect(Role::Warmup).await?.begin(ask).await;
+    run.settle(target, &[pending.client_port], 1).await?;
+    run.confirmed("a request is in flight late in the lame-duck");
+    Ok((pending, over))
+}
+
+async fn idle_in_balancers_pool(run: &mut Run<'_>) -> Result<(), Stop> {
+    let target = run.start().await?;
+    let pooled = run.used_connection(&target, Role::Pooled).await?;
+    run.confirmed("a connection is idle");
+    // What is kept a moment longer than the balancer keeps it is kept for long enough.
+    let longest = run.duration(Param::BalancerIdle) + Duration::from_millis(700);
+    tokio::select! {
+        _ = pooled.ended(longest) => {}
+        () = run.subject.all_else_is_over() => {}
+    }
+    target.kill().await;
     Ok(())
 }
 

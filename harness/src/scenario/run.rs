@@ -21,6 +21,9 @@ use crate::timeline::{Event, NotOpened, Param, ProcessId, RequestId, Role};
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks at metrics, or at the kernel's table.
 const LOOK: Duration = Duration::from_millis(10);
+/// How much longer than its idle connections may hold it a server is waited for that is known not to end: more than the
+/// slack of rules.
+const HOPELESS: Duration = Duration::from_secs(4);
 /// So many looks in a row show that a connection is gone, and not merely on its way.
 const GONE: u32 = 100;
 /// So often another port is tried, where somebody has taken the one that was free.
@@ -213,6 +216,10 @@ impl<'s> Run<'s> {
         let granted =
             [Param::ShutdownDelay, Param::DrainTimeout].into_iter().filter_map(|param| self.params.get(&param));
         let longest = Duration::from_secs_f64(granted.sum::<f64>()) + Duration::from_secs(5);
+        let longest = match &self.subject.manner {
+            Manner::Stranger(stranger) if !stranger.ends => longest.min(self.duration(Param::IdleLinger) + HOPELESS),
+            _ => longest,
+        };
         let stop = Stopping { to: self.subject.addressee(), longest, ask: self.subject.ask(Role::AfterExit) };
         Ok(Target::new(address, admin, process, &self.recorder, &self.client, listeners, stop))
     }
@@ -398,7 +405,7 @@ impl<'s> Run<'s> {
         while Instant::now() < until {
             let Ok(mut connection) = target.try_connect(Role::Ready).await else { return };
             let ask = self.subject.ask_ready().patience(until - Instant::now());
-            if connection.ask(ask).await.status == Some(503) {
+            if connection.ask(ask).await.status.is_some_and(|status| self.subject.is_unready(status)) {
                 self.confirmed("the server says that it is not ready");
                 return;
             }

@@ -293,7 +293,7 @@ async fn sigterm_during_startup(run: &mut Run<'_>) -> Result<(), Stop> {
         tokio::time::sleep(wait).await;
         listened += u32::from(!process.tree().ports().is_empty());
         process.signal(run.stop_signal(), run.subject.addressee());
-        process.exited(Duration::from_secs(6)).await;
+        process.exited(Duration::from_secs(6) + run.duration(Param::ShutdownDelay)).await;
         process.kill().await;
         if listened == 2 {
             break; // a start is covered to its end, and no other one is that much slower

@@ -6,12 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Feature, Server};
 use crate::client::{Ask, Payload};
 use crate::link::Place;
 use crate::process::{Addressee, Launch};
 use crate::timeline::{Param, Role};
+
+/// The path of the readiness probe, by the contract.
+const READY: &str = "/health/ready";
 
 /// What is under test.
 #[derive(Debug, Clone)]
@@ -64,6 +68,14 @@ pub struct Stranger {
     pub takes_port: bool,
     /// How long it may take to start.
     pub start_within: Duration,
+    /// From the signal to SIGKILL.
+    pub grace: Duration,
+    /// How long its lame-duck is said to last.
+    pub lame_duck: Option<Duration>,
+    /// Whether it ends by itself when it is stopped, as far as that is known: else nobody waits for that for long.
+    pub ends: bool,
+    /// All else that is played against it is over.
+    pub over: CancellationToken,
 }
 
 /// A request to somebody's server.
@@ -160,14 +172,36 @@ impl Subject {
         }
     }
 
+    /// The path of its readiness probe.
+    pub fn ready_path(&self) -> &str {
+        match &self.manner {
+            Manner::Contract => READY,
+            Manner::Stranger(stranger) => stranger.ready.as_deref().unwrap_or(READY),
+        }
+    }
+
     /// A readiness probe.
     pub fn ask_ready(&self) -> Ask {
+        let ask = Ask::get(self.ready_path(), Role::Ready);
         match &self.manner {
-            Manner::Contract => Ask::get("/health/ready", Role::Ready),
-            Manner::Stranger(stranger) => {
-                let path = stranger.ready.as_deref().unwrap_or("/health/ready");
-                Ask::get(path, Role::Ready).headers(&stranger.headers)
-            }
+            Manner::Contract => ask,
+            Manner::Stranger(stranger) => ask.headers(&stranger.headers),
+        }
+    }
+
+    /// Whether a probe with this status says that the server is not ready.
+    pub fn is_unready(&self, status: u16) -> bool {
+        match &self.manner {
+            Manner::Contract => status == 503,
+            Manner::Stranger(_) => !(200..400).contains(&status), // as a kubelet sees it
+        }
+    }
+
+    /// Waits until all else that is played against it is over; for ever, where it is not known when that will be.
+    pub async fn all_else_is_over(&self) {
+        match &self.manner {
+            Manner::Contract => std::future::pending().await,
+            Manner::Stranger(stranger) => stranger.over.cancelled().await,
         }
     }
 

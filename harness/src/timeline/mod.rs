@@ -144,6 +144,8 @@ pub enum Role {
     Unused,
     /// A connection that its client keeps after the answer to the request that was in flight on it.
     Kept,
+    /// A connection that waits in a balancer's pool while nobody stops the server.
+    Pooled,
     /// A connection opened after the listener closed.
     New,
     /// Asked during the lame-duck.

@@ -26,6 +26,8 @@ macro_rules! params {
 }
 
 params! {
+    /// How long the balancer before the server keeps an idle connection in its pool.
+    BalancerIdle "balancer_idle",
     /// Limit on a request body, from its head.
     BodyTimeout "body_timeout",
     /// Bytes of a response.
@@ -36,6 +38,8 @@ params! {
     Connections "connections",
     /// How long a drain may take.
     DrainTimeout "drain_timeout",
+    /// From the signal to SIGKILL, where that is known.
+    Grace "grace",
     /// Handshakes that must be half-way for the scenario to say something.
     HalfOpen "half_open",
     /// Limit on the head of a request.
@@ -46,6 +50,10 @@ params! {
     Idle "idle",
     /// How long the request in flight takes.
     InFlightFor "in_flight_for",
+    /// How long a connection may be idle while the server is ready.
+    KeepAliveTimeout "keep_alive_timeout",
+    /// How long its user says that the lame-duck lasts; 0 where nobody does.
+    LameDuck "lame_duck",
     /// Requests that the server takes at once.
     MaxInFlight "max_in_flight",
     /// Endless responses that the server takes at once.
@@ -70,16 +78,20 @@ impl Param {
             | Self::DrainTimeout
             | Self::HeaderTimeout
             | Self::IdleLinger
+            | Self::KeepAliveTimeout
             | Self::MaxInFlight
             | Self::MaxStreams
             | Self::ShutdownDelay
             | Self::WriteTimeout => Some(self.slug().to_uppercase()),
-            Self::Bytes
+            Self::BalancerIdle
+            | Self::Bytes
             | Self::Clients
             | Self::Connections
+            | Self::Grace
             | Self::HalfOpen
             | Self::Idle
             | Self::InFlightFor
+            | Self::LameDuck
             | Self::Over
             | Self::Rounds
             | Self::RoundTrip => None,

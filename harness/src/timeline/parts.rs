@@ -115,7 +115,8 @@ pub struct Process {
     pub listener_open_until: Option<Micros>,
     /// When it exited, with which code or by which signal.
     pub exited: Option<(Micros, Option<i32>, Option<i32>)>,
-    pub(super) killed: bool,
+    /// When the harness killed it, where it did. What it does from then on is not its doing.
+    pub killed: Option<Micros>,
     /// Samples of its requests in flight.
     pub in_flight: Vec<(Micros, u64)>,
 }

@@ -133,10 +133,12 @@ impl<'t> View<'t> {
             Event::ListenerBroken { process } => {
                 self.mentioned(*process, t).listener_broken = Some(t);
             }
-            Event::Killed { process } => self.mentioned(*process, t).killed = true,
+            Event::Killed { process } => {
+                self.mentioned(*process, t).killed.get_or_insert(t);
+            }
             Event::Exited { process, code, signal } => {
                 let process = self.mentioned(*process, t);
-                if !process.killed {
+                if process.killed.is_none() {
                     process.exited = Some((t, *code, *signal));
                 }
             }

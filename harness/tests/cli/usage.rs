@@ -33,6 +33,7 @@ fn a_wrong_command_line_is_told_and_ends_with_2() {
         (&["completions", "perl"], "perl"),
         (&["explain", "in-flight-anwsered"], "in-flight-answered"),
         (&["judge"], "<PATH>"),
+        (&["check", "--grace", "3", "--lame-duck", "3", "--", "true"], "--lame-duck 3 leaves nothing of the 3 s"),
     ] {
         drainspec().args(arguments).assert().code(2).stdout("").stderr(contains(said));
     }

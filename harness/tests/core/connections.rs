@@ -15,6 +15,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(losses_have_their_rule());
     cases.extend(listener_closes_first());
     cases.extend(new_connections_refused());
+    cases.extend(new_connections_after_lame_duck());
+    cases.extend(keep_alive_outlasts_balancer());
     cases.extend(load_does_not_hold_exit());
     cases.extend(port_free_after_exit());
     cases
@@ -353,6 +355,75 @@ fn new_connections_refused() -> Vec<Case> {
         unclear(rule, "nobody tried", drained(closed())),
         unclear(rule, "nothing drained", refused(stopped().listener_closed(), 1)),
         unclear(rule, "no signal", refused(run(), 1)),
+    ]
+}
+
+/// From 1 s to 4 s the lame-duck of somebody's server: a request that came late in it drains from then on.
+fn new_connections_after_lame_duck() -> Vec<Case> {
+    let rule = "new-connections-refused";
+    let refused = |run: Run, id| run.not_opened(id, Role::New, NotOpened::Refused);
+    let drains = || {
+        let run = run().without_promise().param(Param::ShutdownDelay, 3.0).param(Param::InFlightFor, 1.0);
+        run.at(1_000).signal("SIGTERM").at(3_750).sent("slow", Role::InFlight)
+    };
+    let drained = |run: Run| run.at(4_750).answered_close("slow", 200).exited(0);
+    vec![
+        holds(rule, "accepted in the lame-duck, refused after it", {
+            let run = drains().at(3_900).opened(1, Role::New).at(4_000).listener_closed();
+            drained(refused(run.at(4_500), 2))
+        }),
+        holds(rule, "earlier than it was learnt", {
+            drained(refused(drains().at(3_800).listener_closed().at(3_850), 1).at(3_900))
+        }),
+        holds(rule, "a moment later than it was learnt", {
+            let run = drains().at(4_100).opened(1, Role::New).at(4_150).listener_closed();
+            drained(refused(run.at(4_500), 2))
+        }),
+        violated(rule, "accepted long after the lame-duck", {
+            drained(drains().at(4_500).opened(1, Role::New).at(4_700).listener_closed())
+        }),
+        unclear(rule, "what was in flight at the signal was answered in the lame-duck", {
+            let run =
+                run().param(Param::ShutdownDelay, 3.0).param(Param::InFlightFor, 1.0).sent("slow", Role::InFlight);
+            let run = run.at(1_000).signal("SIGTERM").at(1_500).answered_close("slow", 200);
+            refused(run.at(4_000).listener_closed().at(4_500), 1)
+        }),
+    ]
+}
+
+fn keep_alive_outlasts_balancer() -> Vec<Case> {
+    let rule = "keep-alive-outlasts-balancer";
+    let pooled = || {
+        let run = run().param(Param::BalancerIdle, 60.0).opened(1, Role::Pooled).sent("a", Role::Warmup);
+        run.at(1_000).answered("a", 200)
+    };
+    vec![
+        holds(rule, "closed later than the balancer would", pooled().at(66_000).ended(1, Ending::Fin)),
+        holds(rule, "open for longer than the balancer keeps it", pooled().at(62_000).killed_by_harness()),
+        holds(rule, "what the harness kills it would have kept", {
+            pooled().at(62_000).killed_by_harness().ended(1, Ending::Fin)
+        }),
+        violated(rule, "closed after five seconds", pooled().at(6_000).ended(1, Ending::Fin)),
+        violated(rule, "reset after five seconds", pooled().at(6_000).ended(1, Ending::Reset)),
+        violated(rule, "closed at the very moment at which the balancer may send", {
+            pooled().at(61_001).ended(1, Ending::Fin)
+        }),
+        violated(rule, "counted from the last answer", {
+            let run = pooled().at(40_000).sent("b", Role::Warmup).answered("b", 200);
+            run.at(70_000).ended(1, Ending::Fin)
+        }),
+        unclear(rule, "closed nearly as late as it should be, and its answer was read late", {
+            let run = run().param(Param::BalancerIdle, 60.0).opened(1, Role::Pooled).sent("a", Role::Warmup);
+            run.at(2_900).stalled(2_800).answered("a", 200).at(61_500).ended(1, Ending::Fin)
+        }),
+        unclear(rule, "open for as long as it was watched", pooled().at(15_000).killed_by_harness()),
+        unclear(rule, "closed when the harness killed it", {
+            pooled().at(15_000).killed_by_harness().ended(1, Ending::Fin)
+        }),
+        unclear(rule, "closed by the client", pooled().at(15_000).ended(1, Ending::Local)),
+        unclear(rule, "the watch has no end", pooled()),
+        unclear(rule, "nothing was answered", run().param(Param::BalancerIdle, 60.0).opened(1, Role::Pooled)),
+        unclear(rule, "no balancer is known", run().opened(1, Role::Pooled).sent("a", Role::Warmup).answered("a", 200)),
     ]
 }
 

@@ -11,6 +11,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(liveness_stays());
     cases.extend(lame_duck_serves());
     cases.extend(lame_duck_lasts());
+    cases.extend(strangers());
     cases.extend(prestop_waits());
     cases.extend(prestop_keeps_process());
     cases.extend(prestop_delay_once());
@@ -195,6 +196,52 @@ fn lame_duck_serves() -> Vec<Case> {
         ),
         unclear(rule, "nothing was asked", lame_duck()),
         unclear(rule, "no signal", run()),
+    ]
+}
+
+/// Somebody's server, which nobody has seen to have a lame-duck; or one that was learnt to last a second.
+fn strangers() -> Vec<Case> {
+    let none = || stopped().without_promise();
+    let learnt = || lame_duck().without_promise().param(Param::LameDuck, 0.0);
+    let connects = |run: Run| run.opened(5, Role::LameDuck).sent_on(5, "duck", Role::LameDuck);
+    vec![
+        violated("lame-duck-serves", "there is none: the next client is refused", {
+            none().at(1_010).listener_closed().at(1_050).not_opened(5, Role::LameDuck, NotOpened::Refused)
+        }),
+        violated("lame-duck-serves", "there is none: new clients are turned away", {
+            connects(none()).answered("duck", 503)
+        }),
+        holds("lame-duck-serves", "none was learnt, but there is one", connects(none()).answered("duck", 200)),
+        holds("lame-duck-serves", "learnt on a machine that was busy: refused once the listener had closed", {
+            let run = connects(learnt().param(Param::ShutdownDelay, 2.0)).answered("duck", 200);
+            run.at(2_000).listener_closed().not_opened(6, Role::LameDuck, NotOpened::Refused)
+        }),
+        holds("lame-duck-serves", "learnt: what met the end of it is another matter", {
+            let run = connects(learnt()).answered("duck", 200).at(1_900).sent_on(5, "late", Role::LameDuck);
+            run.broken("late", Break::Reset).at(2_000).listener_closed()
+        }),
+        violated("lame-duck-serves", "learnt, and the listener closed at once", {
+            connects(learnt()).answered("duck", 200).at(1_050).listener_closed()
+        }),
+        violated(
+            "lame-duck-serves",
+            "learnt, and new clients are turned away",
+            connects(learnt()).answered("duck", 503),
+        ),
+        holds("readiness-fails", "by 500, of somebody's server", {
+            ready(learnt(), "a", 500).at(2_000).listener_closed()
+        }),
+        violated("readiness-fails", "a redirect is no failure", {
+            ready(learnt(), "a", 302).at(2_000).listener_closed()
+        }),
+        holds("readiness-latched", "by 500 and then by 503, of somebody's server", {
+            ready(ready(learnt(), "a", 500), "b", 503)
+        }),
+        violated("readiness-latched", "by 500, and then ready again", ready(ready(learnt(), "a", 500), "b", 204)),
+        unclear("lame-duck-lasts", "what was learnt is no promise", learnt().at(1_300).listener_closed()),
+        violated("lame-duck-lasts", "shorter than its user says", {
+            lame_duck().without_promise().param(Param::LameDuck, 1.0).at(1_300).listener_closed()
+        }),
     ]
 }
 

@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(second_signal_exits());
     cases.extend(hup_keeps_serving());
     cases.extend(startup_signal_ends_process());
+    cases.extend(grace());
     cases.extend(kill_recovers());
     cases.extend(log_holds_nothing());
     cases.extend(broken_listener_ends_process());
@@ -416,6 +417,41 @@ fn hup_keeps_serving() -> Vec<Case> {
         unclear(rule, "nothing was asked", to_the_end(run().at(1_000).signal("SIGHUP"))),
         unclear(rule, "nothing was asked afterwards", to_the_end(reloaded())),
         unclear(rule, "no signal", run()),
+    ]
+}
+
+/// Somebody's server that says that it is killed after three seconds, with a request in flight at SIGTERM.
+fn grace() -> Vec<Case> {
+    let rule = "term-ends-process";
+    let run = |grace| {
+        let run = run().without_promise().param(Param::Grace, grace).param(Param::IdleLinger, grace);
+        run.at(900).sent("slow", Role::InFlight).at(1_000).signal("SIGTERM")
+    };
+    let drained = |run: Run, at| run.at(at).answered("slow", 200).exited(0);
+    vec![
+        holds(rule, "within its grace period", drained(run(3.0), 3_900)),
+        violated(rule, "it needed eight seconds of three", drained(run(3.0), 9_000)),
+        unclear(rule, "it needed a moment more than its grace period", drained(run(3.0), 4_100)),
+        unclear(rule, "it needed more than its grace period, but the harness stalled", {
+            drained(run(3.0).at(5_000).stalled(2_000), 5_500)
+        }),
+        holds(rule, "twenty seconds after the last answer, of thirty", {
+            run(30.0).at(1_500).answered("slow", 200).at(21_500).exited(0)
+        }),
+        violated(rule, "twenty seconds after the last answer, where nobody said that it may", {
+            run(30.0).param(Param::IdleLinger, 5.0).at(1_500).answered("slow", 200).at(21_500).exited(0)
+        }),
+        holds("startup-signal-ends-process", "with a lame-duck that had begun by then", {
+            stopped().without_promise().param(Param::ShutdownDelay, 6.0).at(7_100).exited(0)
+        }),
+        violated("idle-holds-nothing", "longer than its grace period", {
+            let run = crate::run::run().without_promise().param(Param::Grace, 3.0).param(Param::IdleLinger, 5.0);
+            run.opened(1, Role::Idle).at(1_000).signal("SIGTERM").at(6_000).exited(0)
+        }),
+        holds("term-ends-process", "five seconds after the end of its lame-duck", {
+            let run = run(30.0).param(Param::ShutdownDelay, 3.0).param(Param::IdleLinger, 5.0);
+            run.at(1_500).answered("slow", 200).at(9_400).exited(0)
+        }),
     ]
 }
 

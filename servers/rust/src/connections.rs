@@ -136,6 +136,7 @@ impl Connection {
             (ConnectionState::Idle | ConnectionState::Unused, Some(&(closed, idle_linger))) => {
                 since.max(closed) + idle_linger
             }
+            // rule: keep-alive-outlasts-balancer
             (ConnectionState::Idle, None) => since + settings.keep_alive_timeout,
             // A head that began to arrive, and the first one of all. rule: slow-head-bounded, half-request-holds-nothing
             _ => since + settings.header_timeout,

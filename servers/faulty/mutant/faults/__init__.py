@@ -88,6 +88,7 @@ FAULTS: dict[str, Callable[[], None]] = {
         connections.accepted_connections_dropped,
         connections.half_open_handshakes_reset,
         connections.load_holds_exit,
+        connections.keep_alive_shorter_than_balancers,
         connections.address_not_reusable,
         connections.address_waited_for,
         connections.port_held_by_child,

@@ -177,6 +177,11 @@ def idle_closed_by_the_clock() -> None:
     Connection._await_request = await_request_by_the_clock
 
 
+def keep_alive_shorter_than_balancers() -> None:
+    """An idle connection is closed after half of KEEP_ALIVE_TIMEOUT."""
+    _configured(lambda config: {"keep_alive_timeout": config.keep_alive_timeout / 2})
+
+
 def _configured(changes_of) -> None:
     """Changes the configuration that was read, at the start and by SIGHUP."""
     load = Config.load
