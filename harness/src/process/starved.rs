@@ -75,7 +75,7 @@ impl Watched {
     }
 
     fn look(&mut self) {
-        if self.looks % ANEW == 0 {
+        if self.looks.is_multiple_of(ANEW) {
             // How long a thread has waited before it was found counts as well.
             let known = std::mem::take(&mut self.tasks);
             let waited = |task: &PathBuf| known.get(task).copied().unwrap_or_default();
