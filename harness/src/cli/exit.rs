@@ -123,6 +123,30 @@ pub enum CliError {
         /// The rules and scenarios.
         known: Among,
     },
+    /// A name is no rule.
+    #[error("`{name}` is no rule; {}", known.near(name))]
+    UnknownRule {
+        /// The name.
+        name: String,
+        /// The rules.
+        known: Among,
+    },
+    /// A rule is not judged where the server runs.
+    #[error("`{name}` is not judged by this check: {why}")]
+    NotJudged {
+        /// The rule.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+    /// Results of different kinds cannot be held against each other.
+    #[error("{} has the results of a check, {} those of a matrix: compare two of a kind", check.display(), matrix.display())]
+    NotAlike {
+        /// The check's.
+        check: PathBuf,
+        /// The matrix's.
+        matrix: PathBuf,
+    },
     /// The folder with the servers was not found.
     #[error("no folder `servers` here or above {}: run drainspec inside a checkout, or name the folder with --servers", start.display())]
     NoServers {
@@ -192,7 +216,11 @@ impl CliError {
             | Self::NothingUnexpected
             | Self::NothingToJudge { .. } => Status::NothingSelected,
             // In a file it would be that file's value.
-            Self::Unknown { .. } | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,
+            Self::Unknown { .. }
+            | Self::UnknownRule { .. }
+            | Self::NotJudged { .. }
+            | Self::NotAlike { .. }
+            | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,
             Self::NoServers { .. }
             | Self::Catalog(_)
             | Self::KnownMatchesNothing { .. }

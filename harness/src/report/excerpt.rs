@@ -80,6 +80,7 @@ fn words(event: &Event) -> String {
             [first, ..] => format!("{first} listens"),
         },
         Event::ListenerClosed { .. } => "listener closed".to_owned(),
+        Event::WaitedNoLonger { .. } => "the harness waits no longer".to_owned(),
         Event::Killed { .. } => "the harness kills the process".to_owned(),
         Event::Muted { .. } => "nobody reads its output any more".to_owned(),
         Event::Frozen { .. } => "the harness holds it by SIGSTOP".to_owned(),

@@ -136,15 +136,40 @@ pub fn find(slug: &str) -> Option<&'static Rule> {
     all().find(|rule| rule.slug == slug)
 }
 
+/// Whether a rule is broken where a client loses a request.
+pub fn is_about_loss(slug: &str) -> bool {
+    LOSSES.contains(&slug)
+}
+
+const LOSSES: [&str; 7] = [
+    "in-flight-answered",
+    "response-untruncated",
+    "nothing-lost-on-keep-alive",
+    "nothing-lost-in-accept-queue",
+    "late-request-answered",
+    "pipelined-in-order",
+    "continue-answered",
+];
+
 /// Rules that tell something where the signal does not reach the server; of all others nothing can be said then.
 const WITHOUT_SERVER: [&str; 4] =
     ["signal-reaches-server", "port-free-after-exit", "int-like-term", "hup-keeps-serving"];
+
+/// What is said of a rule that tells nothing because what got the signal was not the server.
+pub const MISSED: &str = "the signal did not reach the server";
+
+/// What is said of a rule that tells nothing because this machine was busy: the one case in which it helps to run it
+/// again.
+pub const STALLED: &str = "the harness itself stalled meanwhile";
+
+/// What is said of a rule that is about the end of a process which was not waited for long enough.
+pub const NOT_WAITED_FOR: &str = "its end was not waited for: it does not come when nothing is going on, either";
 
 /// Why nothing can be said of a rule although all preconditions hold: what got the signal was not the server.
 pub fn untold(rule: &Rule, view: &View) -> Option<Finding> {
     let process = view.process().filter(|_| !WITHOUT_SERVER.contains(&rule.slug))?;
     let missed = signals::missed(process)?;
-    Some(Finding::inconclusive(format!("the signal did not reach the server: {missed}")))
+    Some(Finding::inconclusive(format!("{MISSED}: {missed}")))
 }
 
 // What several groups need.
@@ -174,13 +199,33 @@ fn within(view: &View, what: &str, from: u64, at: Option<u64>, limit: u64) -> Fi
     let latest = from.saturating_add(limit).saturating_add(SLACK_US);
     match at {
         Some(at) if at <= latest => Finding::holds(format!("{what} after {}", ms(at.saturating_sub(from)))),
-        _ if view.stalled(from, latest, SLACK_US / 2) => Finding::inconclusive("the harness itself stalled meanwhile"),
+        _ if view.stalled(from, latest, SLACK_US / 2) => Finding::inconclusive(STALLED),
+        None if view.gave_up.is_some_and(|at| at < latest) => Finding::inconclusive(NOT_WAITED_FOR),
         Some(at) => Finding::violated(
             format!("{what} after {}, where {} and {} of slack are allowed", ms(at - from), ms(limit), ms(SLACK_US)),
             [from, at],
         ),
-        None => Finding::violated(format!("{what}: not within {} and {} of slack", ms(limit), ms(SLACK_US)), [from]),
+        None => {
+            let (not_yet, waited) = (not_yet(what), view.until.min(latest).saturating_sub(from));
+            let allowed = format!("{} and {} of slack are allowed", ms(limit), ms(SLACK_US));
+            Finding::violated(format!("{not_yet} after {}, where {allowed}", ms(waited)), [from])
+        }
     }
+}
+
+/// The same of something that has not happened: "the process ended" becomes "the process had not ended".
+fn not_yet(what: &str) -> String {
+    for done in ["ended", "gave up", "failed", "answered", "closed", "was served"] {
+        if let Some((who, rest)) = what.split_once(&format!(" {done}")) {
+            let participle = match done {
+                "gave up" => "given up",
+                "was served" => "been served",
+                done => done,
+            };
+            return format!("{who} had not {participle}{rest}");
+        }
+    }
+    format!("it had not come to this: {what}")
 }
 
 /// Which requests a rule minds, and what it wants of each.
@@ -212,7 +257,9 @@ where
 
 /// What became of a request, in words.
 fn fate(request: &Request) -> String {
-    let what = format!("{} (request {}, connection {})", request.path, request.id, request.connection);
+    let of = format!("request {}, connection {}", request.id, request.connection);
+    // Of one that was never sent the path is not known.
+    let what = if request.path.is_empty() { of } else { format!("{} ({of})", request.path) };
     let after = request.ended.map_or(String::new(), |at| format!(" after {}", ms(at - request.sent)));
     let head = match request.status {
         Some(status) => format!(", after the head of a {status} and {} body bytes", request.body_bytes),

@@ -1,6 +1,8 @@
 //! What a signal does.
 
-use super::{Basis, Finding, Level, Outcome, Rule, each, in_flight, ms, not_opened, seconds, stopped, within};
+use super::{
+    Basis, Finding, Level, NOT_WAITED_FOR, Outcome, Rule, each, in_flight, ms, not_opened, seconds, stopped, within,
+};
 use crate::timeline::{Connection, Opening, Param, Process, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
@@ -146,6 +148,7 @@ fn group_signal_drains(view: &View) -> Finding {
     let answered = each(in_flight(view, Role::InFlight, signalled), nothing, |request| request.served());
     match process.exited {
         _ if answered.outcome != Outcome::Holds => answered,
+        None if view.gave_up.is_some() => Finding::inconclusive(NOT_WAITED_FOR),
         None => Finding::violated("the process did not end", [signalled]),
         Some((_, code, signal)) => {
             Finding::holds(format!("{} answered; {}", answered.actual, exit_words(code, signal)))
@@ -312,6 +315,7 @@ fn int_like_term(view: &View) -> Finding {
         return answered;
     }
     match process.exited {
+        None if view.gave_up.is_some() => Finding::inconclusive(NOT_WAITED_FOR),
         None => Finding::violated("the process did not end", [signalled]),
         Some((at, code, signal)) if view.header.promises_contract && code != Some(0) => {
             Finding::violated(exit_words(code, signal), [at])

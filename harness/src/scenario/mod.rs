@@ -4,6 +4,7 @@
 
 mod connections;
 mod health;
+mod patience;
 mod races;
 mod requests;
 mod run;
@@ -11,6 +12,7 @@ mod signals;
 mod subject;
 mod target;
 
+pub use patience::Patience;
 pub use run::{Run, Stop, unconfirmed};
 pub use subject::{Manner, Normal, Route, Stranger, Subject};
 pub use target::Target;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
 
+use super::Patience;
 use crate::catalog::{Feature, Server};
 use crate::client::{Ask, Payload};
 use crate::link::Place;
@@ -62,6 +63,8 @@ pub struct Stranger {
     pub port: u16,
     /// How long it may take to start.
     pub start_within: Duration,
+    /// How long its end is waited for.
+    pub patience: Patience,
 }
 
 /// A request to somebody's server.
@@ -142,6 +145,14 @@ impl Subject {
         match &self.manner {
             Manner::Contract => Signal::SIGTERM,
             Manner::Stranger(stranger) => stranger.stop,
+        }
+    }
+
+    /// How long its end is waited for, where that is not certain to come.
+    pub fn patience(&self) -> Option<&Patience> {
+        match &self.manner {
+            Manner::Contract => None,
+            Manner::Stranger(stranger) => Some(&stranger.patience),
         }
     }
 

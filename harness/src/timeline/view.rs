@@ -27,6 +27,10 @@ pub struct View<'t> {
     pub skipped: Option<&'t str>,
     /// Why the run went no further, where it did not.
     pub aborted: Option<&'t str>,
+    /// When a process was waited for no longer, because it does not end when nothing is going on.
+    pub gave_up: Option<Micros>,
+    /// When the last record came.
+    pub until: Micros,
     unrecorded: BTreeSet<Lines>,
     stalls: Vec<(Micros, Micros)>,
 }
@@ -274,6 +278,8 @@ impl<'t> View<'t> {
             unconfirmed: Vec::new(),
             skipped: None,
             aborted: None,
+            gave_up: None,
+            until: records.last().map_or(0, |record| record.t_us),
             unrecorded: BTreeSet::new(),
             stalls: Vec::new(),
         };
@@ -322,6 +328,7 @@ impl<'t> View<'t> {
             Event::ListenerBroken { process } => {
                 self.mentioned(*process, t).listener_broken = Some(t);
             }
+            Event::WaitedNoLonger { .. } => self.gave_up = Some(t),
             Event::Killed { process } => self.mentioned(*process, t).killed = true,
             Event::Exited { process, code, signal } => {
                 let process = self.mentioned(*process, t);

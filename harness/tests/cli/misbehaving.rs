@@ -161,7 +161,7 @@ while True:
     connection.close()
 ",
         verdict: "fail",
-        says: &["term-ends-process", "not within"],
+        says: &["term-ends-process", "had not ended after"],
     },
     Case {
         name: "lingers",
