@@ -20,6 +20,8 @@ const ENDED: &str = "exit_after_signal_ms";
 pub struct Cause {
     /// What it is, in a sentence.
     pub what: String,
+    /// What to do about it, where that is not what the rule says.
+    pub remedy: Option<String>,
     /// The rule that says it best.
     pub rule: String,
     /// The others, which follow from it.
@@ -57,16 +59,21 @@ const NEEDS_DRAIN: [&str; 15] = [
     "group-signal-drains",
 ];
 
+/// Rules that are broken where what is in flight is cut.
+const CUT_TOO: [&str; 4] = ["response-untruncated", "late-request-answered", "pipelined-in-order", "continue-answered"];
+
 /// Rules that say where a signal went.
 const SIGNALS: [&str; 3] = ["term-ends-process", "port-free-after-exit", "int-like-term"];
 
-/// The causes, each with one rule at least that follows from it. A rule follows from one of them, the first.
-pub fn causes(rules: &[RuleSummary], played: &[Played], diagnoses: &[Diagnosis]) -> Vec<Cause> {
-    let found = [signal_missed, never_ends, no_drain, connections_hold];
-    let seen = Seen { rules, played, diagnoses };
+/// The causes. A rule follows from one of them, the first that claims it.
+///
+/// `grace_s` is how long the server may take to stop, in seconds.
+pub fn causes(rules: &[RuleSummary], played: &[Played], diagnoses: &[Diagnosis], grace_s: u64) -> Vec<Cause> {
+    let found = [signal_missed, never_ends, no_drain, cut_early, connections_hold];
+    let seen = Seen { rules, played, diagnoses, grace_s };
     let mut taken: Vec<&str> = Vec::new();
     let mut causes = Vec::new();
-    for (what, lead, claims) in found.iter().filter_map(|find| find(&seen)) {
+    for Found { what, remedy, lead, claims, tells } in found.iter().filter_map(|find| find(&seen)) {
         if taken.contains(&lead) {
             continue;
         }
@@ -76,8 +83,8 @@ pub fn causes(rules: &[RuleSummary], played: &[Played], diagnoses: &[Diagnosis])
         follows.sort_by_key(|rule| std::cmp::Reverse(super::weight(rule.verdict.verdict)));
         taken.extend(follows.iter().map(|rule| rule.slug()));
         let follows: Vec<String> = follows.iter().map(|rule| rule.slug().to_owned()).collect();
-        if !follows.is_empty() {
-            causes.push(Cause { what, rule: lead.to_owned(), follows });
+        if tells || !follows.is_empty() {
+            causes.push(Cause { what, remedy, rule: lead.to_owned(), follows });
         }
     }
     causes
@@ -87,10 +94,33 @@ struct Seen<'s> {
     rules: &'s [RuleSummary],
     played: &'s [Played],
     diagnoses: &'s [Diagnosis],
+    grace_s: u64,
 }
 
-/// What it is, the rule that says it best, and which others follow from it.
-type Found<'s> = (String, &'s str, Box<dyn Fn(&RuleSummary) -> bool + 's>);
+struct Found<'s> {
+    what: String,
+    remedy: Option<String>,
+    /// The rule that says it best.
+    lead: &'s str,
+    /// Which others follow from it.
+    claims: Box<dyn Fn(&RuleSummary) -> bool + 's>,
+    /// Whether it says more than the rule, though nothing else may follow from it.
+    tells: bool,
+}
+
+impl<'s> Found<'s> {
+    fn new(what: &str, lead: &'s RuleSummary, claims: impl Fn(&RuleSummary) -> bool + 's) -> Self {
+        Self { what: what.to_owned(), remedy: None, lead: lead.slug(), claims: Box::new(claims), tells: false }
+    }
+
+    /// Where it is known before the signal is sent, that is what it is.
+    fn or(mut self, diagnosed: Option<(String, Option<String>)>) -> Self {
+        if let Some((what, remedy)) = diagnosed {
+            (self.what, self.remedy, self.tells) = (what, remedy, true);
+        }
+        self
+    }
+}
 
 impl<'s> Seen<'s> {
     /// A rule that is broken, and not known to be.
@@ -107,8 +137,9 @@ impl<'s> Seen<'s> {
         self.played(scenario)?.outcome.measures.get(ENDED).copied()
     }
 
-    fn diagnosed(&self, wanted: impl Fn(&Diagnosis) -> bool) -> Option<String> {
-        self.diagnoses.iter().find(|diagnosis| wanted(diagnosis)).map(ToString::to_string)
+    /// What was known before the signal was sent, in short, and what to do about it.
+    fn diagnosed<T>(&self, wanted: impl Fn(&Diagnosis) -> Option<T>) -> Option<T> {
+        self.diagnoses.iter().find_map(wanted)
     }
 }
 
@@ -117,7 +148,7 @@ fn signal_missed<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
     let claims = |rule: &RuleSummary| {
         rule.verdict.actual.starts_with(MISSED) || (rule.is_broken() && SIGNALS.contains(&rule.slug()))
     };
-    Some((MISSED.to_owned(), lead.slug(), Box::new(claims)))
+    Some(Found::new(MISSED, lead, claims))
 }
 
 fn never_ends<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
@@ -128,25 +159,41 @@ fn never_ends<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
     if !violated || seen.ended("idle-exit").is_some() {
         return None;
     }
-    let ignored = |d: &Diagnosis| matches!(d, Diagnosis::Ignored { .. } | Diagnosis::FirstProcess { .. });
-    let what = seen.diagnosed(ignored);
+    let diagnosed = seen.diagnosed(|diagnosis| match diagnosis {
+        Diagnosis::Ignored { signal, .. } => Some((
+            format!("{signal} is ignored: it does not end"),
+            Some(format!(
+                "Handle {signal} in the server. Where it was started with {signal} ignored (nohup, `trap ''`, a careless \
+                 parent), start it in another way: `env --default-signal={} COMMAND`.",
+                signal.trim_start_matches("SIG")
+            )),
+        )),
+        Diagnosis::FirstProcess { signal, .. } => Some((
+            format!("{signal} is dropped by the kernel: the first process of a container has no handler for it"),
+            Some(format!("Handle {signal}, or start under an init (docker run --init, tini, dumb-init).")),
+        )),
+        _ => None,
+    });
     let played = seen.played;
     let gone = |one: &&Played| one.outcome.measures.contains_key(ENDED);
     let ended: Vec<&str> = played.iter().filter(gone).map(|one| one.scenario.slug).collect();
     let goes_on = move |scenario: &str| !ended.contains(&scenario);
     let claims = move |rule: &RuleSummary| {
-        let loses = rule.is_broken() && loses(rule, played);
-        SEVERAL_STARTS.contains(&rule.slug()) || (!loses && goes_on(rule.scenario))
+        // What is lost is lost for another reason; a late request is answered, as if there had been no signal.
+        let of_it = match rules::is_about_loss(rule.slug()) {
+            true => rule.slug() == "late-request-answered" && !loses(rule, played),
+            false => true,
+        };
+        SEVERAL_STARTS.contains(&rule.slug()) || (of_it && goes_on(rule.scenario))
     };
-    let what = what.unwrap_or_else(|| "the signal does not end it, even when nothing is going on".to_owned());
-    Some((what, lead.slug(), Box::new(claims)))
+    Some(Found::new("the signal does not end it, even when nothing is going on", lead, claims).or(diagnosed))
 }
 
-/// Whether requests were lost, and the rule is about that.
-fn loses(rule: &RuleSummary, played: &[Played]) -> bool {
+/// Whether requests were lost where a rule is broken that is about losses.
+pub(super) fn loses(rule: &RuleSummary, played: &[Played]) -> bool {
     let of = played.iter().find(|played| played.scenario.slug == rule.scenario);
     let lost = of.and_then(|played| played.outcome.measures.get("requests_lost")).is_some_and(|lost| *lost > 0.0);
-    rules::is_about_loss(rule.slug()) && lost
+    rule.is_broken() && rules::is_about_loss(rule.slug()) && lost
 }
 
 fn no_drain<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
@@ -155,12 +202,29 @@ fn no_drain<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
     if !at_once(lead.scenario) {
         return None;
     }
-    let none = |d: &Diagnosis| matches!(d, Diagnosis::NoHandler { launcher: false, .. });
-    let what = seen.diagnosed(none);
-    let what = what.unwrap_or_else(|| "the signal ends it at once, whatever is in flight".to_owned());
+    let diagnosed = seen.diagnosed(|diagnosis| match diagnosis {
+        Diagnosis::NoHandler { signal, launcher: false, .. } => {
+            Some((format!("no handler for {signal}: it ends at once, whatever is in flight"), None))
+        }
+        _ => None,
+    });
     let soon: Vec<&str> = seen.played.iter().map(|played| played.scenario.slug).filter(|slug| at_once(slug)).collect();
     let claims = move |rule: &RuleSummary| NEEDS_DRAIN.contains(&rule.slug()) && soon.contains(&rule.scenario);
-    Some((what, lead.slug(), Box::new(claims)))
+    Some(Found::new("the signal ends it at once, whatever is in flight", lead, claims).or(diagnosed))
+}
+
+/// It waits, but not for as long as it may.
+fn cut_early<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
+    let lead = seen.broken("in-flight-answered").filter(|rule| loses(rule, seen.played))?;
+    let after = seen.ended(lead.scenario).filter(|after| (AT_ONCE_MS..seen.grace_s as f64 * 1e3).contains(after))?;
+    let what = format!(
+        "it ends {:.1} s after the signal and cuts what is in flight, though --grace gives it {} s",
+        after / 1e3,
+        seen.grace_s
+    );
+    let played = seen.played;
+    let claims = move |rule: &RuleSummary| loses(rule, played) && CUT_TOO.contains(&rule.slug());
+    Some(Found { tells: true, ..Found::new(&what, lead, claims) })
 }
 
 fn connections_hold<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
@@ -169,5 +233,5 @@ fn connections_hold<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
     let claims = move |rule: &RuleSummary| {
         rule.is_broken() && (HOLDS.contains(&rule.slug()) || (alone && rule.slug() == "term-ends-process"))
     };
-    Some(("connections that are open hold the process".to_owned(), lead.slug(), Box::new(claims)))
+    Some(Found::new("connections that are open hold the process", lead, claims))
 }

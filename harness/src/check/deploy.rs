@@ -33,8 +33,7 @@ pub fn deploy(results: &CheckResults) -> String {
     };
     let broken = |slug: &str| results.rule(slug).filter(|rule| rule.is_broken());
     let mut parts = Vec::new();
-    let losses: Vec<String> =
-        LOSSES.iter().filter_map(|(slug, where_)| loss(broken(slug)?, where_)).collect();
+    let losses: Vec<String> = LOSSES.iter().filter_map(|(slug, where_)| loss(broken(slug)?, where_)).collect();
     if !losses.is_empty() {
         parts.push(format!("{who} loses requests: {}", losses.join("; ")));
     }
@@ -69,11 +68,8 @@ pub fn deploy(results: &CheckResults) -> String {
 
 /// How many were lost, and where that was seen.
 fn loss(rule: &CheckedRule, where_: &str) -> Option<String> {
-    match rule.lost {
-        Some(lost) if lost > 0 => Some(format!("{lost} {where_} ({})", rule.scenario)),
-        _ if rule.rule == LOSSES[0].0 => Some(format!("those {where_} get another answer ({})", rule.scenario)),
-        _ => None,
-    }
+    let (lost, of) = (rule.lost?, rule.of?);
+    Some(format!("{lost} of {of} {where_} ({})", rule.scenario))
 }
 
 fn capitalised(text: &str) -> String {

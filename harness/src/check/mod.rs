@@ -8,7 +8,8 @@ mod profile;
 mod programs;
 mod results;
 
-pub use causes::Cause;
+pub use causes::{Cause, causes};
+pub use deploy::deploy;
 pub use leader::{Diagnosis, Identity};
 pub use learn::{Learned, free_port, learn};
 pub use profile::Profile;
@@ -232,7 +233,8 @@ pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> 
             let failed = matches!(verdict.verdict, Verdict::Fail | Verdict::Warn);
             let known = failed && known.find(one.scenario.slug, &verdict.rule).is_some();
             let summary = RuleSummary { scenario: one.scenario.slug, known, verdict };
-            let worth = |s: &RuleSummary| (weight(s.verdict.verdict), !s.known);
+            // Where nothing is going on it shows best.
+            let worth = |s: &RuleSummary| (weight(s.verdict.verdict), !s.known, s.scenario == IDLE);
             match summaries.iter_mut().find(|other| other.verdict.rule == summary.verdict.rule) {
                 None => summaries.push(summary),
                 Some(other) if worth(&summary) > worth(other) => *other = summary,

@@ -114,8 +114,10 @@ pub struct CheckedRule {
     pub remedy: Option<String>,
     /// Where that is documented.
     pub source: Option<String>,
-    /// Requests that were lost in that scenario, where the rule is about losses and is broken.
+    /// Requests that were lost, where the rule is about losses and is broken.
     pub lost: Option<u64>,
+    /// Of how many.
+    pub of: Option<u64>,
     /// The part of the timeline that shows it.
     pub excerpt: Vec<String>,
 }
@@ -157,7 +159,7 @@ impl CheckResults {
     pub fn new(asked: &Asked, learned: &Learned, played: &[Played], left: &[Left], took_s: f64) -> Self {
         let mut summaries = super::summarise(played, asked.profile, asked.known);
         super::promote(&mut summaries, asked.fail_on);
-        let causes = causes::causes(&summaries, played, &learned.identity.diagnoses);
+        let causes = causes::causes(&summaries, played, &learned.identity.diagnoses, asked.grace_s);
         let rules = summaries.iter().map(|summary| checked(summary, asked.profile, learned, played)).collect();
         let reasons = |verdict: Verdict| {
             let of = played.iter().filter(|played| played.outcome.verdict == verdict);
@@ -249,7 +251,13 @@ impl CheckResults {
             timelines: Vec::new(),
         });
         let (version, started) = (self.version.clone(), self.ended.clone());
-        Results { format: crate::results::FORMAT, version, started, machine: self.machine.clone(), cells: cells.collect() }
+        Results {
+            format: crate::results::FORMAT,
+            version,
+            started,
+            machine: self.machine.clone(),
+            cells: cells.collect(),
+        }
     }
 }
 
@@ -273,7 +281,9 @@ fn checked(summary: &RuleSummary, profile: Profile, learned: &Learned, played: &
     let RuleVerdict { rule, level, verdict, expected, actual, .. } = &summary.verdict;
     let outcome = played.iter().find(|played| played.scenario.slug == summary.scenario).map(|played| &played.outcome);
     let broken = matches!(verdict, Verdict::Fail | Verdict::Warn);
-    let lost = outcome.and_then(|outcome| outcome.measures.get("requests_lost")).map(|lost| *lost as u64);
+    // A request in flight that gets another answer than in peace has failed, too.
+    let loses = causes::loses(summary, played) || (broken && rule == "in-flight-answered");
+    let counted = rules::counted(actual).filter(|_| loses);
     let remedy = learned.identity.remedy(rule).filter(|_| broken);
     CheckedRule {
         rule: rule.clone(),
@@ -286,7 +296,8 @@ fn checked(summary: &RuleSummary, profile: Profile, learned: &Learned, played: &
         why: profile.why(rule).map(str::to_owned),
         remedy: remedy.map(|(remedy, _)| remedy.to_owned()),
         source: remedy.and_then(|(_, source)| source).map(str::to_owned),
-        lost: lost.filter(|_| broken && rules::is_about_loss(rule)),
+        lost: counted.map(|(lost, _)| lost),
+        of: counted.map(|(_, of)| of),
         excerpt: outcome.and_then(|outcome| outcome.excerpts.get(rule)).filter(|_| broken).cloned().unwrap_or_default(),
     }
 }

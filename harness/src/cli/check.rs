@@ -16,10 +16,10 @@ use crate::link::Place;
 use crate::process::{Addressee, Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
-use crate::{rules, runner};
 use crate::scenario::{Manner, Patience, Route, Stranger, Subject};
 use crate::timeline::Param;
 use crate::verdict::Verdict;
+use crate::{rules, runner};
 
 /// Arguments of `drainspec check`.
 #[derive(Debug, clap::Args)]
@@ -172,13 +172,8 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     })
     .await;
     progress.finish();
-    let asked = Asked {
-        command: &args.command,
-        profile: args.profile,
-        grace_s: args.grace,
-        known,
-        fail_on: &args.fail_on,
-    };
+    let asked =
+        Asked { command: &args.command, profile: args.profile, grace_s: args.grace, known, fail_on: &args.fail_on };
     let results = CheckResults::new(&asked, &learned, &played, &left, began.elapsed().as_secs_f64());
     let json = serde_json::to_string_pretty(&results).unwrap_or_default();
     if args.out.is_some() {

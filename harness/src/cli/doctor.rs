@@ -149,7 +149,9 @@ const NEEDS: [Need; 14] = [
     Need {
         name: "docker",
         probe: Probe::Program { ask: "--version", oldest: Version(20, 10, 0) },
-        without: Without::Optional("no scenario needs it: a server in a container cannot be checked here by `check -- docker run`"),
+        without: Without::Optional(
+            "no scenario needs it: a server in a container cannot be checked here by `check -- docker run`",
+        ),
         debian: "apt install docker.io",
         homebrew: "brew install docker",
     },

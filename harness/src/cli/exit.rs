@@ -68,7 +68,11 @@ impl Among {
             return format!("there are: {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
         }
         let mut near: Vec<(f64, &str)> = names.iter().map(|name| (likeness(name, wanted), name.as_str())).collect();
-        near.retain(|(likeness, _)| *likeness > 0.7);
+        // What holds the word itself is meant before what only resembles it.
+        match !wanted.is_empty() && names.iter().any(|name| name.contains(wanted)) {
+            true => near.retain(|(_, name)| name.contains(wanted)),
+            false => near.retain(|(likeness, _)| *likeness > 0.8),
+        }
         near.sort_by(|(a, _), (b, _)| b.total_cmp(a));
         let near: Vec<&str> = near.iter().take(3).map(|(_, name)| *name).collect();
         let listed = format!("`drainspec list` shows all {}", names.len());

@@ -192,11 +192,7 @@ async fn play(
     let Board { results, excerpts, progress, .. } = board;
     progress.finish();
     print(&results, &excerpts, args.failures, began_playing.elapsed().as_secs_f64())?;
-    tell!(
-        "results: {} ({:.0} s with builds)",
-        out.join(crate::results::FILE).display(),
-        began.elapsed().as_secs_f64()
-    );
+    tell!("results: {} ({:.0} s with builds)", out.join(crate::results::FILE).display(), began.elapsed().as_secs_f64());
     Ok(if results.cells.iter().any(|cell| !cell.as_expected) {
         Status::Unexpected
     } else if lacks_programs && !args.allow_missing {

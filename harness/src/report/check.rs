@@ -6,7 +6,7 @@ use std::fmt::Write;
 use anstyle::Style;
 
 use super::{paint, verdict_style};
-use crate::check::{CheckResults, CheckedRule};
+use crate::check::{Cause, CheckResults, CheckedRule};
 use crate::rules::STALLED;
 use crate::verdict::Verdict;
 
@@ -38,7 +38,7 @@ pub(super) struct Topic<'r> {
     /// The worst verdict of it.
     pub verdict: Verdict,
     /// What it is, where several rules come from it.
-    pub what: Option<&'r str>,
+    pub what: Option<&'r Cause>,
     /// The rule that says it best.
     pub lead: &'r CheckedRule,
     /// Those that follow from it.
@@ -53,7 +53,7 @@ pub(super) fn topics(results: &CheckResults) -> Vec<Topic<'_>> {
         let follows: Vec<&CheckedRule> = cause.follows.iter().filter_map(|slug| results.rule(slug)).collect();
         let fails = |rule: &&CheckedRule| rule.verdict == Verdict::Fail;
         let verdict = if follows.iter().any(fails) { Verdict::Fail } else { lead.verdict };
-        topics.push(Topic { verdict, what: Some(&cause.what), lead, follows });
+        topics.push(Topic { verdict, what: Some(cause), lead, follows });
     }
     let alone = results.rules.iter().filter(|rule| rule.is_broken() && !is_told(results, rule));
     topics.extend(alone.map(|lead| Topic { verdict: lead.verdict, what: None, lead, follows: Vec::new() }));
@@ -119,14 +119,22 @@ fn word(verdict: Verdict) -> String {
 }
 
 impl Topic<'_> {
+    /// What to do about it, and where that is documented.
+    pub(super) fn remedy(&self) -> Option<(&str, Option<&str>)> {
+        match self.what.and_then(|cause| cause.remedy.as_deref()) {
+            Some(remedy) => Some((remedy, None)),
+            None => Some((self.lead.remedy.as_deref()?, self.lead.source.as_deref())),
+        }
+    }
+
     fn tell(&self, out: &mut String) {
         let rule = self.lead;
         let bold = Style::new().bold();
         let known = if rule.known { ", known" } else { "" };
         let of = format!("({}{known}; {})", rule.level.word(), rule.scenario);
         let _ = match self.what {
-            Some(what) => {
-                let heading = paint(bold, what);
+            Some(cause) => {
+                let heading = paint(bold, &cause.what);
                 writeln!(out, "\n{} {heading}\n  rule      {} {of}", word(self.verdict), rule.rule)
             }
             None => writeln!(out, "\n{} {} {of}", word(self.verdict), paint(bold, &rule.rule)),
@@ -136,8 +144,8 @@ impl Topic<'_> {
         if let Some(why) = &rule.why {
             let _ = writeln!(out, "  why here  {why}");
         }
-        if let Some(remedy) = &rule.remedy {
-            let source = rule.source.as_ref().map_or(String::new(), |source| format!(" ({source})"));
+        if let Some((remedy, source)) = self.remedy() {
+            let source = source.map_or(String::new(), |source| format!(" ({source})"));
             let _ = writeln!(out, "  remedy    {remedy}{source}");
         }
         for line in &rule.excerpt {

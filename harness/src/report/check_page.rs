@@ -55,13 +55,13 @@ fn word(verdict: Verdict) -> String {
 
 fn tell(out: &mut String, topic: &Topic) {
     let rule = topic.lead;
-    let title = topic.what.map_or(format!("`{}`", rule.rule), str::to_owned);
+    let title = topic.what.map_or(format!("`{}`", rule.rule), |cause| cause.what.clone());
     let known = if rule.known { ", known" } else { "" };
     let _ = writeln!(out, "\n## {}{known}: {title}\n", topic.verdict.word());
     let _ = writeln!(out, "- Rule: `{}` ({}), in `{}`", rule.rule, rule.level.word(), rule.scenario);
     let _ = writeln!(out, "- Expected: {}\n- Seen: {}", rule.expected, rule.actual);
-    if let Some(remedy) = &rule.remedy {
-        let source = rule.source.as_ref().map_or(String::new(), |source| format!(" <{source}>"));
+    if let Some((remedy, source)) = topic.remedy() {
+        let source = source.map_or(String::new(), |source| format!(" <{source}>"));
         let _ = writeln!(out, "- Remedy: {remedy}{source}");
     }
     for rule in &topic.follows {

@@ -45,7 +45,15 @@ fn time(t_us: u64, signal: Option<u64>) -> String {
 }
 
 fn tells(event: &Event) -> bool {
-    !matches!(event, Event::Log { .. } | Event::Executed { .. } | Event::InFlight { .. } | Event::Confirmed { .. })
+    !matches!(
+        event,
+        Event::Log { .. }
+            | Event::Executed { .. }
+            | Event::InFlight { .. }
+            | Event::Confirmed { .. }
+            | Event::Read { .. }
+            | Event::Finished
+    )
 }
 
 fn words(event: &Event) -> String {
@@ -91,6 +99,10 @@ fn words(event: &Event) -> String {
             (_, Some(signal)) => format!("process killed by signal {signal}"),
             _ => "process ended".to_owned(),
         },
+        Event::Stalled { late_us } => format!("the harness itself was late by {:.1} ms", *late_us as f64 / 1e3),
+        Event::Listening { port, .. } => format!("the server answers on port {port}"),
+        Event::Uploaded { request } => format!("{request}: its body is written"),
+        Event::Continued { request } => format!("{request} gets 100 Continue"),
         Event::Stderr { line, .. } => format!("stderr: {}", line.chars().take(100).collect::<String>()),
         other => name(other),
     }

@@ -206,9 +206,13 @@ fn within(view: &View, what: &str, from: u64, at: Option<u64>, limit: u64) -> Fi
             [from, at],
         ),
         None => {
-            let (not_yet, waited) = (not_yet(what), view.until.min(latest).saturating_sub(from));
+            // Where it was waited for from another moment on, the run may be over sooner.
+            let when = match view.until {
+                until if until < latest => "by the end of the run".to_owned(),
+                _ => format!("after {}", ms(latest.saturating_sub(from))),
+            };
             let allowed = format!("{} and {} of slack are allowed", ms(limit), ms(SLACK_US));
-            Finding::violated(format!("{not_yet} after {}, where {allowed}", ms(waited)), [from])
+            Finding::violated(format!("{} {when}, where {allowed}", not_yet(what)), [from])
         }
     }
 }
@@ -253,6 +257,16 @@ where
             bad.iter().take(5).flat_map(|request| [Some(request.sent), request.ended]).flatten(),
         ),
     }
+}
+
+/// How many of how many requests were not as they should be, where that is what was seen: it is said by [`each`], and
+/// by the rules about losses.
+pub fn counted(actual: &str) -> Option<(u64, u64)> {
+    let words: Vec<&str> = actual.split_whitespace().collect();
+    words.windows(4).find_map(|words| match words {
+        [bad, "of", all, "not:" | "lost:"] => Some((bad.parse().ok()?, all.parse().ok()?)),
+        _ => None,
+    })
 }
 
 /// What became of a request, in words.
@@ -305,4 +319,35 @@ fn opened<'v>(view: &'v View, roles: &'v [Role]) -> impl Iterator<Item = &'v Con
     view.connections
         .iter()
         .filter(|connection| roles.contains(&connection.role) && connection.opening == crate::timeline::Opening::Opened)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_happened_is_said_so() {
+        for (what, said) in [
+            ("the process ended", "the process had not ended"),
+            ("the process ended on SIGINT", "the process had not ended on SIGINT"),
+            ("the server gave up", "the server had not given up"),
+            ("readiness failed", "readiness had not failed"),
+            ("somebody else was served", "somebody else had not been served"),
+        ] {
+            assert_eq!(not_yet(what), said);
+        }
+    }
+
+    #[test]
+    fn what_was_lost_is_counted() {
+        for (actual, counts) in [
+            ("1 of 1 not: /slow (request r3, connection 2) was lost by FIN", Some((1, 1))),
+            ("in 2 of 3 starts: 5 of 812 lost: / (request r1, connection 1)", Some((5, 812))),
+            ("0 of 812 lost", None),
+            ("4 of 4", None),
+            ("asked meanwhile: 2 of 3 not: / was answered 503", Some((2, 3))),
+        ] {
+            assert_eq!(counted(actual), counts, "{actual}");
+        }
+    }
 }

@@ -161,7 +161,7 @@ while True:
     connection.close()
 ",
         verdict: "fail",
-        says: &["term-ends-process", "had not ended after"],
+        says: &["term-ends-process", "the process had not ended"],
     },
     Case {
         name: "lingers",

@@ -218,3 +218,40 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         assert_cmd::Command::new("bash").args(["-c", &script]).assert().success().stderr("");
     }
 }
+
+#[test]
+fn an_error_that_nobody_can_read_is_no_crash() {
+    if !std::path::Path::new("/dev/full").exists() {
+        return;
+    }
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let servers = Servers::with_good();
+    for (arguments, code) in [(servers.arguments("bda", "idle-exit"), 3), (servers.arguments("good", "idle-exit"), 0)] {
+        let mut command = std::process::Command::new(crate::servers::DRAINSPEC);
+        let done = command.args(&arguments).env("TMPDIR", servers.tmp()).stderr(full()).output().unwrap();
+        assert_eq!(done.status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_line_of_any_length_is_shown_in_part() {
+    let servers = Servers::with_good();
+    std::fs::write(servers.servers().join("good/known.toml"), "x".repeat(3_000_000)).unwrap();
+    let told = servers.matrix("good", "idle-exit").assert().code(4).stderr(contains("known.toml"));
+    let length = told.get_output().stderr.len();
+    assert!(length < 10_000, "{length} bytes");
+}
+
+#[test]
+fn nothing_unrelated_is_proposed() {
+    let explain = |name: &str| {
+        let told = drainspec().args(["explain", name]).assert().code(2).stderr(contains("list` shows all"));
+        String::from_utf8(told.get_output().stderr.clone()).unwrap()
+    };
+    for name in ["xyz", "foo", "timeout", "Q"] {
+        assert!(!explain(name).contains("did you mean"), "{}", explain(name));
+    }
+    let listener = explain("listener");
+    assert!(listener.contains("listener-closes-first") && !listener.contains("int-like-term"), "{listener}");
+    assert!(explain("sigterm-at-startup").contains("sigterm-during-startup"));
+}
