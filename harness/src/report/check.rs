@@ -79,11 +79,12 @@ pub(super) fn untold(results: &CheckResults) -> Vec<(&str, Vec<&CheckedRule>)> {
 }
 
 /// What helps where nothing could be told, and the reason does not say it itself.
-pub(super) fn to_test(reason: &str, rules: &[&CheckedRule]) -> Option<&'static str> {
+pub(super) fn to_test(results: &CheckResults, reason: &str, rules: &[&CheckedRule]) -> Option<&'static str> {
+    let slow_is_named = results.not_tested.iter().all(|left| left.with.as_deref() != Some("--slow PATH"));
     let in_flight = |rule: &&CheckedRule| ["in-flight-answered", "response-untruncated"].contains(&rule.rule.as_str());
     match reason {
         reason if reason.contains(STALLED) => Some("the machine was busy: run it again when it is quieter"),
-        reason if reason.contains("--slow") => None,
+        reason if reason.contains("--slow") || slow_is_named => None,
         _ if rules.iter().any(in_flight) => Some("name a path that takes half a second or more: --slow PATH"),
         _ => None,
     }
@@ -177,7 +178,7 @@ fn not_tested(out: &mut String, results: &CheckResults) {
     for (reason, rules) in untold(results) {
         let names: Vec<&str> = rules.iter().map(|rule| rule.rule.as_str()).collect();
         let _ = writeln!(out, "  {} {}: {reason}", word(Verdict::Inconclusive), names.join(", "));
-        if let Some(how) = to_test(reason, &rules) {
+        if let Some(how) = to_test(results, reason, &rules) {
             let _ = writeln!(out, "    {how}");
         }
     }

@@ -82,7 +82,7 @@ fn not_tested(out: &mut String, results: &CheckResults) {
     }
     for (reason, rules) in untold(results) {
         let names: Vec<String> = rules.iter().map(|rule| format!("`{}`", rule.rule)).collect();
-        let how = to_test(reason, &rules).map_or(String::new(), |how| format!("; {how}"));
+        let how = to_test(results, reason, &rules).map_or(String::new(), |how| format!("; {how}"));
         let _ = writeln!(out, "- {}: {reason}{how}", names.join(", "));
     }
     for (option, scenarios) in left_out(results) {

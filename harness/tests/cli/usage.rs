@@ -255,3 +255,42 @@ fn nothing_unrelated_is_proposed() {
     assert!(listener.contains("listener-closes-first") && !listener.contains("int-like-term"), "{listener}");
     assert!(explain("sigterm-at-startup").contains("sigterm-during-startup"));
 }
+
+/// Ends at once, whatever is in flight.
+const LOSES: &str = r#"
+on_term(lambda: os._exit(0))
+listener = listen()
+while True:
+    connection, _ = listener.accept()
+    if b"/slow" in connection.recv(65536):
+        time.sleep(60)
+    head = "HTTP/1.1 200 OK\r\nConnection: close\r\nX-Instance-Id: one\r\nContent-Length: 2\r\n\r\nok"
+    connection.sendall(head.encode())
+    connection.close()
+"#;
+
+#[test]
+fn a_matrix_tells_what_nobody_expected_then_the_table_then_how_much_is_known() {
+    let servers = Servers::new();
+    for name in ["known", "unknown"] {
+        let folder = servers.add(name, LOSES);
+        let spec = crate::servers::toml("framework", r#"["python3", "-B", "server.py"]"#, "");
+        std::fs::write(folder.join("server.toml"), spec.replace("features = []", r#"features = ["slow"]"#)).unwrap();
+    }
+    let known = "[[known]]\npattern = \"*/in-flight-answered\"\nreason = \"it does not wait\"\n";
+    std::fs::write(servers.servers().join("known/known.toml"), known).unwrap();
+    let played = |failures: &[&str]| {
+        let mut matrix = servers.matrix("*", "in-flight-completes");
+        let told = matrix.args(failures).assert().code(1);
+        String::from_utf8(told.get_output().stdout.clone()).unwrap()
+    };
+    let short = played(&[]);
+    let unexpected = short.find("unknown · in-flight-completes · fail\n").expect(&short);
+    assert!(unexpected < short.find(" REQUESTS").expect(&short), "{short}");
+    assert!(!short.contains("(known)"), "{short}");
+    assert_eq!(short.lines().last(), Some("1 known failure: `--failures all` shows what was seen"));
+    let all = played(&["--failures", "all"]);
+    let known = all.find("known · in-flight-completes · fail (known)").expect(&all);
+    assert!(known < all.find("unknown · in-flight-completes · fail\n").expect(&all), "{all}");
+    assert!(!all.contains("`--failures all`"), "{all}");
+}

@@ -77,8 +77,8 @@ fn what_a_server_loses_that_does_not_drain_comes_from_that() {
     assert_eq!(found(&runs, &[]), below("in-flight-answered", &["int-like-term", "late-request-answered"]));
 
     let diagnosis = Diagnosis::NoHandler { process: process(), signal: "SIGTERM", launcher: false };
-    let causes = causes(&summaries(&runs), &runs, &[diagnosis], 30);
-    assert_eq!(causes[0].what, "no handler for SIGTERM: it ends at once, whatever is in flight");
+    let diagnosed = causes(&summaries(&runs), &runs, &[diagnosis], 30);
+    assert_eq!(diagnosed[0].what, "no handler for SIGTERM: it ends at once, whatever is in flight");
 
     // One that waits, and loses all the same, has another fault for each.
     let slow = [
@@ -272,7 +272,11 @@ fn reported() -> CheckResults {
         lacks: vec!["health".to_owned()],
         with: with.map(str::to_owned),
     };
-    results.not_tested = vec![left("lame-duck-serves", Some("--ready PATH")), left("overload-sheds", None)];
+    results.not_tested = vec![
+        left("lame-duck-serves", Some("--ready PATH")),
+        left("many-in-flight", Some("--slow PATH")),
+        left("overload-sheds", None),
+    ];
     results.skipped = vec!["connect-storm-over-delay: no link with delay can be made here".to_owned()];
     results.errors = vec!["half-a-request: the server did not start".to_owned()];
     results.fail_on = vec!["hup-keeps-serving".to_owned(), "readiness-fails".to_owned()];
@@ -290,13 +294,23 @@ fn a_page_tells_the_same() {
 }
 
 #[test]
-fn to_run_it_again_is_advice_only_where_the_machine_was_busy() {
-    let said = |actual: &str| {
-        let rules = vec![rule("new-connections-refused", Inconclusive, "new-connection-refused", actual)];
-        check(&results(Profile::Standalone, rules)).contains("run it again")
+fn advice_is_given_where_it_helps() {
+    let said = |actual: &str, missing: &[&str]| {
+        let rules = vec![rule("in-flight-answered", Inconclusive, "in-flight-completes", actual)];
+        let mut results = results(Profile::Standalone, rules);
+        let left = |with: &&str| LeftOut {
+            scenario: "many-in-flight".to_owned(),
+            lacks: vec!["slow".to_owned()],
+            with: Some((*with).to_owned()),
+        };
+        results.not_tested = missing.iter().map(left).collect();
+        check(&results)
     };
-    assert!(said(&format!("accepted, but {}", rules::STALLED)));
-    assert!(!said("no request drained"));
+    assert!(said(&format!("accepted, but {}", rules::STALLED), &[]).contains("run it again"));
+    // Where it has its reason, it has it again.
+    assert!(!said("no request drained", &[]).contains("run it again"));
+    assert!(said("no request drained", &["--slow PATH"]).contains("name a path"));
+    assert!(!said("no request drained", &[]).contains("name a path"));
 }
 
 #[test]
