@@ -35,6 +35,16 @@ func (s ConnectionState) String() string {
 	return [...]string{"unused", "active", "idle", "closing"}[s]
 }
 
+// Limit is what a request counts against.
+type Limit int
+
+const (
+	LimitInFlight Limit = iota
+	LimitStreams        // apart, because endless ones would use up MAX_IN_FLIGHT for ever
+	LimitNone           // a probe must get through under load
+	limitCount
+)
+
 // Connection sits between net/http and the socket. It sees the first byte of each request, which ConnState reports
 // only after the whole head, and it closes by FIN. One goroutine, net/http's, reads it and closes it: a request that
 // has arrived is seen before the FIN is sent.

@@ -29,16 +29,6 @@ type Request struct {
 	Body []byte
 }
 
-// Limit is what a request counts against.
-type Limit int
-
-const (
-	LimitInFlight Limit = iota
-	LimitStreams        // apart, because endless ones would use up MAX_IN_FLIGHT for ever
-	LimitNone           // a probe must get through under load
-	limitCount
-)
-
 // RequestError ends a handler with an answer.
 type RequestError struct {
 	status int

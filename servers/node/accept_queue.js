@@ -96,7 +96,7 @@ export class Listener {
     } finally {
       this.close();
     }
-    const error = lost > 0 ? `${lost} connections in the accept queue are lost` : this.#whoElseListens();
+    const error = lost > 0 ? `${lost} connections in the accept queue are lost` : this.#checkGone();
     if (error) logError(error);
     return { emptied: this.#emptied, minimumTTL: this.#minimumTTL, halfOpen, lost, error };
   }
@@ -226,7 +226,7 @@ export class Listener {
   }
 
   /** Notices another process that listens on the same socket. */
-  #whoElseListens() {
+  #checkGone() {
     try {
       if (!this.#table.look().listening) return undefined;
     } catch {

@@ -14,6 +14,15 @@ export const ConnectionState = Object.freeze({
   CLOSING: 'closing',
 });
 
+/** What a request in flight counts against: how many there may be, by the configuration. */
+export const Limit = Object.freeze({
+  IN_FLIGHT: (config) => config.maxInFlight,
+  /** Endless streams: they would use up MAX_IN_FLIGHT for ever. rule: streams-limited-apart */
+  STREAMS: (config) => config.maxStreams,
+  /** A probe must get through under load. */
+  NONE: () => Infinity,
+});
+
 const CONNECTION = Symbol('connection');
 
 /** Lets a handler find its connection. */

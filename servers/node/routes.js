@@ -1,7 +1,7 @@
 // Routes: what the server answers, and the limits on what a client may send.
 
 import { DrainPolicy, parseInteger, parseSeconds } from './config.js';
-import { ConnectionState, connectionOf } from './connections.js';
+import { ConnectionState, Limit, connectionOf } from './connections.js';
 import { Phase, phaseName } from './lifecycle.js';
 import { linesDropped, logError, logEvent } from './log.js';
 
@@ -11,20 +11,27 @@ const MAX_BYTES = 256 << 20;
 const MAX_CHUNKS = 10_000;
 const MAX_INTERVAL = 60; // seconds
 
-/** What a request in flight counts against: how many there may be, by the configuration. */
-export const Limit = Object.freeze({
-  IN_FLIGHT: (config) => config.maxInFlight,
-  /** Endless streams: they would use up MAX_IN_FLIGHT for ever. rule: streams-limited-apart */
-  STREAMS: (config) => config.maxStreams,
-  /** A probe must get through under load. */
-  NONE: () => Infinity,
-});
-
 /**
  * @typedef {import('node:http').IncomingMessage} Request
  * @typedef {import('node:http').ServerResponse} Response
  * @typedef {import('./connections.js').Connection} Connection
  */
+
+/** Ends a handler with an answer for the client. */
+class RequestError extends Error {
+  constructor(status, reason, fields) {
+    super(reason);
+    this.status = status;
+    this.reason = reason;
+    this.fields = fields;
+  }
+}
+
+/** Ends a handler whose client does not wait for the answer any more. */
+class ClientLeft extends Error {}
+
+const SHUTTING_DOWN = { error: new RequestError(503, 'shutting down', { 'Retry-After': '1' }) };
+const OVERLOADED = { error: new RequestError(429, 'too many requests in flight', { 'Retry-After': '1' }) };
 
 /** What is done with requests of one method for one path. */
 class Route {
@@ -316,22 +323,6 @@ function find(routes, request) {
     return { limit: Limit.IN_FLIGHT, error };
   }
 }
-
-/** Ends a handler with an answer for the client. */
-class RequestError extends Error {
-  constructor(status, reason, fields) {
-    super(reason);
-    this.status = status;
-    this.reason = reason;
-    this.fields = fields;
-  }
-}
-
-/** Ends a handler whose client does not wait for the answer any more. */
-class ClientLeft extends Error {}
-
-const SHUTTING_DOWN = { error: new RequestError(503, 'shutting down', { 'Retry-After': '1' }) };
-const OVERLOADED = { error: new RequestError(429, 'too many requests in flight', { 'Retry-After': '1' }) };
 
 /** Refuses what http lets pass although its length, or who it is for, could be read in two ways. */
 function checkHead({ httpVersion, headers }) {

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from connections import Connection, Registry, refuse
+from connections import Connection, Registry
 from log import log_error
 
 BACKLOG = 65535  # the kernel cuts it down to the longest queue that it allows
@@ -163,7 +163,7 @@ class Listener:
             return
         # Daemon threads, because Python would join all others at the end, with no deadline; it is the registry
         # that knows which of them the exit has to wait for.
-        target = refuse if connection.refused else self._serve
+        target = Connection.refuse if connection.refused else self._serve
         try:
             threading.Thread(target=target, args=(connection,), daemon=True).start()
         except RuntimeError as error:

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from enum import Enum, auto
+from enum import Enum, IntEnum
 
 from config import Settings
 from lifecycle import Latch
@@ -27,12 +27,12 @@ class ConnectionState(Enum):
     CLOSING = "closing"  # our FIN is out, or about to be; what still comes is discarded.
 
 
-class Limit(Enum):
+class Limit(IntEnum):
     """What a request counts against."""
 
-    IN_FLIGHT = auto()
-    STREAMS = auto()  # apart, because endless ones would use up MAX_IN_FLIGHT for ever
-    NONE = auto()  # a probe must get through under load
+    IN_FLIGHT = 0
+    STREAMS = 1  # apart, because endless ones would use up MAX_IN_FLIGHT for ever
+    NONE = 2  # a probe must get through under load
 
 
 class Cut(Exception):
@@ -139,6 +139,16 @@ class Connection:
         self.registry.set_closing(self)
         self._sock.shutdown(socket.SHUT_WR)
 
+    def refuse(self) -> None:
+        """Answers a connection above MAX_CONNECTIONS without waiting for its request."""
+        body = b'{"error":"too many connections"}\n'
+        with contextlib.suppress(OSError, Cut):
+            self.send(
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+                b"Retry-After: 1\r\nConnection: close\r\n\r\n%s" % (len(body), body)
+            )
+        self.close()
+
     def cut(self) -> None:
         """By RST, because a FIN can look like the end of a response that has no length. rule: cut-is-visible"""
         if self.in_flight:
@@ -177,7 +187,7 @@ class Registry:
         self._answered = threading.Condition(self._lock)
         self._connections: set[Connection] = set()
         self._refused = 0  # of the connections, those above MAX_CONNECTIONS
-        self._in_flight = dict.fromkeys(Limit, 0)
+        self._in_flight = [0] * len(Limit)
 
     def open(self, sock: socket.socket) -> Connection | None:
         """Registers a connection, to be refused where there are too many. Above twice the limit there is not
@@ -225,7 +235,7 @@ class Registry:
     def answered(self) -> None:
         """Returns when no request is in flight."""
         with self._answered:
-            self._answered.wait_for(lambda: not any(self._in_flight.values()))
+            self._answered.wait_for(lambda: not any(self._in_flight))
 
     def begin_drain(self) -> None:
         """Called once, when the listener has closed: whoever is idle, or becomes idle, may ask once more."""
@@ -263,15 +273,4 @@ class Registry:
             states = dict.fromkeys(ConnectionState, 0)
             for connection in self._connections:
                 states[connection.state] += 1
-            return sum(self._in_flight.values()), states
-
-
-def refuse(connection: Connection) -> None:
-    """Answers a connection above MAX_CONNECTIONS without waiting for its request."""
-    body = b'{"error":"too many connections"}\n'
-    with contextlib.suppress(OSError, Cut):
-        connection.send(
-            b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"Retry-After: 1\r\nConnection: close\r\n\r\n%s" % (len(body), body)
-        )
-    connection.close()
+            return sum(self._in_flight), states

@@ -12,6 +12,7 @@
 """
 
 import contextlib
+import functools
 import os
 import selectors
 import signal
@@ -33,6 +34,7 @@ class Phase(IntEnum):
     RELEASING = 4
     EXITED = 5
 
+    @functools.cache
     def __str__(self) -> str:
         return self.name.lower().replace("_", "-")
 

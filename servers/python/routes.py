@@ -7,12 +7,11 @@ import time
 import traceback
 from collections.abc import Callable
 from email.utils import formatdate
-from http import HTTPStatus
+from http.client import responses as PHRASES
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
-
 from config import DrainPolicy, Settings, parse_integer, parse_seconds
 from connections import BLOCK, Connection, ConnectionState, Cut, Limit, Registry
 from lifecycle import Lifecycle, Phase
@@ -214,6 +213,7 @@ class Exchange:
         self.app = app
         self.answer = answer
         self.http = new_parser(b"")
+        self.ahead = 0  # bytes of the next request that came with the last one
         self.close_connection = False
 
     def handle(self) -> None:
@@ -244,11 +244,12 @@ class Exchange:
     def next_cycle(self) -> None:
         """Goes on with what was received already, less empty lines (RFC 9112, 2.2). A parser that has not seen our
         response cannot be used again."""
-        self.http = new_parser(self.http.trailing_data[0].lstrip(b"\r\n"))
+        rest = self.http.trailing_data[0].lstrip(b"\r\n")
+        self.http, self.ahead = new_parser(rest), len(rest)
 
     def receive_head(self) -> h11.Request | None:
         """Returns the head of the next request, whole, or None where nobody asks any more."""
-        received = len(self.http.trailing_data[0])
+        received = self.ahead
         deadline = self.connection.await_head(begun=received > 0)
         if deadline is None:
             return None
@@ -280,8 +281,8 @@ class Exchange:
             raise RequestError(400, "a request has one Host field")
         if "transfer-encoding" in self.headers and ("content-length" in self.headers or version == b"1.0"):
             raise RequestError(400, "the length of the body is not clear")  # RFC 9112, 6.1
-        options = self.headers.get("connection", "").lower()
-        self.close_connection = version == b"1.0" or CLOSE.search(options) is not None
+        options = self.headers.get("connection")
+        self.close_connection = version == b"1.0" or (options is not None and CLOSE.search(options) is not None)
         self.body_is_unread = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
         try:
             # Also in the absolute form (RFC 9112, 3.2.2).
@@ -323,15 +324,16 @@ class Exchange:
     def send_head(self, status: int, *fields: Field, body: bytes | None = None) -> None:
         """Adds what belongs to every response, at the last moment: the phase may have changed since the request
         came. A body that is given is the whole of it."""
-        if status < 400 and REQUEST_ID.fullmatch(self.headers.get("x-request-id", "")):
-            log_event("executed", request_id=self.headers["x-request-id"])
+        request_id = self.headers.get("x-request-id")
+        if request_id and status < 400 and REQUEST_ID.fullmatch(request_id):
+            log_event("executed", request_id=request_id)
         if self.app.lifecycle.stopping():  # no further request is read. rule: pipelined-in-order
             self.close_connection = True
         lines = [
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            f"HTTP/1.1 {status} {PHRASES[status]}",
             f"Date: {http_date(int(time.time()))}",
             f"X-Instance-Id: {self.app.instance}",
-            *(f"{name}: {value}" for name, value in fields),
+            *[f"{name}: {value}" for name, value in fields],
         ]
         if self.close_connection:
             lines.append("Connection: close")
@@ -408,7 +410,7 @@ def new_parser(received: bytes) -> h11.Connection:
 
 
 HOST = re.compile(r"[^\s,/?#@\\]*")
-CLOSE = re.compile(r"(^|[\s,])close($|[\s,])")
+CLOSE = re.compile(r"(^|[\s,])close($|[\s,])", re.IGNORECASE)
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

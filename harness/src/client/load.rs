@@ -59,12 +59,13 @@ fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, one_ea
                         continue;
                     }
                 };
-                while !stop.is_cancelled() {
+                // Whoever got in asks: a stop in the middle of a handshake leaves no connection without a request.
+                loop {
                     let answer = connection.ask(ask.clone()).await;
                     if answer.outcome == Outcome::Answered {
                         answered.fetch_add(1, Ordering::Relaxed);
                     }
-                    if one_each || answer.close || answer.outcome != Outcome::Answered {
+                    if one_each || answer.close || answer.outcome != Outcome::Answered || stop.is_cancelled() {
                         break;
                     }
                 }

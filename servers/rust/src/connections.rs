@@ -23,8 +23,8 @@ use tokio::sync::{Notify, SetOnce};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::config::Settings;
+use crate::routes::MAX_HEAD_BYTES;
 
-const MAX_HEAD_BYTES: usize = 16 << 10;
 /// However many fields fit into a head: the shortest is `a:` and the end of its line.
 const MAX_FIELDS: usize = MAX_HEAD_BYTES / 4;
 

@@ -29,6 +29,7 @@ use Handler::{Later, Now};
 
 const X_INSTANCE_ID: HeaderName = HeaderName::from_static("x-instance-id");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_SLOW: f64 = 300.0; // seconds
 const MAX_BYTES: usize = 256 << 20;
 const MAX_CHUNKS: usize = 10_000;

@@ -6,7 +6,7 @@ import select
 import time
 from types import SimpleNamespace
 
-from connections import Connection, ConnectionState, refuse
+from connections import Connection, ConnectionState
 from lifecycle import Latch, Lifecycle, MainLoop, Phase
 from routes import App, Exchange, RequestError
 
@@ -99,7 +99,7 @@ def lame_duck_refuses_connections() -> None:
     serve = App.serve
 
     def serve_or_refuse(self, connection):
-        (refuse if self.lifecycle.phase() == Phase.LAME_DUCK else lambda c: serve(self, c))(connection)
+        (Connection.refuse if self.lifecycle.phase() == Phase.LAME_DUCK else lambda c: serve(self, c))(connection)
 
     App.serve = serve_or_refuse
 
