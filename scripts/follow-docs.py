@@ -3,8 +3,9 @@
 
     python3 scripts/follow-docs.py [DRAINSPEC]
 
-DRAINSPEC is the program that plays the server (default: target/release/drainspec). Everything happens in a temporary
-folder below target, into which the harness is copied for the scenario; what it is built from is not compiled again.
+DRAINSPEC is the program that plays the server (default: target/release/drainspec), and lies beside what it was built
+from. Everything happens in a temporary folder below target, into which the harness is copied for the scenario; what it
+is built from is not compiled again.
 Ends with 1, and says what, where a page is not true.
 """
 
@@ -17,15 +18,14 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROFILE = "release"
 
 
 def main() -> None:
-    drainspec = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target" / PROFILE / "drainspec").resolve()
+    drainspec = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/release/drainspec").resolve()
     (ROOT / "target").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "target", prefix="docs-") as folder:
         add_server(drainspec, Path(folder))
-        add_scenario(Path(folder))
+        add_scenario(drainspec.parent, Path(folder))
     print("both pages are true")
 
 
@@ -55,7 +55,7 @@ def add_server(drainspec: Path, folder: Path) -> None:
     check("1 known failure" in shown, f"it is not said to be known:\n{shown}")
 
 
-def add_scenario(folder: Path) -> None:
+def add_scenario(built: Path, folder: Path) -> None:
     page = (ROOT / "docs" / "adding-a-scenario.md").read_text()
     copy = folder / "copy"
     copy.mkdir()
@@ -72,13 +72,13 @@ def add_scenario(folder: Path) -> None:
     check(found == 1, f"{file.name} has no SCENARIOS")
     file.write_text(f"{source}\n{function}")
 
-    target = copy / "target"
+    target = copy / "target" / built.name
     for name in ("deps", "build", ".fingerprint"):
         # Links, and so quick. What is built of the copy has names of its own.
-        shutil.copytree(ROOT / "target" / PROFILE / name, target / PROFILE / name, copy_function=os.link)
-    build = ["cargo", "build", "--quiet", "--locked", "--bin", "drainspec"]
-    run([*build, *(["--release"] if PROFILE == "release" else [])], wants=0, cwd=copy)
-    drainspec = target / PROFILE / "drainspec"
+        shutil.copytree(built / name, target / name, copy_function=os.link)
+    release = ["--release"] if built.name == "release" else []
+    run(["cargo", "build", "--quiet", "--locked", *release], wants=0, cwd=copy)
+    drainspec = target / "drainspec"
 
     slug = told(r'slug: "([a-z-]+)"', entry)
     check(slug in run([drainspec, "list", "scenarios"], wants=0).stdout, f"list does not know {slug}")

@@ -11,15 +11,16 @@ use nix::sys::signal::Signal;
 
 use super::{Among, CliError, Status};
 use crate::catalog::KnownFailures;
-use crate::check::{self, Asked, CheckResults, Learned, Profile};
+use crate::check::{self, Asked, CheckResults, CheckedRule, Learned, Profile};
 use crate::link::Place;
 use crate::process::{Addressee, Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
+use crate::rules::{self, Level};
+use crate::runner;
 use crate::scenario::{Manner, Patience, Route, Stranger, Subject};
 use crate::timeline::Param;
 use crate::verdict::Verdict;
-use crate::{rules, runner};
 
 /// Arguments of `drainspec check`.
 #[derive(Debug, clap::Args)]
@@ -253,13 +254,15 @@ impl Args {
 
     fn status(&self, results: &CheckResults) -> Status {
         let any = |verdict: Verdict| results.rules.iter().any(|rule| rule.verdict == verdict && !rule.known);
+        let counts = |rule: &CheckedRule| rule.level == Level::Must || results.fail_on.contains(&rule.rule);
+        let untold = |rule: &&CheckedRule| rule.verdict == Verdict::Inconclusive && !rule.known && counts(rule);
         // Where no request could be caught in flight, nobody knows whether one would be lost.
         let caught = results.rule("in-flight-answered").is_some_and(|rule| rule.verdict != Verdict::Inconclusive);
         if any(Verdict::Fail) || (self.strict && any(Verdict::Warn)) {
             Status::Unexpected
         } else if !results.errors.is_empty() {
             Status::Environment
-        } else if any(Verdict::Inconclusive) || !caught || !results.not_judged().is_empty() {
+        } else if results.rules.iter().any(|rule| untold(&rule)) || !caught || !results.not_judged().is_empty() {
             if self.strict { Status::Unexpected } else { Status::Untested }
         } else {
             Status::AsExpected
