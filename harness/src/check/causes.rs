@@ -198,16 +198,17 @@ pub(super) fn loses(rule: &RuleSummary, played: &[Played]) -> bool {
 
 fn no_drain<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
     let lead = seen.broken("in-flight-answered")?;
-    let at_once = |scenario: &str| seen.ended(scenario).is_some_and(|after| after < AT_ONCE_MS);
-    if !at_once(lead.scenario) {
-        return None;
-    }
     let diagnosed = seen.diagnosed(|diagnosis| match diagnosis {
         Diagnosis::NoHandler { signal, launcher: false, .. } => {
             Some((format!("no handler for {signal}: it ends at once, whatever is in flight"), None))
         }
         _ => None,
     });
+    // Where it is known that nothing can wait, it does not matter when that was seen.
+    let at_once = |scenario: &str| seen.ended(scenario).is_some_and(|after| diagnosed.is_some() || after < AT_ONCE_MS);
+    if !at_once(lead.scenario) {
+        return None;
+    }
     let soon: Vec<&str> = seen.played.iter().map(|played| played.scenario.slug).filter(|slug| at_once(slug)).collect();
     let claims = move |rule: &RuleSummary| NEEDS_DRAIN.contains(&rule.slug()) && soon.contains(&rule.scenario);
     Some(Found::new("the signal ends it at once, whatever is in flight", lead, claims).or(diagnosed))

@@ -35,7 +35,6 @@ fn a_check_is_told_in_order_and_can_be_reported_and_compared() {
         "rule      in-flight-answered",
         "▶",
         "and from this follow",
-        "int-like-term",
         "\nnot tested",
         "with --ready PATH",
         "WebSockets",

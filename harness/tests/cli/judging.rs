@@ -47,7 +47,7 @@ fn a_check_is_judged_again() {
     check.args(["check", "--ready", "/ready", "--format", "json", "--out"]).arg(out.path());
     let done = check.args(["--", "python3", "-B", "main.py", "{port}"]).current_dir(stranger).output().unwrap();
     // Its root takes a millisecond: whether one was in flight is luck, and nobody says that all is well.
-    assert!([Some(1), Some(5)].contains(&done.status.code()), "{:?}", done.status);
+    assert!([Some(1), Some(5)].contains(&done.status.code()), "{done:?}");
     let said = done.stdout;
     let path = out.path().join("check.json");
     let results = read(&path);

@@ -79,6 +79,8 @@ fn what_a_server_loses_that_does_not_drain_comes_from_that() {
     let diagnosis = Diagnosis::NoHandler { process: process(), signal: "SIGTERM", launcher: false };
     let diagnosed = causes(&summaries(&runs), &runs, &[diagnosis], 30);
     assert_eq!(diagnosed[0].what, "no handler for SIGTERM: it ends at once, whatever is in flight");
+    let all = ["int-like-term", "nothing-lost-on-keep-alive", "late-request-answered"];
+    assert_eq!(diagnosed[0].follows, all, "nothing can wait, whenever that was seen");
 
     // One that waits, and loses all the same, has another fault for each.
     let slow = [
