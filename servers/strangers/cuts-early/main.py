@@ -23,9 +23,12 @@ class Reports(BaseHTTPRequestHandler):
 
 def main():
     server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Reports)
-    end = threading.Timer(1.5, os._exit, [0])
-    signal.signal(signal.SIGTERM, lambda *_: end.ident or end.start())
+    stop = threading.Thread(target=server.shutdown)
+    signal.signal(signal.SIGTERM, lambda *_: stop.ident or stop.start())
     server.serve_forever()
+    server.socket.close()
+    time.sleep(1.5)
+    os._exit(0)
 
 
 if __name__ == "__main__":
