@@ -69,7 +69,7 @@ const SIGNALS: [&str; 3] = ["term-ends-process", "port-free-after-exit", "int-li
 ///
 /// `grace_s` is how long the server may take to stop, in seconds.
 pub fn causes(rules: &[RuleSummary], played: &[Played], diagnoses: &[Diagnosis], grace_s: u64) -> Vec<Cause> {
-    let found = [signal_missed, never_ends, no_drain, cut_early, connections_hold];
+    let found = [signal_missed, never_ends, ends_late, no_drain, cut_early, connections_hold];
     let seen = Seen { rules, played, diagnoses, grace_s };
     let mut taken: Vec<&str> = Vec::new();
     let mut causes = Vec::new();
@@ -214,6 +214,17 @@ fn no_drain<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
     Some(Found::new("the signal ends it at once, whatever is in flight", lead, claims).or(diagnosed))
 }
 
+/// It takes its time even where there is nothing to wait for.
+fn ends_late<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
+    let lead = seen.broken("term-ends-process").filter(|rule| rule.scenario == "idle-exit")?;
+    let after = seen.ended("idle-exit")?;
+    let what = format!("it takes {:.1} s to end, even when nothing is going on", after / 1e3);
+    let claims = |rule: &RuleSummary| {
+        rule.is_broken() && (HOLDS.contains(&rule.slug()) || rule.slug() == "startup-signal-ends-process")
+    };
+    Some(Found::new(&what, lead, claims))
+}
+
 /// It waits, but not for as long as it may.
 fn cut_early<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
     let lead = seen.broken("in-flight-answered").filter(|rule| loses(rule, seen.played))?;
@@ -230,9 +241,10 @@ fn cut_early<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
 
 fn connections_hold<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
     let lead = HOLDS.iter().find_map(|slug| seen.broken(slug))?;
-    let alone = seen.played("idle-exit").is_some_and(|played| played.outcome.verdict == Verdict::Pass);
+    let alone = seen.played("idle-exit").filter(|played| played.outcome.verdict == Verdict::Pass);
+    alone?; // or it is not they who hold it
     let claims = move |rule: &RuleSummary| {
-        rule.is_broken() && (HOLDS.contains(&rule.slug()) || (alone && rule.slug() == "term-ends-process"))
+        rule.is_broken() && (HOLDS.contains(&rule.slug()) || rule.slug() == "term-ends-process")
     };
     Some(Found::new("connections that are open hold the process", lead, claims))
 }

@@ -131,6 +131,16 @@ fn what_open_connections_hold_is_one_cause_whatever_the_levels() {
 }
 
 #[test]
+fn what_ends_late_with_nothing_to_do_is_not_held_by_connections() {
+    let late = "the process ended after 10.00 s, where 5.00 s and 3.00 s of slack are allowed";
+    let runs = [
+        played("idle-exit", &[("term-ends-process", Fail, late)], &[(ENDED, 10_000.0)]),
+        played("unused-connection-closes", &[("unused-holds-nothing", Warn, late)], &[(ENDED, 10_000.0)]),
+    ];
+    assert_eq!(found(&runs, &[]), below("term-ends-process", &["unused-holds-nothing"]));
+}
+
+#[test]
 fn a_signal_that_does_not_arrive_is_the_cause_of_what_is_not_told() {
     let missed = format!("{}: `sh` kept it for 35.00 s", rules::MISSED);
     let runs = [
