@@ -36,6 +36,7 @@ main() {
     step 'lifecycle: compiles alone' scripts/lifecycle-alone.sh
 
     step 'harness: release build' cargo build --quiet --release --locked
+    step 'docs: what they say about adding is true' python3 scripts/follow-docs.py
     step 'shutdown test of a server that is in order' scripts/shutdown-test.sh go
     step 'shutdown test of a server that is not' fails scripts/shutdown-test.sh naive/go
     step 'matrix' cargo run --quiet --release --locked -- matrix --repeat 1

@@ -51,6 +51,7 @@ fn subject(folder: &Path, taken: u32, work: u32, takes_port: bool) -> Subject {
             lame_duck: None,
             ends: true,
             over: Default::default(),
+            patience: Default::default(),
         })),
     }
 }

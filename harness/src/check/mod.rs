@@ -1,5 +1,7 @@
 //! Anybody's server: nothing is assumed of it but that it speaks HTTP/1.1 on a TCP port.
 
+mod causes;
+mod deploy;
 mod lame_duck;
 mod leader;
 mod learn;
@@ -7,11 +9,13 @@ mod profile;
 mod programs;
 mod results;
 
+pub use causes::{Cause, causes};
+pub use deploy::deploy;
 pub use lame_duck::LameDuck;
 pub use leader::{Diagnosis, Identity};
 pub use learn::{Learned, learn};
 pub use profile::Profile;
-pub use results::{CheckResults, FILE, to_be_judged_again};
+pub use results::{Asked, CheckResults, CheckedRule, FILE, LeftOut};
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,14 +28,17 @@ use crate::catalog::{Feature, KnownFailures};
 use crate::process::Addressee;
 use crate::quiet::quiet;
 use crate::results::Outcome;
-use crate::rules::Level;
+use crate::rules::{self, Level};
 use crate::runner;
-use crate::scenario::{self, Manner, Pace, Scenario, Subject};
+use crate::scenario::{self, Manner, Pace, Patience, Scenario, Subject};
 use crate::timeline::Param;
 use crate::verdict::{RuleVerdict, Verdict};
 
+/// The scenario in which nothing is going on.
+const IDLE: &str = "idle-exit";
+
 /// What is played first where another process leads than listens: whether it passes the signal on, and what it leaves.
-const SIGNAL_FIRST: [&str; 2] = ["idle-exit", "immediate-rebind"];
+const SIGNAL_FIRST: [&str; 2] = [IDLE, "immediate-rebind"];
 
 /// What is played beside all else, for as long as that takes: in it a connection waits, and nothing happens.
 const BESIDE: &str = "idle-in-balancers-pool";
@@ -61,6 +68,18 @@ pub struct RuleSummary {
     pub known: bool,
 }
 
+impl RuleSummary {
+    /// The rule.
+    pub fn slug(&self) -> &str {
+        &self.verdict.rule
+    }
+
+    /// Whether it is broken.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.verdict.verdict, Verdict::Fail | Verdict::Warn)
+    }
+}
+
 /// A scenario that was left out, and what the subject lacks for it.
 pub type Left = (&'static Scenario, Vec<Feature>);
 
@@ -68,7 +87,7 @@ pub type Left = (&'static Scenario, Vec<Feature>);
 pub fn choose(subject: &Subject) -> (Vec<&'static Scenario>, Vec<Left>) {
     let (mut chosen, mut left) = (Vec::new(), Vec::new());
     for scenario in scenario::all() {
-        let informs = scenario.rules.iter().filter_map(|rule| crate::rules::find(rule)).any(|r| r.level != Level::Info);
+        let informs = scenario.rules.iter().filter_map(|rule| rules::find(rule)).any(|r| r.level != Level::Info);
         let lacks: Vec<Feature> = scenario.needs.iter().copied().filter(|feature| !subject.has(*feature)).collect();
         if !differs(subject, scenario) {
             continue;
@@ -121,11 +140,12 @@ pub async fn play(
         .into_iter()
         .partition(|scenario| !learned.identity.leader_listens && SIGNAL_FIRST.contains(&scenario.slug));
     let side_by_side = if learned.own_port { side_by_side } else { 1 };
-    let mut all = play_all(first, &subject, side_by_side, out, &mut done).await;
+    let patience = Patience::default();
+    let mut all = play_all(first, &subject, side_by_side, out, &patience, &mut done).await;
     match all.iter().find_map(through) {
-        None => all.extend(play_all(rest, &subject, side_by_side, out, &mut done).await),
+        None => all.extend(play_all(rest, &subject, side_by_side, out, &patience, &mut done).await),
         Some(why) => {
-            let why = format!("the signal did not reach the server: {why}");
+            let why = format!("{}: {why}", rules::MISSED);
             all.extend(rest.into_iter().map(|scenario| untested(scenario, &why)).inspect(&mut done));
         }
     }
@@ -185,7 +205,7 @@ impl Waiting {
 /// A scenario that was not played.
 fn untested(scenario: &'static Scenario, why: &str) -> Played {
     let mut outcome = Outcome::without_run(Verdict::Inconclusive, why.to_owned());
-    let rules = scenario.rules.iter().filter_map(|rule| crate::rules::find(rule));
+    let rules = scenario.rules.iter().filter_map(|rule| rules::find(rule));
     outcome.rules = rules
         .map(|rule| RuleVerdict {
             rule: rule.slug.to_owned(),
@@ -206,47 +226,75 @@ async fn play_all(
     subject: &impl Fn() -> Subject,
     side_by_side: usize,
     out: &Path,
+    patience: &Patience,
     done: &mut impl FnMut(&Played),
 ) -> Vec<Played> {
-    let (mut all, mut again) = (Vec::new(), Vec::new());
-    let (heavy, light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.pace == Pace::Heavy);
-    for (scenarios, limit) in [(light, side_by_side), (heavy, 1)] {
-        let mut waiting = scenarios.into_iter();
-        let mut running = JoinSet::new();
-        loop {
-            while running.len() < limit
-                && let Some(scenario) = waiting.next()
-            {
-                let (subject, out) = (subject(), out.to_owned());
-                running.spawn(async move {
-                    Played { scenario, outcome: runner::play(&subject, scenario, 1, 0, &out).await }
-                });
-            }
-            match running.join_next().await {
-                Some(Ok(played)) if played.outcome.disturbed => again.push(played),
-                Some(Ok(played)) => {
-                    done(&played);
-                    all.push(played);
-                }
-                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-                None => break,
-            }
-        }
+    let mut all = play_each(scenarios, subject, side_by_side, out, patience, done).await;
+    if patience.idle_ends() {
+        // What was not waited for, because it had not ended yet, is waited for now.
+        let again: Vec<_> = all.extract_if(.., |(_, ran_out)| *ran_out).map(|(played, _)| played.scenario).collect();
+        all.extend(play_each(again, subject, side_by_side, out, patience, done).await);
     }
+    let mut all: Vec<Played> = all.into_iter().map(|(played, _)| played).collect();
     let until = Instant::now() + runner::QUIET_WITHIN;
-    for mut played in again {
+    for played in all.iter_mut().filter(|played| played.outcome.disturbed) {
         for turn in 1..=runner::AGAIN {
             quiet(until).await;
             let mut replaced = std::mem::take(&mut played.outcome.replaced);
             replaced.extend(played.outcome.timeline.take());
-            let outcome = runner::play(&subject(), played.scenario, 1, turn, out).await;
-            played.outcome = Outcome { replaced, ..outcome };
+            let (other, _) =
+                play_one(played.scenario, subject(), patience.of_another_run(), turn, out.to_owned()).await;
+            played.outcome = Outcome { replaced, ..other.outcome };
             if !played.outcome.disturbed {
                 break;
             }
         }
-        done(&played);
-        all.push(played);
+        done(played);
+    }
+    all
+}
+
+/// Plays each of these once, and tells of each whether its end was not waited for.
+async fn play_each(
+    scenarios: Vec<&'static Scenario>,
+    subject: &impl Fn() -> Subject,
+    side_by_side: usize,
+    out: &Path,
+    patience: &Patience,
+    done: &mut impl FnMut(&Played),
+) -> Vec<(Played, bool)> {
+    let mut all = Vec::new();
+    let (heavy, mut light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|s| s.pace == Pace::Heavy);
+    light.sort_by_key(|scenario| scenario.slug != IDLE); // what it comes to says how long others are waited for
+    let (mut light, mut heavy) = (light.into_iter(), heavy.into_iter());
+    let mut running = JoinSet::new();
+    let mut idles = false;
+    loop {
+        while running.len() < side_by_side
+            && let Some(scenario) = light.next()
+        {
+            idles |= scenario.slug == IDLE;
+            running.spawn(play_one(scenario, subject(), patience.of_another_run(), 0, out.to_owned()));
+        }
+        // One that does nothing but wait for its end disturbs nobody.
+        let others = running.len() - usize::from(idles);
+        if others == 0
+            && (running.is_empty() || side_by_side > 1)
+            && let Some(scenario) = heavy.next()
+        {
+            running.spawn(play_one(scenario, subject(), patience.of_another_run(), 0, out.to_owned()));
+        }
+        match running.join_next().await {
+            Some(Ok((played, ran_out))) => {
+                idles &= played.scenario.slug != IDLE;
+                if !played.outcome.disturbed {
+                    done(&played);
+                }
+                all.push((played, ran_out));
+            }
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => break,
+        }
     }
     all
 }
@@ -260,15 +308,23 @@ pub fn told(played: &[Played], profile: Profile) -> Vec<String> {
     told.map(|verdict| verdict.actual.clone()).collect()
 }
 
+/// Plays one against a process of its own.
+async fn play_one(
+    scenario: &'static Scenario,
+    mut subject: Subject,
+    patience: Patience,
+    again: u32,
+    out: PathBuf,
+) -> (Played, bool) {
+    if let Manner::Stranger(stranger) = &mut subject.manner {
+        stranger.patience = patience.clone();
+    }
+    (Played { scenario, outcome: runner::play(&subject, scenario, 1, again, &out).await }, patience.has_run_out())
+}
+
 /// One verdict for each rule. A rule that holds in one scenario and could not be tested in another holds; one that
 /// is violated anywhere is violated.
 pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> Vec<RuleSummary> {
-    let weight = |verdict: Verdict| match verdict {
-        Verdict::Fail => 4,
-        Verdict::Warn => 3,
-        Verdict::Pass => 2,
-        _ => 1,
-    };
     let mut summaries: Vec<RuleSummary> = Vec::new();
     for one in played {
         for verdict in &one.outcome.rules {
@@ -282,7 +338,8 @@ pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> 
             let failed = matches!(verdict.verdict, Verdict::Fail | Verdict::Warn);
             let known = failed && known.find(one.scenario.slug, &verdict.rule).is_some();
             let summary = RuleSummary { scenario: one.scenario.slug, known, verdict };
-            let worth = |s: &RuleSummary| (weight(s.verdict.verdict), !s.known);
+            // Where nothing is going on it shows best.
+            let worth = |s: &RuleSummary| (weight(s.verdict.verdict), !s.known, s.scenario == IDLE);
             match summaries.iter_mut().find(|other| other.verdict.rule == summary.verdict.rule) {
                 None => summaries.push(summary),
                 Some(other) if worth(&summary) > worth(other) => *other = summary,
@@ -291,4 +348,23 @@ pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> 
         }
     }
     summaries
+}
+
+/// What counts more where scenarios differ: what was seen to be broken, then what was seen to hold.
+fn weight(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Fail => 4,
+        Verdict::Warn => 3,
+        Verdict::Pass => 2,
+        _ => 1,
+    }
+}
+
+/// Makes failures of warnings about these rules.
+pub fn promote(summaries: &mut [RuleSummary], fail_on: &[String]) {
+    for summary in summaries.iter_mut().filter(|summary| fail_on.contains(&summary.verdict.rule)) {
+        if summary.verdict.verdict == Verdict::Warn {
+            summary.verdict.verdict = Verdict::Fail;
+        }
+    }
 }

@@ -4,23 +4,22 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anstyle::Style;
 use clap::ValueEnum;
 use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, Status};
-use crate::catalog::{Feature, KnownFailures};
-use crate::check::{self, Learned, Profile, RuleSummary};
+use super::{Among, CliError, Status};
+use crate::catalog::KnownFailures;
+use crate::check::{self, Asked, CheckResults, CheckedRule, Learned, Profile};
 use crate::link::Place;
 use crate::process::{self, Addressee, Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
+use crate::rules::{self, Level};
 use crate::runner;
-use crate::scenario::{Manner, Route, Stranger, Subject};
+use crate::scenario::{Manner, Patience, Route, Stranger, Subject};
 use crate::timeline::Param;
 use crate::verdict::Verdict;
 
@@ -88,6 +87,9 @@ pub struct Args {
     /// Failures that are known (the format of known.toml): they do not count
     #[arg(long, value_name = "FILE")]
     known: Option<PathBuf>,
+    /// A rule whose violation is a failure, whatever its level (may be repeated)
+    #[arg(long, value_name = "RULE")]
+    fail_on: Vec<String>,
     /// Warnings, and MUST rules that could not be tested, count as failures
     #[arg(long)]
     strict: bool,
@@ -115,14 +117,6 @@ enum Format {
     Json,
 }
 
-/// How a user makes a server testable in more ways, and the features that this brings. What is missing here needs
-/// a server that keeps drainspec's contract.
-const TESTABLE: [(&str, &[Feature]); 2] =
-    [("--slow PATH", &[Feature::Slow]), ("--ready PATH", &[Feature::Health, Feature::LameDuck])];
-
-/// What is said of all rules of which nothing can be told for the same reason.
-const MISSED: &str = "the signal did not reach the server";
-
 /// How long a stranger's idle connections may hold it, where nobody says how long it may take to stop: long enough for the
 /// usual keep-alive time-outs.
 const IDLE_LINGER: f64 = 5.0;
@@ -141,12 +135,23 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+/// Whether a rule exists, and is judged where the server runs.
+fn is_judged(rule: &str, profile: Profile) -> Result<(), CliError> {
+    if rules::find(rule).is_none() {
+        let known = Among(rules::all().map(|rule| rule.slug.to_owned()).collect());
+        return Err(CliError::UnknownRule { name: rule.to_owned(), known });
+    }
+    let why_not = profile.why_not(rule);
+    why_not.map_or(Ok(()), |why| Err(CliError::NotJudged { name: rule.to_owned(), why: why.to_owned() }))
+}
+
 /// Runs it.
 pub fn run(args: &Args) -> Result<Status, CliError> {
     let grace = args.grace.unwrap_or(GRACE);
     if let Some(lame_duck) = args.lame_duck.filter(|lame_duck| *lame_duck >= grace) {
         return Err(CliError::NoTimeToDrain { lame_duck, grace });
     }
+    args.fail_on.iter().try_for_each(|rule| is_judged(rule, args.profile))?;
     let known = match &args.known {
         Some(file) => KnownFailures::read(file)?,
         None => KnownFailures::default(),
@@ -192,39 +197,31 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     })
     .await;
     progress.finish();
-    let summaries = check::summarise(&played, args.profile, known);
-    let reasons = |verdict: Verdict| -> Vec<String> {
-        let of = played.iter().filter(|played| played.outcome.verdict == verdict);
-        of.map(|played| format!("{}: {}", played.scenario.slug, played.outcome.reason.clone().unwrap_or_default()))
-            .collect()
+    let asked = Asked {
+        command: &args.command,
+        profile: args.profile,
+        grace_s: args.grace.unwrap_or(GRACE),
+        known,
+        fail_on: &args.fail_on,
     };
-    let (skipped, errors) = (reasons(Verdict::Skipped), reasons(Verdict::Error));
-    let status = args.status(&summaries, &errors);
-    let told = check::told(&played, args.profile);
-    let mut results = to_json(&learned, &summaries, &left, &skipped, &errors);
-    results["told"] = json!(told);
-    let results = check::to_be_judged_again(results, args.profile, known, &played);
+    let results = CheckResults::new(&asked, &learned, &played, &left, began.elapsed().as_secs_f64());
+    let json = serde_json::to_string_pretty(&results).unwrap_or_default();
     if args.out.is_some() {
         let path = out.join(check::FILE);
-        std::fs::write(&path, format!("{results:#}\n")).map_err(|source| CliError::Io { path, source })?;
-    }
-    match args.format {
-        Format::Text => {
-            args.print(&learned, &summaries, &left, &skipped, &errors)?;
-            for words in &told {
-                say!("\ntold {words}")?;
-            }
-            say!("\n{}", total(&summaries, began.elapsed()))?;
-        }
-        Format::Json => say!("{results:#}")?,
+        std::fs::write(&path, format!("{json}\n")).map_err(|source| CliError::Io { path, source })?;
     }
     if let Some(told) = report::all_played_again(played.iter().map(|played| played.outcome.replaced.len())) {
         anstream::eprintln!("{told}");
     }
     if args.out.is_some() {
-        anstream::eprintln!("timelines: {}", out.join("timelines").display());
+        tell!("timelines: {}", out.join("timelines").display());
     }
-    Ok(status)
+    // Last, where it is seen.
+    match args.format {
+        Format::Text => super::print(&report::check(&results))?,
+        Format::Json => say!("{json}")?,
+    }
+    Ok(args.status(&results))
 }
 
 impl Args {
@@ -284,6 +281,7 @@ impl Args {
                 lame_duck: self.lame_duck.map(Duration::from_secs),
                 ends: learned.is_none_or(|learned| learned.lame_duck.ends()),
                 over: CancellationToken::new(),
+                patience: Patience::default(),
             })),
         })
     }
@@ -307,140 +305,20 @@ impl Args {
         params
     }
 
-    fn status(&self, summaries: &[RuleSummary], errors: &[String]) -> Status {
-        let any = |verdict: Verdict| summaries.iter().any(|s| s.verdict.verdict == verdict && !s.known);
+    fn status(&self, results: &CheckResults) -> Status {
+        let any = |verdict: Verdict| results.rules.iter().any(|rule| rule.verdict == verdict && !rule.known);
+        let counts = |rule: &CheckedRule| rule.level == Level::Must || results.fail_on.contains(&rule.rule);
+        let untold = |rule: &&CheckedRule| rule.verdict == Verdict::Inconclusive && !rule.known && counts(rule);
+        // Where no request could be caught in flight, nobody knows whether one would be lost.
+        let caught = results.rule("in-flight-answered").is_some_and(|rule| rule.verdict != Verdict::Inconclusive);
         if any(Verdict::Fail) || (self.strict && any(Verdict::Warn)) {
             Status::Unexpected
-        } else if !errors.is_empty() {
+        } else if !results.errors.is_empty() {
             Status::Environment
-        } else if any(Verdict::Inconclusive) {
+        } else if results.rules.iter().any(|rule| untold(&rule)) || !caught || !results.not_judged().is_empty() {
             if self.strict { Status::Unexpected } else { Status::Untested }
         } else {
             Status::AsExpected
         }
     }
-
-    fn print(
-        &self,
-        learned: &Learned,
-        summaries: &[RuleSummary],
-        left: &[check::Left],
-        skipped: &[String],
-        errors: &[String],
-    ) -> Result<(), CliError> {
-        let bold = Style::new().bold();
-        say!("{}", report::paint(bold, &self.command.join(" ")))?;
-        for diagnosis in &learned.identity.diagnoses {
-            say!("  {}    {diagnosis}", report::paint(report::verdict_style(Verdict::Warn), "note"))?;
-        }
-        for words in learned.words() {
-            say!("  learnt  {words}")?;
-        }
-        for verdict in [Verdict::Pass, Verdict::Inconclusive, Verdict::Warn, Verdict::Fail] {
-            let group: Vec<_> = summaries.iter().filter(|summary| summary.verdict.verdict == verdict).collect();
-            let word = report::paint(report::verdict_style(verdict), verdict.word());
-            if verdict == Verdict::Pass && !group.is_empty() {
-                let names: Vec<&str> = group.iter().map(|summary| summary.verdict.rule.as_str()).collect();
-                say!("\n{word} {}", names.join(", "))?;
-                continue;
-            }
-            let (missed, group): (Vec<_>, Vec<_>) =
-                group.into_iter().partition(|summary| summary.verdict.actual.starts_with(MISSED));
-            if let Some(first) = missed.first() {
-                let names: Vec<&str> = missed.iter().map(|summary| summary.verdict.rule.as_str()).collect();
-                say!("\n{word} {}\n  actual    {}", names.join(", "), first.verdict.actual)?;
-            }
-            for summary in group {
-                let rule = &summary.verdict;
-                let known = if summary.known { ", known" } else { "" };
-                say!(
-                    "\n{word} {} ({}{known}; {})",
-                    report::paint(bold, &rule.rule),
-                    rule.level.word(),
-                    summary.scenario
-                )?;
-                say!("  expected  {}", rule.expected)?;
-                say!("  actual    {}", rule.actual)?;
-                if verdict == Verdict::Inconclusive {
-                    say!("  to test   {}", to_test(learned, &rule.rule))?;
-                    continue;
-                }
-                if let Some(why) = self.profile.why(&rule.rule) {
-                    say!("  why here  {why}")?;
-                }
-                if let Some((remedy, source)) = learned.identity.remedy(&rule.rule) {
-                    say!("  remedy    {remedy}{}", source.map_or(String::new(), |source| format!(" ({source})")))?;
-                }
-            }
-        }
-        for (how, features) in TESTABLE {
-            let names = left.iter().filter(|(_, lacks)| lacks.iter().all(|lack| features.contains(lack)));
-            let names: Vec<&str> = names.map(|(scenario, _)| scenario.slug).collect();
-            if !names.is_empty() {
-                say!("\nnot tested, but with {how}: {}", names.join(", "))?;
-            }
-        }
-        for (verdict, reasons) in [(Verdict::Skipped, skipped), (Verdict::Error, errors)] {
-            for reason in reasons {
-                say!("\n{} {reason}", report::paint(report::verdict_style(verdict), verdict.word()))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn total(summaries: &[RuleSummary], took: Duration) -> String {
-    let count = |verdict: Verdict| summaries.iter().filter(|summary| summary.verdict.verdict == verdict).count();
-    format!(
-        "{} rules in {:.0} s: {} fail, {} warn, {} inconclusive, {} pass",
-        summaries.len(),
-        took.as_secs_f64(),
-        count(Verdict::Fail),
-        count(Verdict::Warn),
-        count(Verdict::Inconclusive),
-        count(Verdict::Pass)
-    )
-}
-
-fn to_test(learned: &Learned, rule: &str) -> &'static str {
-    match rule {
-        "in-flight-answered" | "response-untruncated" if learned.slow.is_none() => {
-            "name a path that takes half a second or more: --slow PATH"
-        }
-        _ => "run it again; where it stays so, keep the timelines with --out DIR and look at what came first",
-    }
-}
-
-fn to_json(
-    learned: &Learned,
-    summaries: &[RuleSummary],
-    left: &[check::Left],
-    skipped: &[String],
-    errors: &[String],
-) -> Value {
-    json!({
-        "port": learned.port,
-        "keep_alive": learned.keep_alive,
-        "latency_ms": learned.quick.takes().as_secs_f64() * 1e3,
-        "learned": learned.words(),
-        "language": learned.identity.language,
-        "framework": learned.identity.framework.map(|framework| &framework.name),
-        "leader": learned.identity.leader,
-        "server": learned.identity.server,
-        "notes": learned.identity.diagnoses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "rules": summaries.iter().map(|summary| json!({
-            "rule": summary.verdict.rule,
-            "level": summary.verdict.level,
-            "verdict": summary.verdict.verdict,
-            "known": summary.known,
-            "scenario": summary.scenario,
-            "expected": summary.verdict.expected,
-            "actual": summary.verdict.actual,
-            "remedy": learned.identity.remedy(&summary.verdict.rule).map(|(remedy, _)| remedy),
-            "source": learned.identity.remedy(&summary.verdict.rule).and_then(|(_, source)| source),
-        })).collect::<Vec<_>>(),
-        "not_tested": left.iter().map(|(scenario, lacks)| json!({"scenario": scenario.slug, "lacks": lacks})).collect::<Vec<_>>(),
-        "skipped": skipped,
-        "errors": errors,
-    })
 }

@@ -53,11 +53,11 @@ enum Without {
     Language(&'static str),
     /// Something else.
     Text(&'static str),
-    /// Scenarios that are skipped. Nobody has to be root, so this is no reason to call the machine incomplete.
-    Scenarios(&'static str),
+    /// Something that nobody has to have: it is no reason to call the machine incomplete.
+    Optional(&'static str),
 }
 
-const NEEDS: [Need; 9] = [
+const NEEDS: [Need; 14] = [
     Need {
         name: "python3",
         probe: Probe::Program { ask: "--version", oldest: Version(3, 11, 0) },
@@ -121,9 +121,46 @@ const NEEDS: [Need; 9] = [
     Need {
         name: "delayed link",
         probe: Probe::Kernel(kernel::make_link),
-        without: Without::Scenarios("what goes over a link with delay is skipped (`connect-storm-over-delay`)"),
+        without: Without::Optional("what goes over a link with delay is skipped (`connect-storm-over-delay`)"),
         debian: crate::link::WAY_OUT,
         homebrew: LINUX_ONLY,
+    },
+    Need {
+        name: "oha",
+        probe: Probe::Program { ask: "--version", oldest: Version(1, 0, 0) },
+        without: Without::Optional("`bench` cannot hold its own load generator against another one"),
+        debian: "cargo install oha --locked",
+        homebrew: "brew install oha",
+    },
+    Need {
+        name: "nginx",
+        probe: Probe::Program { ask: "-v", oldest: Version(1, 0, 0) },
+        without: Without::Optional("no scenario needs it: `check` cannot be tried on it here"),
+        debian: "apt install nginx-light",
+        homebrew: "brew install nginx",
+    },
+    Need {
+        name: "haproxy",
+        probe: Probe::Program { ask: "-v", oldest: Version(2, 0, 0) },
+        without: Without::Optional("no scenario needs it: `check` cannot be tried on it here"),
+        debian: "apt install haproxy",
+        homebrew: "brew install haproxy",
+    },
+    Need {
+        name: "docker",
+        probe: Probe::Program { ask: "--version", oldest: Version(20, 10, 0) },
+        without: Without::Optional(
+            "no scenario needs it: a server in a container cannot be checked here by `check -- docker run`",
+        ),
+        debian: "apt install docker.io",
+        homebrew: "brew install docker",
+    },
+    Need {
+        name: "kubectl",
+        probe: Probe::Program { ask: "version --client", oldest: Version(1, 24, 0) },
+        without: Without::Optional("no scenario needs it: the profile `kubernetes` judges without a cluster"),
+        debian: "https://kubernetes.io/docs/tasks/tools/",
+        homebrew: "brew install kubectl",
     },
 ];
 
@@ -184,12 +221,16 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
         Format::Json => format!("{:#}\n", serde_json::Value::Array(items.collect())),
         Format::Text => lines.collect(),
     })?;
-    let optional = |need: &Need| matches!(need.without, Without::Scenarios(_));
-    let all = findings.iter().all(|(need, state, _)| *state == State::Ok || optional(need));
+    let all = findings.iter().all(|(need, state, _)| *state == State::Ok || need.is_optional());
     Ok(if all { Status::AsExpected } else { Status::Environment })
 }
 
 impl Need {
+    /// Whether a machine without it is complete.
+    fn is_optional(&self) -> bool {
+        matches!(self.without, Without::Optional(_))
+    }
+
     fn text(&self, state: State, found: &str, in_language: &dyn Fn(&str) -> Vec<String>) -> String {
         let wanted = match self.probe {
             Probe::Program { oldest, .. } => format!(" (at least {}.{} is needed)", oldest.0, oldest.1),
@@ -215,13 +256,14 @@ impl Need {
         };
         let skipped = match self.without {
             Without::Language(language) => in_language(language),
-            Without::Text(_) | Without::Scenarios(_) => Vec::new(),
+            Without::Text(_) | Without::Optional(_) => Vec::new(),
         };
         json!({
             "name": self.name,
             "state": state,
             "found": found,
             "oldest": oldest,
+            "optional": self.is_optional(),
             "without": self.without.words(in_language),
             "servers": skipped,
             "debian": self.debian,
@@ -233,7 +275,7 @@ impl Need {
 impl Without {
     fn words(&self, in_language: &dyn Fn(&str) -> Vec<String>) -> String {
         match self {
-            Self::Text(text) | Self::Scenarios(text) => (*text).to_owned(),
+            Self::Text(text) | Self::Optional(text) => (*text).to_owned(),
             Self::Language(language) => match in_language(language).as_slice() {
                 [] => format!("servers in {language} are skipped"),
                 [server] => format!("{server} is skipped"),
@@ -262,7 +304,7 @@ impl Probe {
 /// What a program says of its version.
 fn ask_version(program: &Path, ask: &str) -> Result<Version, String> {
     let output = Command::new(program)
-        .arg(ask)
+        .args(ask.split(' '))
         // Away from files that would make a version manager fetch another version.
         .current_dir(std::env::temp_dir())
         .env("GOTOOLCHAIN", "local")
@@ -272,7 +314,9 @@ fn ask_version(program: &Path, ask: &str) -> Result<Version, String> {
             std::io::ErrorKind::NotFound => "not found".to_owned(),
             _ => format!("cannot be run: {error}"),
         })?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    // nginx says it on standard error.
+    let said = if output.stdout.is_empty() { &output.stderr } else { &output.stdout };
+    let said = String::from_utf8_lossy(said);
     let said = said.lines().next().unwrap_or_default();
     if !output.status.success() {
         return Err(format!("`{} {ask}` failed with {}", program.display(), output.status));
@@ -280,10 +324,10 @@ fn ask_version(program: &Path, ask: &str) -> Result<Version, String> {
     version(said).ok_or_else(|| format!("`{} {ask}` says no version: {said:?}", program.display()))
 }
 
-/// The first word that is a version: `v20.11.1`, `go1.26.8`, `3.13.0rc1`.
+/// The first word that is a version: `v20.11.1`, `go1.26.8`, `3.13.0rc1`, `nginx/1.22.1`.
 fn version(text: &str) -> Option<Version> {
     text.split_whitespace().find_map(|word| {
-        let number = word.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+        let number = word.trim_start_matches(|c: char| c.is_ascii_alphabetic() || c == '/');
         let mut parts = number.split('.').map(|part| {
             let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
             digits.parse().ok()
@@ -305,6 +349,11 @@ mod tests {
             ("go version go1.27rc1 linux/amd64", Version(1, 27, 0)),
             ("cargo 1.95.0 (f2d3ce0bd 2026-03-21)", Version(1, 95, 0)),
             ("11.19.1", Version(11, 19, 1)),
+            ("nginx version: nginx/1.22.1", Version(1, 22, 1)),
+            ("HAProxy version 2.6.12-1+deb12u1 2023/12/16 - https://haproxy.org/", Version(2, 6, 12)),
+            ("Docker version 29.1.3, build f52814d", Version(29, 1, 3)),
+            ("Client Version: v1.29.0", Version(1, 29, 0)),
+            ("oha 1.4.5", Version(1, 4, 5)),
         ] {
             assert_eq!(version(said), Some(expected), "{said}");
         }

@@ -18,7 +18,7 @@ pub enum Status {
     NothingSelected,
     /// The environment lacks something, or a cell was skipped for it.
     Environment,
-    /// Nothing failed, but a rule could not be tested.
+    /// Nothing failed, but a MUST rule could not be tested.
     Untested,
     /// The run was interrupted.
     Interrupted,
@@ -31,7 +31,7 @@ pub const HELP: &str = "Exit status:
   2    the command line is wrong
   3    nothing was selected
   4    the environment lacks something (see `drainspec doctor`), or a file is not in order
-  5    check: nothing failed, but a rule could not be tested
+  5    check: nothing failed, but a MUST rule could not be tested
   130  interrupted; everything that was started has been stopped";
 
 impl From<Status> for ExitCode {
@@ -68,7 +68,11 @@ impl Among {
             return format!("there are: {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
         }
         let mut near: Vec<(f64, &str)> = names.iter().map(|name| (likeness(name, wanted), name.as_str())).collect();
-        near.retain(|(likeness, _)| *likeness > 0.7);
+        // What holds the word itself is meant before what only resembles it.
+        match !wanted.is_empty() && names.iter().any(|name| name.contains(wanted)) {
+            true => near.retain(|(_, name)| name.contains(wanted)),
+            false => near.retain(|(likeness, _)| *likeness > 0.8),
+        }
         near.sort_by(|(a, _), (b, _)| b.total_cmp(a));
         let near: Vec<&str> = near.iter().take(3).map(|(_, name)| *name).collect();
         let listed = format!("`drainspec list` shows all {}", names.len());
@@ -122,6 +126,30 @@ pub enum CliError {
         name: String,
         /// The rules and scenarios.
         known: Among,
+    },
+    /// A name is no rule.
+    #[error("`{name}` is no rule; {}", known.near(name))]
+    UnknownRule {
+        /// The name.
+        name: String,
+        /// The rules.
+        known: Among,
+    },
+    /// A rule is not judged where the server runs.
+    #[error("`{name}` is not judged by this check: {why}")]
+    NotJudged {
+        /// The rule.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+    /// Results of different kinds cannot be held against each other.
+    #[error("{} has the results of a check, {} those of a matrix: compare two of a kind", check.display(), matrix.display())]
+    NotAlike {
+        /// The check's.
+        check: PathBuf,
+        /// The matrix's.
+        matrix: PathBuf,
     },
     /// The folder with the servers was not found.
     #[error("no folder `servers` here or above {}: run drainspec inside a checkout, or name the folder with --servers", start.display())]
@@ -202,9 +230,12 @@ impl CliError {
             | Self::NothingUnexpected
             | Self::NothingToJudge { .. } => Status::NothingSelected,
             // In a file it would be that file's value.
-            Self::Unknown { .. } | Self::NoTimeToDrain { .. } | Self::Catalog(CatalogError::Glob { .. }) => {
-                Status::Usage
-            }
+            Self::Unknown { .. }
+            | Self::NoTimeToDrain { .. }
+            | Self::UnknownRule { .. }
+            | Self::NotJudged { .. }
+            | Self::NotAlike { .. }
+            | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,
             Self::NoServers { .. }
             | Self::Catalog(_)
             | Self::KnownMatchesNothing { .. }

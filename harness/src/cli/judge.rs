@@ -156,7 +156,8 @@ fn against_check(folder: &Path, profile: Option<Profile>) -> Result<bool, CliErr
             played.push(Played { scenario, outcome: runner::verdict(&timeline) });
         }
     }
-    let summaries = check::summarise(&played, profile.unwrap_or(results.profile), &known);
+    let mut summaries = check::summarise(&played, profile.unwrap_or(results.profile), &known);
+    check::promote(&mut summaries, &results.fail_on);
     if profile.is_some() {
         for summary in &summaries {
             let rule = &summary.verdict;

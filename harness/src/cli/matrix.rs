@@ -126,7 +126,7 @@ pub(super) async fn interrupted() {
         _ = int.recv() => {}
         _ = term.recv() => {}
     }
-    anstream::eprintln!("drainspec: interrupted; stopping everything that was started");
+    tell!("drainspec: interrupted; stopping everything that was started");
 }
 
 async fn play(
@@ -192,11 +192,7 @@ async fn play(
     let Board { results, excerpts, progress, .. } = board;
     progress.finish();
     print(&results, &excerpts, args.failures, began_playing.elapsed().as_secs_f64())?;
-    anstream::eprintln!(
-        "results: {} ({:.0} s with builds)",
-        out.join(crate::results::FILE).display(),
-        began.elapsed().as_secs_f64()
-    );
+    tell!("results: {} ({:.0} s with builds)", out.join(crate::results::FILE).display(), began.elapsed().as_secs_f64());
     Ok(if results.cells.iter().any(|cell| !cell.as_expected) {
         Status::Unexpected
     } else if lacks_programs && !args.allow_missing {
@@ -250,7 +246,7 @@ fn tell_of_replaced(out: &std::path::Path, jobs: &[Job]) {
         |cell: &Cell| jobs.iter().any(|job| job.server.name == cell.server && job.scenario.slug == cell.scenario);
     let lost = earlier.cells.iter().filter(|cell| !again(cell)).count();
     if lost > 0 {
-        anstream::eprintln!(
+        tell!(
             "replacing the run of {} in {}: {lost} of its {} cells not played now (--out DIR keeps both)",
             earlier.started,
             out.display(),

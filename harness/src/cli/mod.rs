@@ -5,6 +5,11 @@ macro_rules! say {
     ($($part:tt)*) => { $crate::cli::print(&format!("{}\n", format_args!($($part)*))) };
 }
 
+/// Prints a line to standard error. Where nobody reads it, nothing is lost that matters.
+macro_rules! tell {
+    ($($part:tt)*) => { $crate::report::tell(&format!("{}", format_args!($($part)*))) };
+}
+
 mod bench;
 mod check;
 mod compare;
@@ -97,10 +102,20 @@ pub fn main() -> ExitCode {
     match result {
         Ok(status) => status.into(),
         Err(error) => {
-            anstream::eprintln!("drainspec: {error}");
+            tell!("{}", shortened(&format!("drainspec: {error}")));
             error.status().into()
         }
     }
+}
+
+/// What stands in a file may be shown in an error, and may be of any length: lines in part.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 1000;
+    let short = |line: &str| match line.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}… ({} bytes in all)", &line[..at], line.len()),
+        None => line.to_owned(),
+    };
+    text.lines().map(short).collect::<Vec<_>>().join("\n")
 }
 
 /// Prints to standard output. A reader that has seen enough, such as `head`, is no error.

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use super::{CliError, Status, project};
+use crate::check::CheckResults;
 use crate::report;
 use crate::results::Results;
 
 /// Arguments of `drainspec report`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A results.json, or its folder
+    /// A results.json or a check.json, or the folder of one
     #[arg(value_name = "RUN")]
     run: PathBuf,
     /// Form of the page
@@ -28,10 +29,17 @@ enum Format {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<Status, CliError> {
+    if CheckResults::is_at(&args.run) {
+        let results = CheckResults::read(&args.run)?;
+        match args.format {
+            Format::Markdown => super::print(&report::check_page(&results))?,
+        }
+        return Ok(Status::AsExpected);
+    }
     let results = Results::read(&args.run)?;
     let servers = project::servers(&project::servers_folder(args.servers.as_deref())?)?;
     match args.format {
-        Format::Markdown => print!("{}", report::markdown(&results, &servers)),
+        Format::Markdown => super::print(&report::markdown(&results, &servers))?,
     }
     Ok(Status::AsExpected)
 }

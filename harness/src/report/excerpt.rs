@@ -59,6 +59,8 @@ fn tells(event: &Event) -> bool {
             | Event::Confirmed { .. }
             | Event::Received { .. }
             | Event::Starved { .. }
+            | Event::Read { .. }
+            | Event::Finished
     )
 }
 
@@ -94,6 +96,7 @@ fn words(event: &Event) -> String {
             [first, ..] => format!("{first} listens"),
         },
         Event::ListenerClosed { .. } => "listener closed".to_owned(),
+        Event::WaitedNoLonger { .. } => "the harness waits no longer".to_owned(),
         Event::Killed { .. } => "the harness kills the process".to_owned(),
         Event::Muted { .. } => "nobody reads its output any more".to_owned(),
         Event::Frozen { .. } => "the harness holds it by SIGSTOP".to_owned(),
@@ -104,6 +107,10 @@ fn words(event: &Event) -> String {
             (_, Some(signal)) => format!("process killed by signal {signal}"),
             _ => "process ended".to_owned(),
         },
+        Event::Stalled { late_us, .. } => format!("the harness itself was late by {:.1} ms", *late_us as f64 / 1e3),
+        Event::Listening { port, .. } => format!("the server answers on port {port}"),
+        Event::Uploaded { request } => format!("{request}: its body is written"),
+        Event::Continued { request } => format!("{request} gets 100 Continue"),
         Event::Stderr { line, .. } => format!("stderr: {}", line.chars().take(100).collect::<String>()),
         other => name(other),
     }

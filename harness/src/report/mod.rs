@@ -1,5 +1,7 @@
 //! What a person, or a program, reads of the results.
 
+mod check;
+mod check_page;
 mod excerpt;
 mod failures;
 mod markdown;
@@ -7,9 +9,11 @@ mod progress;
 mod style;
 mod table;
 
+pub use check::check;
+pub use check_page::check_page;
 pub use excerpt::excerpt;
 pub use failures::failures;
 pub use markdown::markdown;
 pub use progress::Progress;
-pub use style::{paint, verdict_style};
+pub use style::{paint, tell, verdict_style};
 pub use table::{all_played_again, played_again, skipped, summary, table};

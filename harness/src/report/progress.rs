@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::tell;
+
 /// Progress of a long task.
 pub struct Progress {
     bar: ProgressBar,
@@ -28,7 +30,7 @@ impl Progress {
     pub fn step(&mut self, message: &str) {
         self.done += 1;
         if self.plain {
-            anstream::eprintln!("[{}/{}] {message}", self.done, self.all);
+            tell(&format!("[{}/{}] {message}", self.done, self.all));
         } else {
             self.bar.set_message(message.to_owned());
             self.bar.inc(1);
@@ -45,7 +47,7 @@ impl Progress {
 
     /// Something that must not scroll away.
     pub fn note(&self, message: &str) {
-        self.bar.suspend(|| anstream::eprintln!("{message}"));
+        self.bar.suspend(|| tell(message));
     }
 
     /// The task is over.

@@ -1,4 +1,6 @@
-//! Colours. They only ever repeat what the words say.
+//! Colours, which only ever repeat what the words say, and lines beside the results.
+
+use std::io::Write;
 
 use anstyle::{AnsiColor, Style};
 
@@ -18,4 +20,9 @@ pub fn verdict_style(verdict: Verdict) -> Style {
 /// Text in a style; the stream that it is printed to takes the colour away where nobody wants it.
 pub fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
+}
+
+/// Writes a line to standard error. Where nobody reads that any more, nothing is lost that matters.
+pub fn tell(line: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "{line}");
 }

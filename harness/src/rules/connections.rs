@@ -240,7 +240,9 @@ fn nothing_lost(
     let before = load().filter(|request| request.ended.is_some_and(|ended| ended < signalled)).count();
     let clients = view.param(Param::Clients).unwrap_or(1.0) as usize;
     if before < clients {
-        return Finding::inconclusive(format!("only {before} requests by {clients} clients before the signal"));
+        return Finding::inconclusive(format!(
+            "only {before} requests were answered before the signal, where {clients} were due"
+        ));
     }
     let used = in_use(view, signalled);
     let asked: Vec<&Request> = load().filter(|request| concerned(request, &used)).collect();

@@ -138,15 +138,40 @@ pub fn find(slug: &str) -> Option<&'static Rule> {
     all().find(|rule| rule.slug == slug)
 }
 
+/// Whether a rule is broken where a client loses a request.
+pub fn is_about_loss(slug: &str) -> bool {
+    LOSSES.contains(&slug)
+}
+
+const LOSSES: [&str; 7] = [
+    "in-flight-answered",
+    "response-untruncated",
+    "nothing-lost-on-keep-alive",
+    "nothing-lost-in-accept-queue",
+    "late-request-answered",
+    "pipelined-in-order",
+    "continue-answered",
+];
+
 /// Rules that tell something where the signal does not reach the server; of all others nothing can be said then.
 const WITHOUT_SERVER: [&str; 4] =
     ["signal-reaches-server", "port-free-after-exit", "int-like-term", "hup-keeps-serving"];
+
+/// What is said of a rule that tells nothing because what got the signal was not the server.
+pub const MISSED: &str = "the signal did not reach the server";
+
+/// What is said of a rule that tells nothing because this machine was busy: the one case in which it helps to run it
+/// again.
+pub const STALLED: &str = "the machine was busy";
+
+/// What is said of a rule that is about the end of a process which was not waited for long enough.
+pub const NOT_WAITED_FOR: &str = "its end was not waited for: it does not come when nothing is going on, either";
 
 /// Why nothing can be said of a rule although all preconditions hold: what got the signal was not the server.
 pub fn untold(rule: &Rule, view: &View) -> Option<Finding> {
     let process = view.process().filter(|_| !WITHOUT_SERVER.contains(&rule.slug))?;
     let missed = signals::missed(process)?;
-    Some(Finding::inconclusive(format!("the signal did not reach the server: {missed}")))
+    Some(Finding::inconclusive(format!("{MISSED}: {missed}")))
 }
 
 // What several groups need.
@@ -189,7 +214,7 @@ fn stalled(view: &View, from: u64, to: u64, overdue: u64) -> bool {
 /// Nobody is accused of what a stall can explain.
 fn busy(what: &str, view: &View, from: u64, to: u64) -> Finding {
     Finding::inconclusive(format!(
-        "{what}, but the machine was busy: {} of {} were lost",
+        "{what}, but {STALLED}: {} of {} were lost",
         ms(view.lost(from, to)),
         ms(to.saturating_sub(from))
     ))
@@ -203,11 +228,20 @@ fn within(view: &View, what: &str, from: u64, at: Option<u64>, limit: u64) -> Fi
     match at {
         Some(at) if at <= latest => Finding::holds(format!("{what} after {}", ms(at.saturating_sub(from)))),
         _ if stalled(view, from, until, until - latest) => busy(&format!("{what} late"), view, from, until),
+        None if view.gave_up.is_some_and(|at| at < latest) => Finding::inconclusive(NOT_WAITED_FOR),
         Some(at) => Finding::violated(
             format!("{what} after {}, where {} and {} of slack are allowed", ms(at - from), ms(limit), ms(SLACK_US)),
             [from, at],
         ),
-        None => Finding::violated(format!("{what}: not within {} and {} of slack", ms(limit), ms(SLACK_US)), [from]),
+        None => {
+            // Where it was waited for from another moment on, the run may be over sooner.
+            let when = match view.end {
+                until if until < latest => "by the end of the run".to_owned(),
+                _ => format!("after {}", ms(latest.saturating_sub(from))),
+            };
+            let allowed = format!("{} and {} of slack are allowed", ms(limit), ms(SLACK_US));
+            Finding::violated(format!("{} {when}, where {allowed}", not_yet(what)), [from])
+        }
     }
 }
 
@@ -241,6 +275,21 @@ fn lingering(view: &View) -> u64 {
     seconds(view.param(Param::ShutdownDelay).unwrap_or(0.0) + view.param(Param::IdleLinger).unwrap_or(0.0))
 }
 
+/// The same of something that has not happened: "the process ended" becomes "the process had not ended".
+fn not_yet(what: &str) -> String {
+    for done in ["ended", "gave up", "failed", "answered", "closed", "was served"] {
+        if let Some((who, rest)) = what.split_once(&format!(" {done}")) {
+            let participle = match done {
+                "gave up" => "given up",
+                "was served" => "been served",
+                done => done,
+            };
+            return format!("{who} had not {participle}{rest}");
+        }
+    }
+    format!("it had not come to this: {what}")
+}
+
 /// Which requests a rule minds, and what it wants of each.
 fn each<'v, 't>(
     requests: impl Iterator<Item = &'v Request<'t>>,
@@ -268,9 +317,21 @@ where
     }
 }
 
+/// How many of how many requests were not as they should be, where that is what was seen: it is said by [`each`], and
+/// by the rules about losses.
+pub fn counted(actual: &str) -> Option<(u64, u64)> {
+    let words: Vec<&str> = actual.split_whitespace().collect();
+    words.windows(4).find_map(|words| match words {
+        [bad, "of", all, "not:" | "lost:"] => Some((bad.parse().ok()?, all.parse().ok()?)),
+        _ => None,
+    })
+}
+
 /// What became of a request, in words.
 fn fate(request: &Request) -> String {
-    let what = format!("{} (request {}, connection {})", request.path, request.id, request.connection);
+    let of = format!("request {}, connection {}", request.id, request.connection);
+    // Of one that was never sent the path is not known.
+    let what = if request.path.is_empty() { of } else { format!("{} ({of})", request.path) };
     let after = request.ended.map_or(String::new(), |at| format!(" after {}", ms(at - request.sent)));
     let head = match request.status {
         Some(status) => format!(", after the head of a {status} and {} body bytes", request.body_bytes),
@@ -320,4 +381,35 @@ fn opened<'v>(view: &'v View, roles: &'v [Role]) -> impl Iterator<Item = &'v Con
     view.connections
         .iter()
         .filter(|connection| roles.contains(&connection.role) && connection.opening == Opening::Opened)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_happened_is_said_so() {
+        for (what, said) in [
+            ("the process ended", "the process had not ended"),
+            ("the process ended on SIGINT", "the process had not ended on SIGINT"),
+            ("the server gave up", "the server had not given up"),
+            ("readiness failed", "readiness had not failed"),
+            ("somebody else was served", "somebody else had not been served"),
+        ] {
+            assert_eq!(not_yet(what), said);
+        }
+    }
+
+    #[test]
+    fn what_was_lost_is_counted() {
+        for (actual, counts) in [
+            ("1 of 1 not: /slow (request r3, connection 2) was lost by FIN", Some((1, 1))),
+            ("in 2 of 3 starts: 5 of 812 lost: / (request r1, connection 1)", Some((5, 812))),
+            ("0 of 812 lost", None),
+            ("4 of 4", None),
+            ("asked meanwhile: 2 of 3 not: / was answered 503", Some((2, 3))),
+        ] {
+            assert_eq!(counted(actual), counts, "{actual}");
+        }
+    }
 }

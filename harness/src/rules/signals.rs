@@ -2,8 +2,8 @@
 
 use super::due::each_due;
 use super::{
-    Basis, Finding, Level, Outcome, Rule, breakage, busy, each, ended, in_flight, ms, not_opened, seconds, stalled,
-    stopped, within,
+    Basis, Finding, Level, NOT_WAITED_FOR, Outcome, Rule, breakage, busy, each, ended, in_flight, ms, not_opened,
+    seconds, stalled, stopped, within,
 };
 use crate::timeline::{Connection, Opening, Param, Process, Request, Role, View};
 
@@ -147,6 +147,7 @@ fn signal_reaches_server(view: &View) -> Finding {
 /// Of a process that did not end as long as it was waited for.
 fn endless(view: &View, signalled: u64) -> Finding {
     match stalled(view, signalled, view.end, view.end - signalled) {
+        _ if view.gave_up.is_some() => Finding::inconclusive(NOT_WAITED_FOR),
         true => busy("the process did not end", view, signalled, view.end),
         false => Finding::violated("the process did not end", [signalled]),
     }

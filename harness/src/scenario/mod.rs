@@ -4,6 +4,7 @@
 
 mod connections;
 mod health;
+mod patience;
 mod races;
 mod requests;
 mod run;
@@ -12,6 +13,7 @@ mod stop;
 mod subject;
 mod target;
 
+pub use patience::Patience;
 pub use run::Run;
 pub use stop::{Stop, unconfirmed};
 pub use subject::{Manner, Normal, Route, Stranger, Subject};

@@ -108,7 +108,11 @@ async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
         let (ask, clients) = (run.subject.ask(Role::KeepAlive), run.param(Param::Clients) as usize);
         let load = back_to_back(&run.client, target.address, &ask, clients);
         under_load(run, &mut target, load).await?;
+        let ended = target.has_exited();
         target.kill().await; // whatever is left of it, before the next one starts
+        if !ended {
+            break;
+        }
     }
     Ok(())
 }
@@ -119,7 +123,11 @@ async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
         let (ask, clients) = (run.subject.ask(Role::Storm), run.param(Param::Clients) as usize);
         let load = connect_storm(&run.client, target.address, &ask, clients);
         under_load(run, &mut target, load).await?;
+        let ended = target.has_exited();
         target.kill().await;
+        if !ended {
+            break;
+        }
     }
     Ok(())
 }

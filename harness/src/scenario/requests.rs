@@ -184,11 +184,8 @@ async fn in_flight_completes(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn many_in_flight(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let clients = run.param(Param::Clients) as u64;
-    let mut connections = Vec::new();
-    for _ in 0..clients {
-        connections.push(run.used_connection(&target, Role::Warmup).await?);
-    }
+    let clients = run.param(Param::Clients) as usize;
+    let connections = run.used_connections(&target, Role::Warmup, clients).await?;
     let mut pending = Vec::new();
     for (number, connection) in connections.into_iter().enumerate() {
         // From 1.5 s to 2.5 s, so that they end one after the other, well after the signal.

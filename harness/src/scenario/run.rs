@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
@@ -220,7 +221,12 @@ impl<'s> Run<'s> {
             Manner::Stranger(stranger) if !stranger.ends => longest.min(self.duration(Param::IdleLinger) + HOPELESS),
             _ => longest,
         };
-        let stop = Stopping { to: self.subject.addressee(), longest, ask: self.subject.ask(Role::AfterExit) };
+        let stop = Stopping {
+            to: self.subject.addressee(),
+            longest,
+            patience: self.subject.patience().cloned(),
+            ask: self.subject.ask(Role::AfterExit),
+        };
         Ok(Target::new(address, admin, process, &self.recorder, &self.client, listeners, stop))
     }
 
@@ -337,6 +343,18 @@ impl<'s> Run<'s> {
             Outcome::Answered => Ok(connection),
             _ => Err(unconfirmed("a connection answers", answer.outcome.to_string())),
         }
+    }
+
+    /// Opens so many connections and, where they can be used again, lets each answer once: some side by side, because
+    /// what answers slowly takes its time for each.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub async fn used_connections(&self, target: &Target, role: Role, count: usize) -> Result<Vec<Connection>, Stop> {
+        /// No more than fit into a short accept queue.
+        const SIDE_BY_SIDE: usize = 20;
+        let each = (0..count).map(|_| self.used_connection(target, role));
+        futures_util::stream::iter(each).buffer_unordered(SIDE_BY_SIDE).try_collect().await
     }
 
     /// Puts a request in flight on a connection that has answered before. On a busy machine it may be answered before

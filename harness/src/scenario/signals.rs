@@ -123,7 +123,14 @@ async fn idle_exit(run: &mut Run<'_>) -> Result<(), Stop> {
     // Long, so that it shows where the server waits for it although nobody is connected.
     let mut target = run.start_with(&[("IDLE_LINGER", "6")]).await?;
     target.signal(run.stop_signal());
-    if target.exited().await.is_none() {
+    if let Some(patience) = run.subject.patience() {
+        patience.idle_signalled();
+    }
+    let ended = target.exited_at_last().await.is_some();
+    if let Some(patience) = run.subject.patience() {
+        patience.idle_ended(ended);
+    }
+    if !ended {
         target.signal_past(run.stop_signal()).await;
     }
     Ok(())
@@ -156,8 +163,11 @@ async fn prompt_exit(run: &mut Run<'_>) -> Result<(), Stop> {
         if let Some(pending) = pending {
             pending.finish().await;
         }
-        target.exited().await;
+        let ended = target.exited().await.is_some();
         target.kill().await;
+        if !ended {
+            break; // and so would the others not
+        }
     }
     Ok(())
 }
@@ -293,10 +303,11 @@ async fn sigterm_during_startup(run: &mut Run<'_>) -> Result<(), Stop> {
         tokio::time::sleep(wait).await;
         listened += u32::from(!process.tree().ports().is_empty());
         process.signal(run.stop_signal(), run.subject.addressee());
-        process.exited(Duration::from_secs(6) + run.duration(Param::ShutdownDelay)).await;
+        let within = Duration::from_secs(6) + run.duration(Param::ShutdownDelay);
+        let ended = process.exited(within).await.is_some();
         process.kill().await;
-        if listened == 2 {
-            break; // a start is covered to its end, and no other one is that much slower
+        if listened == 2 || !ended {
+            break; // a start is covered to its end, and no other one is that much slower; or it has failed already
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 
+use super::Patience;
 use crate::catalog::{Feature, Server};
 use crate::client::{Ask, Payload};
 use crate::link::Place;
@@ -76,6 +77,8 @@ pub struct Stranger {
     pub ends: bool,
     /// All else that is played against it is over.
     pub over: CancellationToken,
+    /// How long its end is waited for.
+    pub patience: Patience,
 }
 
 /// A request to somebody's server.
@@ -161,6 +164,14 @@ impl Subject {
         match &self.manner {
             Manner::Contract => Signal::SIGTERM,
             Manner::Stranger(stranger) => stranger.stop,
+        }
+    }
+
+    /// How long its end is waited for, where that is not certain to come.
+    pub fn patience(&self) -> Option<&Patience> {
+        match &self.manner {
+            Manner::Contract => None,
+            Manner::Stranger(stranger) => Some(&stranger.patience),
         }
     }
 

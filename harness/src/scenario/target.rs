@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
+use super::Patience;
 use super::stop::{Stop, unconfirmed};
 use crate::client::{Ask, Client, Connection, Raw};
 use crate::process::{self, Addressee, Exit, Listeners, Spawned, Watch};
@@ -34,6 +35,8 @@ pub struct Target {
 pub(super) struct Stopping {
     pub to: Addressee,
     pub longest: Duration,
+    /// When it is known to be of no use to wait that long.
+    pub patience: Option<Patience>,
     pub ask: Ask,
 }
 
@@ -181,7 +184,16 @@ impl Target {
     /// Waits for the process to end, as long as its own deadlines can take and a little more. Where the port is still
     /// open then, the timeline tells who holds it, and whether they answer.
     pub async fn exited(&self) -> Option<Exit> {
-        let exit = self.process.exited(self.stop.longest).await;
+        let exit = match &self.stop.patience {
+            Some(patience) => tokio::select! {
+                exit = self.process.exited(self.stop.longest) => exit,
+                () = patience.runs_out() => {
+                    self.recorder.record(Event::WaitedNoLonger { process: self.id() });
+                    None
+                }
+            },
+            None => self.process.exited(self.stop.longest).await,
+        };
         // Where no child holds the port, the table shows its end at the next look.
         let closed = self.listener_closed(if exit.is_some() { Duration::from_secs(2) } else { Duration::ZERO }).await;
         if exit.is_some() && !closed && self.watcher.is_some() {
@@ -222,6 +234,12 @@ impl Target {
     /// Whether the process has ended.
     pub fn has_exited(&self) -> bool {
         self.process.exit().is_some()
+    }
+
+    /// As [`Self::exited`], but for all the time that it has, whatever is known of it.
+    pub async fn exited_at_last(&mut self) -> Option<Exit> {
+        self.stop.patience = None;
+        self.exited().await
     }
 
     /// Waits for the process to end, at most so long.

@@ -345,6 +345,8 @@ pub enum Event {
     Thawed { process: ProcessId },
     /// The harness breaks the process's listener: accept(2) fails from now on.
     ListenerBroken { process: ProcessId },
+    /// The harness waits for the end of the process no longer: another one that had nothing to do has not ended either.
+    WaitedNoLonger { process: ProcessId },
     /// The harness kills the process, which has not ended by itself. What it does from now on is not its doing.
     Killed { process: ProcessId },
     /// The process ended.

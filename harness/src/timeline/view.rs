@@ -27,6 +27,8 @@ pub struct View<'t> {
     pub skipped: Option<&'t str>,
     /// Why the run went no further, where it did not.
     pub aborted: Option<&'t str>,
+    /// When a process was waited for no longer, because it does not end when nothing is going on.
+    pub gave_up: Option<Micros>,
     /// When its last record was made.
     pub end: Micros,
     unrecorded: BTreeSet<Lines>,
@@ -79,6 +81,7 @@ impl<'t> View<'t> {
             unconfirmed: Vec::new(),
             skipped: None,
             aborted: None,
+            gave_up: None,
             end: records.last().map_or(0, |record| record.t_us),
             unrecorded: BTreeSet::new(),
             lost: Vec::new(),
@@ -133,6 +136,7 @@ impl<'t> View<'t> {
             Event::ListenerBroken { process } => {
                 self.mentioned(*process, t).listener_broken = Some(t);
             }
+            Event::WaitedNoLonger { .. } => self.gave_up = Some(t),
             Event::Killed { process } => {
                 self.mentioned(*process, t).killed.get_or_insert(t);
             }

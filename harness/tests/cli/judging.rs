@@ -45,7 +45,10 @@ fn a_check_is_judged_again() {
     let out = tempfile::tempdir().unwrap();
     let mut check = drainspec();
     check.args(["check", "--ready", "/ready", "--format", "json", "--out"]).arg(out.path());
-    let said = check.args(["--", "python3", "-B", "main.py", "{port}"]).current_dir(stranger).output().unwrap().stdout;
+    let done = check.args(["--", "python3", "-B", "main.py", "{port}"]).current_dir(stranger).output().unwrap();
+    // Its root takes a millisecond: whether one was in flight is luck, and nobody says that all is well.
+    assert!([Some(1), Some(5)].contains(&done.status.code()), "{done:?}");
+    let said = done.stdout;
     let path = out.path().join("check.json");
     let results = read(&path);
     assert_eq!(serde_json::from_slice::<Value>(&said).unwrap(), results, "what it says is what it writes");

@@ -1,6 +1,7 @@
 //! The program as its users meet it: arguments in, words and exit statuses out, and servers that misbehave.
 
 mod catalogue;
+mod checking;
 mod interruption;
 mod judging;
 mod misbehaving;

@@ -161,7 +161,7 @@ while True:
     connection.close()
 ",
         verdict: "fail",
-        says: &["term-ends-process", "not within"],
+        says: &["term-ends-process", "the process had not ended"],
     },
     Case {
         name: "lingers",
@@ -232,8 +232,8 @@ fn each_gets_its_verdict() {
     servers.add_toml("not-there", &toml("framework", "[\"./no-such-program\"]", ""));
     let began = Instant::now();
     let done = servers.matrix("*", "idle-exit").args(["--jobs", "32"]).assert().code(1);
-    // 20 s for those that say nothing or do not end, and what a busy machine adds.
-    assert!(began.elapsed() < PATIENCE / 2, "took {:?}", began.elapsed());
+    // 20 s for those that say nothing or do not end, and what a busy machine adds: what it leaves open is played again.
+    assert!(began.elapsed() < PATIENCE, "took {:?}", began.elapsed());
     let words = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
     assert!(!words.contains("panicked"), "{words}");
 

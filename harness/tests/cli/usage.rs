@@ -220,3 +220,79 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         assert_cmd::Command::new("bash").args(["-c", &script]).assert().success().stderr("");
     }
 }
+
+#[test]
+fn an_error_that_nobody_can_read_is_no_crash() {
+    if !std::path::Path::new("/dev/full").exists() {
+        return;
+    }
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let servers = Servers::with_good();
+    for (arguments, code) in [(servers.arguments("bda", "idle-exit"), 3), (servers.arguments("good", "idle-exit"), 0)] {
+        let mut command = std::process::Command::new(crate::servers::DRAINSPEC);
+        let done = command.args(&arguments).env("TMPDIR", servers.tmp()).stderr(full()).output().unwrap();
+        assert_eq!(done.status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_line_of_any_length_is_shown_in_part() {
+    let servers = Servers::with_good();
+    std::fs::write(servers.servers().join("good/known.toml"), "x".repeat(3_000_000)).unwrap();
+    let told = servers.matrix("good", "idle-exit").assert().code(4).stderr(contains("known.toml"));
+    let length = told.get_output().stderr.len();
+    assert!(length < 10_000, "{length} bytes");
+}
+
+#[test]
+fn nothing_unrelated_is_proposed() {
+    let explain = |name: &str| {
+        let told = drainspec().args(["explain", name]).assert().code(2).stderr(contains("list` shows all"));
+        String::from_utf8(told.get_output().stderr.clone()).unwrap()
+    };
+    for name in ["xyz", "foo", "timeout", "Q"] {
+        assert!(!explain(name).contains("did you mean"), "{}", explain(name));
+    }
+    let listener = explain("listener");
+    assert!(listener.contains("listener-closes-first") && !listener.contains("int-like-term"), "{listener}");
+    assert!(explain("sigterm-at-startup").contains("sigterm-during-startup"));
+}
+
+/// Ends at once, whatever is in flight.
+const LOSES: &str = r#"
+on_term(lambda: os._exit(0))
+listener = listen()
+while True:
+    connection, _ = listener.accept()
+    if b"/slow" in connection.recv(65536):
+        time.sleep(60)
+    head = "HTTP/1.1 200 OK\r\nConnection: close\r\nX-Instance-Id: one\r\nContent-Length: 2\r\n\r\nok"
+    connection.sendall(head.encode())
+    connection.close()
+"#;
+
+#[test]
+fn a_matrix_tells_what_nobody_expected_then_the_table_then_how_much_is_known() {
+    let servers = Servers::new();
+    for name in ["known", "unknown"] {
+        let folder = servers.add(name, LOSES);
+        let spec = crate::servers::toml("framework", r#"["python3", "-B", "server.py"]"#, "");
+        std::fs::write(folder.join("server.toml"), spec.replace("features = []", r#"features = ["slow"]"#)).unwrap();
+    }
+    let known = "[[known]]\npattern = \"*/in-flight-answered\"\nreason = \"it does not wait\"\n";
+    std::fs::write(servers.servers().join("known/known.toml"), known).unwrap();
+    let played = |failures: &[&str]| {
+        let mut matrix = servers.matrix("*", "in-flight-completes");
+        let told = matrix.args(failures).assert().code(1);
+        String::from_utf8(told.get_output().stdout.clone()).unwrap()
+    };
+    let short = played(&[]);
+    let unexpected = short.find("unknown · in-flight-completes · fail\n").expect(&short);
+    assert!(unexpected < short.find(" REQUESTS").expect(&short), "{short}");
+    assert!(!short.contains("(known)"), "{short}");
+    assert_eq!(short.lines().last(), Some("1 known failure: `--failures all` shows what was seen"));
+    let all = played(&["--failures", "all"]);
+    let known = all.find("known · in-flight-completes · fail (known)").expect(&all);
+    assert!(known < all.find("unknown · in-flight-completes · fail\n").expect(&all), "{all}");
+    assert!(!all.contains("`--failures all`"), "{all}");
+}

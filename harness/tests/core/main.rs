@@ -1,6 +1,7 @@
 //! The core, by tables of hand-made timelines, by properties, and by snapshots of what people read.
 
 mod case;
+mod checking;
 mod connections;
 mod health;
 mod judging;

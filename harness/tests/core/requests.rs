@@ -70,6 +70,12 @@ fn in_flight_answered() -> Vec<Case> {
         holds(rule, "an upload", in_flight(Role::Upload).answered("slow", 200).exited(0)),
         violated(rule, "an upload is lost", in_flight(Role::Upload).broken("slow", Break::Reset)),
         holds(rule, "saturated, answered", saturated(900_000).answered("full", 200)),
+        unclear(rule, "saturated by what nobody knows to last, answered", {
+            saturated(900_000).without_promise().answered("full", 200)
+        }),
+        violated(rule, "saturated by what nobody knows to last, lost", {
+            saturated(900_000).without_promise().broken("full", Break::Reset)
+        }),
         violated(rule, "saturated, and the server had read it", saturated(900_000).broken("full", Break::Reset)),
         unclear(rule, "saturated, read too late to be certain", saturated(999_000).broken("full", Break::Reset)),
         unclear(rule, "saturated, and nobody knows whether it was read", {
