@@ -7,7 +7,7 @@ use hyper::header::SERVER;
 
 use super::Identity;
 use crate::catalog::Feature;
-use crate::client::Outcome;
+use crate::client::{Answer, Expected, Outcome};
 use crate::recorder::Recorder;
 use crate::scenario::{Manner, Normal, Route, Run, Stop, Stranger, Subject, Target};
 use crate::timeline::Role;
@@ -31,9 +31,9 @@ pub struct Learned {
     /// Whether a connection stays open after a response.
     pub keep_alive: bool,
     /// What it answers at once, and what comes.
-    pub quick: Route,
+    pub quick: (Route, Normal),
     /// What is slow enough, and what comes.
-    pub slow: Option<Route>,
+    pub slow: Option<(Route, Normal)>,
     /// Why the slow path that was given is not used.
     pub not_slow: Option<String>,
     /// Who leads, who listens, and what they are.
@@ -64,15 +64,15 @@ pub async fn learn(subject: &Subject, recorder: Recorder) -> Result<Learned, Sto
     let (mut slow, mut not_slow) = (None, None);
     match &stranger.slow {
         Some(route) => {
-            let route = known(&target, stranger, route, keep_alive).await?;
-            if route.takes() >= SLOW_ENOUGH {
-                slow = Some(route);
+            let (route, normal) = known(&target, stranger, route, keep_alive).await?;
+            if normal.takes >= SLOW_ENOUGH {
+                slow = Some((route, normal));
             } else {
-                let (path, takes) = (&route.path, route.takes());
+                let (path, takes) = (&route.path, normal.takes);
                 not_slow = Some(format!("{path} takes {takes:.1?}; at least {SLOW_ENOUGH:.1?} are needed"));
             }
         }
-        None if quick.takes() >= SLOW_ENOUGH => slow = Some(quick.clone()),
+        None if quick.1.takes >= SLOW_ENOUGH => slow = Some(quick.clone()),
         None => {}
     }
     let port = target.address.port();
@@ -95,7 +95,7 @@ impl Learned {
     pub fn words(&self) -> Vec<String> {
         let port = if self.own_port { "as it was told" } else { "found: it takes neither {port} nor PORT" };
         let mut words = vec![format!("port {} ({port})", self.port), described(&self.quick)];
-        if let Some(slow) = self.slow.as_ref().filter(|slow| slow.path != self.quick.path) {
+        if let Some(slow) = self.slow.as_ref().filter(|slow| slow.0.path != self.quick.0.path) {
             words.push(described(slow));
         }
         words.extend(self.not_slow.clone());
@@ -108,9 +108,10 @@ impl Learned {
     }
 }
 
-fn described(route: &Route) -> String {
-    let status = route.normal.map_or(String::new(), |normal| format!(" {}", normal.status));
-    format!("{} {} is answered{status} in {:.1?}", route.method, route.path, route.takes())
+fn described((route, normal): &(Route, Normal)) -> String {
+    let status = normal.due.status.map_or(String::new(), |status| format!("{status} "));
+    let length = normal.due.bytes.map_or("a body that changes".to_owned(), |bytes| format!("{bytes} bytes"));
+    format!("{} {} is answered {status}with {length} in {:.1?}", route.method, route.path, normal.takes)
 }
 
 /// Whether a connection stays open after a response.
@@ -130,8 +131,8 @@ async fn server_field(target: &Target, stranger: &Stranger) -> Option<String> {
     Some(answer.headers.get(SERVER)?.to_str().ok()?.to_owned())
 }
 
-/// The route with what it gets, by several requests: on one connection where that stays open.
-async fn known(target: &Target, stranger: &Stranger, route: &Route, keep_alive: bool) -> Result<Route, Stop> {
+/// What a route gets, by several requests: on one connection where that stays open.
+async fn known(target: &Target, stranger: &Stranger, route: &Route, keep_alive: bool) -> Result<(Route, Normal), Stop> {
     let mut answers = Vec::new();
     let mut connection = target.connect(Role::Warmup).await?;
     let began = Instant::now();
@@ -141,13 +142,21 @@ async fn known(target: &Target, stranger: &Stranger, route: &Route, keep_alive: 
         }
         let asked = Instant::now();
         let answer = connection.ask(stranger.ask(route, Role::Warmup)).await;
-        match (answer.outcome, answer.status) {
-            (Outcome::Answered, Some(status)) => answers.push(Normal { status, takes: asked.elapsed() }),
+        match (answer.outcome, answer.framing) {
+            (Outcome::Answered, Some(framing)) => answers.push((asked.elapsed(), answer, framing)),
             (outcome, _) => return Err(unanswered(route, outcome)),
         }
     }
-    answers.sort_by_key(|answer| answer.takes);
-    Ok(Route { normal: Some(answers[answers.len() / 2]), ..route.clone() })
+    answers.sort_by_key(|(took, ..)| *took);
+    let (takes, first, framing) = &answers[answers.len() / 2];
+    let same = |of: fn(&Answer) -> u64| answers.iter().all(|(_, answer, _)| of(answer) == of(first));
+    let due = Expected {
+        status: first.status,
+        bytes: same(|answer| answer.bytes).then_some(first.bytes),
+        digest: same(Answer::digest).then(|| first.digest()),
+    };
+    let normal = Normal { due, framing: *framing, takes: *takes };
+    Ok((Route { normal: Some(normal), ..route.clone() }, normal))
 }
 
 fn unanswered(route: &Route, outcome: Outcome) -> Stop {

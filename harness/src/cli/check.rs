@@ -202,11 +202,10 @@ impl Args {
     }
 
     fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderMap::from_iter([(HOST, self.host.clone())]);
         for (name, value) in &self.header {
             headers.append(name, value.clone());
         }
-        headers.entry(HOST).or_insert_with(|| self.host.clone());
         headers
     }
 
@@ -234,9 +233,9 @@ impl Args {
                 .collect(),
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Box::new(Stranger {
-                quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.clone()),
+                quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.0.clone()),
                 slow: match learned {
-                    Some(learned) => learned.slow.clone(),
+                    Some(learned) => learned.slow.as_ref().map(|(route, _)| route.clone()),
                     None => self.slow.as_ref().map(|path| self.slow_route(path)),
                 },
                 ready: self.ready.clone(),
@@ -368,7 +367,7 @@ fn to_json(
     json!({
         "port": learned.port,
         "keep_alive": learned.keep_alive,
-        "latency_ms": learned.quick.takes().as_secs_f64() * 1e3,
+        "latency_ms": learned.quick.1.takes.as_secs_f64() * 1e3,
         "learned": learned.words(),
         "language": learned.identity.language,
         "framework": learned.identity.framework.map(|framework| &framework.name),

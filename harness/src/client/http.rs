@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, Request, Response, Version, header};
@@ -55,6 +55,19 @@ pub struct Expected {
     pub status: Option<u16>,
     /// The length of its body.
     pub bytes: Option<u64>,
+    /// The digest of its body, see [`Answer::digest`].
+    pub digest: Option<u64>,
+}
+
+/// How the end of a body is told (RFC 9112, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// By its length.
+    Length,
+    /// By its last chunk.
+    Chunked,
+    /// By the end of the connection: a body that was cut looks like a whole one.
+    UntilEnd,
 }
 
 /// The body of a request.
@@ -105,6 +118,10 @@ pub struct Answer {
     pub close: bool,
     /// The instance that answered.
     pub instance: Option<String>,
+    /// The length of the body.
+    pub bytes: u64,
+    /// How the end of the body is told, where a head came.
+    pub framing: Option<Framing>,
     /// The header fields.
     pub headers: HeaderMap,
     /// The first part of the body: 4 MiB.
@@ -167,9 +184,9 @@ impl Ask {
         Self { expected: Expected { bytes: Some(bytes), ..self.expected }, ..self }
     }
 
-    /// The status that is due.
-    pub fn expect_status(self, status: u16) -> Self {
-        Self { expected: Expected { status: Some(status), ..self.expected }, ..self }
+    /// The response that is due.
+    pub fn expect(self, expected: Expected) -> Self {
+        Self { expected, ..self }
     }
 
     /// How long to wait for the answer.
@@ -327,7 +344,12 @@ impl Connection {
         let recorder = &self.log.recorder;
         came.outcome = match result {
             Ok(()) => {
-                let intact = (ask.path == "/echo").then(|| ask.payload.is(&received));
+                let due =
+                    ask.expected.digest.filter(|_| ask.expected.status.is_none_or(|due| came.status == Some(due)));
+                let intact = match due {
+                    Some(due) => Some(due == digest(&received)),
+                    None => (ask.path == "/echo").then(|| ask.payload.is(&received)),
+                };
                 recorder.record(Event::Answered { request: id, body_bytes: bytes, intact });
                 Outcome::Answered
             }
@@ -340,6 +362,7 @@ impl Connection {
                 Outcome::Lost(why)
             }
         };
+        came.bytes = bytes;
         came.body = received.into();
         came
     }
@@ -349,6 +372,7 @@ impl Connection {
         came.status = Some(response.status().as_u16());
         came.close = says_close(headers, response.version());
         came.instance = text(headers, "x-instance-id");
+        came.framing = Some(framing(response));
         came.headers.clone_from(headers);
         self.log.recorder.record(Event::Head {
             request: id.clone(),
@@ -389,6 +413,23 @@ async fn receive(
     Ok(())
 }
 
+fn framing(response: &Response<Incoming>) -> Framing {
+    let headers = response.headers();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        Framing::Chunked
+    } else if headers.contains_key(header::CONTENT_LENGTH) || response.body().is_end_stream() {
+        Framing::Length
+    } else {
+        Framing::UntilEnd
+    }
+}
+
+fn digest(body: &[u8]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    std::hash::Hasher::write(&mut hasher, body);
+    std::hash::Hasher::finish(&hasher)
+}
+
 fn says_close(headers: &HeaderMap, version: Version) -> bool {
     let says = |token: &str| {
         let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
@@ -403,7 +444,21 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 impl Answer {
     pub(super) fn without(outcome: Outcome) -> Self {
-        Self { outcome, status: None, close: false, instance: None, headers: HeaderMap::new(), body: Bytes::new() }
+        Self {
+            outcome,
+            status: None,
+            close: false,
+            instance: None,
+            bytes: 0,
+            framing: None,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
+
+    /// A digest of the first part of the body: two that are the same within a run are of the same bytes.
+    pub fn digest(&self) -> u64 {
+        digest(&self.body)
     }
 
     /// Whether a complete response below 400 came.

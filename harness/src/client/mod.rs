@@ -7,7 +7,7 @@ mod raw;
 mod wire;
 
 pub use arrivals::{Arrivals, arrive};
-pub use http::{Answer, Ask, Connection, Outcome, Payload, Pending};
+pub use http::{Answer, Ask, Connection, Expected, Framing, Outcome, Payload, Pending};
 pub use load::{Load, NotWarm, back_to_back, connect_storm};
 pub use raw::Raw;
 

@@ -219,10 +219,12 @@ fn fate(request: &Request) -> String {
         None => ", before any response byte".to_owned(),
     };
     match request.end {
-        End::Answered if !request.whole() && request.has_status_due() => {
-            let expected = request.expect_bytes.map_or("the bytes sent".to_owned(), |n| format!("{n} bytes"));
-            format!("{what} ended as if whole with {} body bytes instead of {expected}", request.body_bytes)
-        }
+        End::Answered if !request.whole() && request.has_status_due() => match request.expect_bytes {
+            Some(expected) if expected != request.body_bytes => {
+                format!("{what} ended as if whole with {} body bytes instead of {expected}", request.body_bytes)
+            }
+            _ => format!("{what} was answered with another body than is due"),
+        },
         End::Answered => format!(
             "{what} was answered {}{}",
             request.status.map_or("without a status".to_owned(), |status| status.to_string()),

@@ -8,7 +8,7 @@ use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
 
 use crate::catalog::{Feature, Server};
-use crate::client::{Ask, Payload};
+use crate::client::{Ask, Expected, Framing, Payload};
 use crate::link::Place;
 use crate::process::{Addressee, Launch};
 use crate::timeline::{Param, Role};
@@ -80,8 +80,10 @@ pub struct Route {
 /// What a request gets when nobody stops the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Normal {
-    /// The status of the response. Its body may well differ between two starts.
-    pub status: u16,
+    /// The status of the response, and its length and content where they do not change.
+    pub due: Expected,
+    /// How the end of its body is told.
+    pub framing: Framing,
     /// How long it takes: the median.
     pub takes: Duration,
 }
@@ -90,11 +92,6 @@ impl Route {
     /// A GET of which nothing is known.
     pub fn get(path: impl Into<String>) -> Self {
         Self { method: Method::GET, path: path.into(), body: None, normal: None }
-    }
-
-    /// How long it takes, as far as that is known.
-    pub fn takes(&self) -> Duration {
-        self.normal.map_or(Duration::ZERO, |normal| normal.takes)
     }
 }
 
@@ -106,10 +103,7 @@ impl Stranger {
             Some(body) => ask.payload(Payload::Whole(body.clone())),
             None => ask,
         };
-        match route.normal {
-            Some(normal) => ask.expect_status(normal.status),
-            None => ask,
-        }
+        ask.expect(route.normal.map_or(Expected::default(), |normal| normal.due))
     }
 }
 
