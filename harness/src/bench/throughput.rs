@@ -97,7 +97,7 @@ async fn requests_per_second(server: &Server, recorded: bool) -> Result<f64, Ben
     let target = run.start().await.map_err(|stop| failed(server, &stop.to_string()))?;
     // The line that a reference logs for each id is the harness's wish, and no part of serving.
     let ask = subject.ask(Role::KeepAlive).without_id();
-    let load = back_to_back(&run.client, target.address, &ask, CLIENTS);
+    let load = back_to_back(&run.client, target.address, &ask, CLIENTS, Duration::ZERO);
     tokio::time::sleep(WARM_UP).await;
     let (before, began) = (load.answered(), Instant::now());
     tokio::time::sleep(ROUND).await;

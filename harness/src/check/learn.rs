@@ -1,43 +1,85 @@
-//! What can be learnt of a server by starting it once: its port, its latency, its ways.
+//! What is learnt of a server before it is judged: it is started twice, side by side where that is possible, and asked
+//! in peace.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::header::SERVER;
 
-use super::Identity;
+use super::normal::{Depth, Watched, normal, watch};
+use super::peace::Peace;
+use super::ports::{self, Open};
+use super::{Identity, words};
 use crate::catalog::Feature;
-use crate::client::{Answer, Expected, Outcome};
+use crate::client::{Framing, Outcome};
 use crate::recorder::Recorder;
-use crate::scenario::{Manner, Normal, Route, Run, Stop, Stranger, Subject, Target};
+use crate::scenario::{Manner, Normal, Route, Run, Stop, Stranger, Subject, Target, unconfirmed};
 use crate::timeline::Role;
 
 /// The least latency of a path on which a single request is certainly in flight when the signal arrives.
 pub const SLOW_ENOUGH: Duration = Duration::from_millis(300);
-/// Requests by which it is learnt what a route gets.
-const SAMPLES: usize = 5;
-/// How long they may take together; there are two at least.
-const SAMPLING: Duration = Duration::from_secs(4);
 /// How long a connection is watched for being closed after its first response.
 const CLOSES_WITHIN: Duration = Duration::from_millis(150);
+/// Attempts at finding a status that stays: routes may come up one after the other.
+const SETTLES: usize = 5;
+/// Pause between the pieces of an upload whose answer is being learnt.
+const PIECE: Duration = Duration::from_millis(2);
+
+/// A route and what it gets.
+pub type Known = (Route, Normal);
 
 /// What was learnt.
 #[derive(Debug)]
 pub struct Learned {
     /// The port that it listens on.
     pub port: u16,
-    /// Whether that is the port that it was given.
+    /// Whether that is a port that it was given.
     pub own_port: bool,
+    /// Other ports that it listens on.
+    pub other_ports: BTreeSet<u16>,
+    /// Why two of it cannot live side by side, where they cannot.
+    pub alone: Option<String>,
+    /// How long its start takes, until its first answer.
+    pub start: Duration,
     /// Whether a connection stays open after a response.
     pub keep_alive: bool,
     /// What it answers at once, and what comes.
-    pub quick: (Route, Normal),
+    pub quick: Known,
     /// What is slow enough, and what comes.
-    pub slow: Option<(Route, Normal)>,
-    /// Why the slow path that was given is not used.
-    pub not_slow: Option<String>,
+    pub slow: Option<Known>,
+    /// A response in pieces that has an end, and what comes.
+    pub finite: Option<Known>,
+    /// A response in pieces that has none.
+    pub endless: Option<Route>,
+    /// What takes an upload, and what comes.
+    pub upload: Option<Known>,
+    /// What a steady load gets while nobody stops it.
+    pub peace: Peace,
     /// Who leads, who listens, and what they are.
     pub identity: Identity,
+}
+
+/// Why nothing can be learnt.
+#[derive(Debug, thiserror::Error)]
+pub enum NotLearned {
+    /// It does not start, or does not answer.
+    #[error(transparent)]
+    Stop(#[from] Stop),
+    /// It is known what it is, and that is not tested.
+    #[error("{0}")]
+    NotTested(String),
+    /// An option names what cannot be used.
+    #[error("{option} {path}: {why}")]
+    Unusable {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        path: String,
+        /// Why not, and what to do.
+        why: String,
+    },
 }
 
 /// A port that nobody uses at this moment.
@@ -48,80 +90,168 @@ pub fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Starts the subject, watches it, and stops it again.
+/// What the routes of one instance gave.
+struct Seen {
+    keep_alive: bool,
+    quick: Watched,
+    slow: Option<Watched>,
+    stream: Option<Watched>,
+    upload: Option<Watched>,
+}
+
+/// Starts the subject twice, asks it, and stops it again. `given` says that it certainly listens on the port that it
+/// is told; `second` is the same subject with another port, where it has a choice.
 ///
 /// # Errors
-/// When it does not start or does not answer.
-pub async fn learn(subject: &Subject, recorder: Recorder) -> Result<Learned, Stop> {
-    let Manner::Stranger(stranger) = &subject.manner else {
-        return Err(crate::scenario::unconfirmed("the subject is a stranger", "it keeps the contract"));
+/// When it does not start or does not answer, or what the options name cannot be used.
+pub async fn learn(
+    first: &Subject,
+    second: &Subject,
+    given: bool,
+    recorders: [Recorder; 2],
+) -> Result<Learned, NotLearned> {
+    let stranger = known_stranger(first)?;
+    let [recorder, recorder_two] = recorders;
+    let mut run = run_for(recorder, first)?;
+    let Open { target, start, others } = ports::open(&mut run, stranger, given).await?;
+    let (port, own_port) = (target.address.port(), target.address.port() == stranger.port);
+
+    // A second one at once: whether it can live beside the first, and what changes from start to start.
+    let may_live_beside = own_port && known_stranger(second)?.port != port;
+    let mut run_two = run_for(recorder_two.clone(), second)?;
+    let beside = async {
+        match may_live_beside {
+            true => Some(again(&mut run_two, second).await),
+            false => None,
+        }
     };
-    let mut run =
-        Run::new(recorder, subject, Default::default()).map_err(|error| Stop::Io("making a folder", error))?;
-    let target = run.start().await?;
-    let keep_alive = keeps_open(&target, stranger).await?;
-    let quick = known(&target, stranger, &stranger.quick, keep_alive).await?;
-    let (mut slow, mut not_slow) = (None, None);
-    match &stranger.slow {
-        Some(route) => {
-            let (route, normal) = known(&target, stranger, route, keep_alive).await?;
-            if normal.takes >= SLOW_ENOUGH {
-                slow = Some((route, normal));
-            } else {
-                let (path, takes) = (&route.path, normal.takes);
-                not_slow = Some(format!("{path} takes {takes:.1?}; at least {SLOW_ENOUGH:.1?} are needed"));
-            }
-        }
-        None if quick.1.takes >= SLOW_ENOUGH => slow = Some(quick.clone()),
-        None => {}
-    }
-    let port = target.address.port();
-    let header = server_field(&target, stranger).await;
-    // At the end: some install their handler only after they listen.
-    let identity = Identity::of(&target, subject.stop_signal(), header.as_deref());
+    let (seen, beside) = tokio::join!(look(&target, stranger, Depth::Spread), beside);
+    let seen = seen?;
+    let quick = ends(&seen.quick, "--path", &stranger.quick)?;
+    let due = normal(quick, &[]).and_then(|normal| normal.due.status);
+    let target = Arc::new(target);
+    let peace = Peace::watch(&target, &stranger.ask(&stranger.quick, Role::Warmup), due, seen.keep_alive).await;
     target.kill().await;
-    Ok(Learned { port, own_port: port == stranger.port, keep_alive, quick, slow, not_slow, identity })
-}
+    drop(target);
 
-impl Learned {
-    /// What the subject can do.
-    pub fn features(&self, ready: bool) -> impl Iterator<Item = Feature> {
-        let health = ready.then_some([Feature::Health, Feature::LameDuck]).into_iter().flatten();
-        let slow = self.slow.is_some().then_some(Feature::Slow);
-        self.keep_alive.then_some(Feature::KeepAlive).into_iter().chain(slow).chain(health)
-    }
-
-    /// The same in words, a sentence each.
-    pub fn words(&self) -> Vec<String> {
-        let port = if self.own_port { "as it was told" } else { "found: it takes neither {port} nor PORT" };
-        let mut words = vec![format!("port {} ({port})", self.port), described(&self.quick)];
-        if let Some(slow) = self.slow.as_ref().filter(|slow| slow.0.path != self.quick.0.path) {
-            words.push(described(slow));
+    let mut alone = (!own_port).then(|| format!("it listens on port {port}, whatever it is told"));
+    let (two, seen_two, start_two) = match beside {
+        Some(Ok((open, seen))) => {
+            let shared: Vec<u16> = open.others.intersection(&others).copied().collect();
+            if !shared.is_empty() || open.others.len() != others.len() {
+                alone = Some(format!("it listens on {} as well, whatever it is told", words::list(&others)));
+            }
+            (open.target, seen, open.start)
         }
-        words.extend(self.not_slow.clone());
-        words.push(match self.keep_alive {
-            true => "it keeps connections open".to_owned(),
-            false => "it closes the connection after each response".to_owned(),
-        });
-        words.extend(self.identity.words());
-        words
+        other => {
+            if let Some(Err(why)) = other {
+                alone = Some(format!("a second one beside it does not get going: {why}"));
+            } else if own_port {
+                alone = Some(format!("it was named by --port {port}"));
+            }
+            let mut only = second.clone();
+            if let Manner::Stranger(stranger) = &mut only.manner {
+                stranger.port = if own_port { stranger.port } else { port };
+            }
+            let mut run = run_for(recorder_two, &only)?;
+            let (open, seen) = again(&mut run, &only).await?;
+            (open.target, seen, open.start)
+        }
+    };
+    let header = server_field(&two, stranger).await;
+    // At the end: some install their handler only after they listen.
+    let identity = Identity::of(&two, first.stop_signal(), header.as_deref());
+    two.kill().await;
+    let start = if own_port { start.max(start_two) } else { start_two };
+
+    let mut learned = Learned {
+        port,
+        own_port,
+        other_ports: others,
+        alone,
+        start,
+        keep_alive: seen.keep_alive,
+        quick: known(&stranger.quick, quick, ends(&seen_two.quick, "--path", &stranger.quick)?)?,
+        slow: None,
+        finite: None,
+        endless: None,
+        upload: None,
+        peace,
+        identity,
+    };
+    learned.take_routes(stranger, &seen, &seen_two)?;
+    Ok(learned)
+}
+
+fn known_stranger(subject: &Subject) -> Result<&Stranger, Stop> {
+    match &subject.manner {
+        Manner::Stranger(stranger) => Ok(stranger),
+        Manner::Contract => Err(unconfirmed("the subject is a stranger", "it keeps the contract")),
     }
 }
 
-fn described((route, normal): &(Route, Normal)) -> String {
-    let status = normal.due.status.map_or(String::new(), |status| format!("{status} "));
-    let length = normal.due.bytes.map_or("a body that changes".to_owned(), |bytes| format!("{bytes} bytes"));
-    format!("{} {} is answered {status}with {length} in {:.1?}", route.method, route.path, normal.takes)
+fn run_for(recorder: Recorder, subject: &Subject) -> Result<Run<'_>, Stop> {
+    Run::new(recorder, subject, Default::default()).map_err(|error| Stop::Io("making a folder", error))
+}
+
+/// Starts another one and asks it briefly.
+async fn again(run: &mut Run<'_>, subject: &Subject) -> Result<(Open, Seen), NotLearned> {
+    let stranger = known_stranger(subject)?;
+    let open = ports::open(run, stranger, true).await?;
+    let seen = look(&open.target, stranger, Depth::Brief).await?;
+    Ok((open, seen))
+}
+
+/// Asks every route of one instance, one after the other: a server may do one thing at a time.
+async fn look(target: &Target, stranger: &Stranger, depth: Depth) -> Result<Seen, NotLearned> {
+    let keep_alive = keeps_open(target, stranger).await?;
+    let asked = |route: &Route| format!("{} {}", route.method, route.path);
+    let route = async |route: &Route| watch(target, &stranger.ask(route, Role::Warmup), &asked(route), depth).await;
+    let mut quick = route(&stranger.quick).await?;
+    for _ in 0..SETTLES {
+        match &quick {
+            Watched::Ends(samples)
+                if depth == Depth::Spread && samples[0].status != samples[samples.len() - 1].status =>
+            {
+                quick = route(&stranger.quick).await?;
+            }
+            _ => break,
+        }
+    }
+    let (mut slow, mut stream, mut upload) = (None, None, None);
+    if let Some(path) = &stranger.slow {
+        slow = Some(route(path).await?);
+    }
+    if let Some(path) = &stranger.finite {
+        stream = Some(route(path).await?);
+    }
+    if let Some(path) = &stranger.upload {
+        let ask = stranger.ask_upload(path, PIECE, Role::Warmup);
+        upload = Some(watch(target, &ask, &asked(path), depth).await?);
+    }
+    Ok(Seen { keep_alive, quick, slow, stream, upload })
 }
 
 /// Whether a connection stays open after a response.
 async fn keeps_open(target: &Target, stranger: &Stranger) -> Result<bool, Stop> {
     let mut connection = target.connect(Role::Warmup).await?;
     let answer = connection.ask(stranger.ask(&stranger.quick, Role::Warmup)).await;
-    if answer.outcome != Outcome::Answered {
-        return Err(unanswered(&stranger.quick, answer.outcome));
+    let until_end = answer.framing == Some(Framing::UntilEnd);
+    Ok(answer.outcome == Outcome::Answered
+        && !answer.close
+        && !until_end
+        && connection.ended(CLOSES_WITHIN).await.is_none())
+}
+
+fn ends<'w>(
+    watched: &'w Watched,
+    option: &'static str,
+    route: &Route,
+) -> Result<&'w [super::normal::Sample], NotLearned> {
+    match watched {
+        Watched::Ends(samples) => Ok(samples),
+        Watched::Endless => Err(unusable(option, route, "its response has no end: name it with --stream".to_owned())),
     }
-    Ok(!answer.close && connection.ended(CLOSES_WITHIN).await.is_none())
 }
 
 /// The `Server` field of a response.
@@ -131,34 +261,98 @@ async fn server_field(target: &Target, stranger: &Stranger) -> Option<String> {
     Some(answer.headers.get(SERVER)?.to_str().ok()?.to_owned())
 }
 
-/// What a route gets, by several requests: on one connection where that stays open.
-async fn known(target: &Target, stranger: &Stranger, route: &Route, keep_alive: bool) -> Result<(Route, Normal), Stop> {
-    let mut answers = Vec::new();
-    let mut connection = target.connect(Role::Warmup).await?;
-    let began = Instant::now();
-    while answers.len() < SAMPLES && (answers.len() < 2 || began.elapsed() < SAMPLING) {
-        if !keep_alive && !answers.is_empty() {
-            connection = target.connect(Role::Warmup).await?;
-        }
-        let asked = Instant::now();
-        let answer = connection.ask(stranger.ask(route, Role::Warmup)).await;
-        match (answer.outcome, answer.framing) {
-            (Outcome::Answered, Some(framing)) => answers.push((asked.elapsed(), answer, framing)),
-            (outcome, _) => return Err(unanswered(route, outcome)),
-        }
-    }
-    answers.sort_by_key(|(took, ..)| *took);
-    let (takes, first, framing) = &answers[answers.len() / 2];
-    let same = |of: fn(&Answer) -> u64| answers.iter().all(|(_, answer, _)| of(answer) == of(first));
-    let due = Expected {
-        status: first.status,
-        bytes: same(|answer| answer.bytes).then_some(first.bytes),
-        digest: same(Answer::digest).then(|| first.digest()),
-    };
-    let normal = Normal { due, framing: *framing, takes: *takes };
+fn unusable(option: &'static str, route: &Route, why: String) -> NotLearned {
+    NotLearned::Unusable { option, path: route.path.clone(), why }
+}
+
+fn known(
+    route: &Route,
+    first: &[super::normal::Sample],
+    second: &[super::normal::Sample],
+) -> Result<Known, NotLearned> {
+    let normal = normal(first, second).ok_or_else(|| unconfirmed("the server answers", route.path.clone()))?;
     Ok((Route { normal: Some(normal), ..route.clone() }, normal))
 }
 
-fn unanswered(route: &Route, outcome: Outcome) -> Stop {
-    crate::scenario::unconfirmed("the server answers", format!("{} {}: {outcome}", route.method, route.path))
+/// What a status says about a request that cannot be used.
+fn way_out(status: Option<u16>, route: &Route) -> String {
+    match status {
+        Some(405 | 501) => format!("it does not take {}: name its method with --method", route.method),
+        Some(401 | 403) => "it wants credentials: give them with -H 'Authorization: …'".to_owned(),
+        Some(400 | 421) => "it may want another host (--host) or another body (--body)".to_owned(),
+        Some(415 | 422) => "it wants another body: --body, and -H 'Content-Type: …'".to_owned(),
+        Some(404) => "there is no such path".to_owned(),
+        _ => "name another path".to_owned(),
+    }
+}
+
+impl Learned {
+    /// Sorts what the options named by what was seen of it.
+    fn take_routes(&mut self, stranger: &Stranger, first: &Seen, second: &Seen) -> Result<(), NotLearned> {
+        if let (Some(route), Some(slow), Some(again)) = (&stranger.slow, &first.slow, &second.slow) {
+            match (slow, again) {
+                (Watched::Ends(one), Watched::Ends(two)) => {
+                    let slow = known(route, one, two)?;
+                    long_enough("--slow", &slow)?;
+                    self.slow = Some(slow);
+                }
+                _ => self.endless = Some(route.clone()),
+            }
+        } else if self.quick.1.takes >= SLOW_ENOUGH {
+            self.slow = Some(self.quick.clone());
+        }
+        if let (Some(route), Some(stream), Some(again)) = (&stranger.finite, &first.stream, &second.stream) {
+            match (stream, again) {
+                (Watched::Ends(one), Watched::Ends(two)) => {
+                    let finite = known(route, one, two)?;
+                    long_enough("--stream", &finite)?;
+                    self.finite = Some(finite);
+                }
+                _ => self.endless = Some(route.clone()),
+            }
+        }
+        if let (Some(route), Some(Watched::Ends(one)), Some(Watched::Ends(two))) =
+            (&stranger.upload, &first.upload, &second.upload)
+        {
+            let upload = known(route, one, two)?;
+            let status = upload.1.due.status;
+            if status.is_none_or(|status| status >= 400) {
+                let answered = status.map_or("now this, now that".to_owned(), |status| status.to_string());
+                let why = format!("POST is answered {answered}; {}", way_out(status, route));
+                return Err(unusable("--upload", route, why));
+            }
+            self.upload = Some(upload);
+        }
+        Ok(())
+    }
+
+    /// What the subject can do.
+    pub fn features(&self, ready: bool) -> impl Iterator<Item = Feature> {
+        let health = ready.then_some([Feature::Health, Feature::LameDuck]).into_iter().flatten();
+        let has = [
+            (self.keep_alive, Feature::KeepAlive),
+            (self.slow.is_some(), Feature::Slow),
+            (self.finite.is_some(), Feature::FiniteStream),
+            (self.endless.is_some(), Feature::EndlessStream),
+            (self.upload.is_some(), Feature::Upload),
+        ];
+        has.into_iter().filter(|(has, _)| *has).map(|(_, feature)| feature).chain(health)
+    }
+}
+
+fn long_enough(option: &'static str, (route, normal): &Known) -> Result<(), NotLearned> {
+    if normal.takes >= SLOW_ENOUGH {
+        return Ok(());
+    }
+    let answered = normal.due.status.map_or(String::new(), |status| format!(" answered {status} and"));
+    let takes = normal.takes;
+    Err(unusable(
+        option,
+        route,
+        format!(
+            "is{answered} over in {takes:.1?}, and at least {SLOW_ENOUGH:.0?} are needed to have it in flight when the \
+             signal is sent; {}",
+            way_out(normal.due.status, route)
+        ),
+    ))
 }

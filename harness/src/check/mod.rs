@@ -2,14 +2,20 @@
 
 mod leader;
 mod learn;
+mod normal;
+mod peace;
+mod ports;
 mod profile;
 mod programs;
 mod results;
+mod words;
 
 pub use leader::{Diagnosis, Identity};
-pub use learn::{Learned, free_port, learn};
+pub use learn::{Learned, NotLearned, free_port, learn};
+pub use peace::Peace;
 pub use profile::Profile;
 pub use results::{CheckResults, FILE, to_be_judged_again};
+pub use words::NEVER_TESTED;
 
 use std::path::Path;
 
@@ -80,7 +86,8 @@ fn differs(subject: &Subject, scenario: &Scenario) -> bool {
 }
 
 /// Plays scenarios, each against a process of its own. `subject` makes the subject for one run: where the server
-/// takes the port that it is given, every run has another one, and light scenarios go on side by side. Where another
+/// takes the port that it is given, every run has another one, and light scenarios go on side by side where two can live
+/// so. Where another
 /// process leads than listens, it is played first whether the signal gets through: nothing else can be told where it
 /// does not.
 pub async fn play(
@@ -97,9 +104,9 @@ pub async fn play(
     let (first, rest): (Vec<_>, Vec<_>) = scenarios
         .into_iter()
         .partition(|scenario| !learned.identity.leader_listens && SIGNAL_FIRST.contains(&scenario.slug));
-    let mut all = play_all(first, &subject, learned.own_port, out, &mut done).await;
+    let mut all = play_all(first, &subject, learned.alone.is_none(), out, &mut done).await;
     match all.iter().find_map(through) {
-        None => all.extend(play_all(rest, &subject, learned.own_port, out, &mut done).await),
+        None => all.extend(play_all(rest, &subject, learned.alone.is_none(), out, &mut done).await),
         Some(why) => {
             let why = format!("the signal did not reach the server: {why}");
             all.extend(rest.into_iter().map(|scenario| untested(scenario, &why)).inspect(&mut done));
@@ -129,13 +136,13 @@ fn untested(scenario: &'static Scenario, why: &str) -> Played {
 async fn play_all(
     scenarios: Vec<&'static Scenario>,
     subject: &impl Fn() -> Subject,
-    own_ports: bool,
+    side_by_side: bool,
     out: &Path,
     done: &mut impl FnMut(&Played),
 ) -> Vec<Played> {
     let mut all = Vec::new();
     let (heavy, light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.pace == Pace::Heavy);
-    for (scenarios, limit) in [(light, if own_ports { SIDE_BY_SIDE } else { 1 }), (heavy, 1)] {
+    for (scenarios, limit) in [(light, if side_by_side { SIDE_BY_SIDE } else { 1 }), (heavy, 1)] {
         let mut waiting = scenarios.into_iter();
         let mut running = JoinSet::new();
         loop {

@@ -65,6 +65,9 @@ impl Profile {
             "clean-exit-status" => "whoever supervises the process reads a failure from its exit status",
             "int-like-term" => "Ctrl-C in a terminal and some supervisors send SIGINT",
             "startup-signal-ends-process" => "a roll-out that is turned back stops processes that are just starting",
+            "endless-stream-ends" => {
+                "a stream that breaks off looks like a failure, and one that goes on holds the process"
+            }
             "second-signal-exits" => "somebody who asks twice wants out",
             "hup-keeps-serving" => "a closed terminal or a log rotation sends SIGHUP",
             _ => "",

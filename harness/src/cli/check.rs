@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{CliError, Status};
 use crate::catalog::{Feature, KnownFailures};
-use crate::check::{self, Learned, Profile, RuleSummary};
+use crate::check::{self, Learned, NotLearned, Profile, RuleSummary};
 use crate::link::Place;
 use crate::process::{Addressee, Launch, guardian::Guardian};
 use crate::recorder::Recorder;
@@ -27,10 +27,12 @@ use crate::verdict::Verdict;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The server is started once for each scenario. It learns its port from {port} in the command or from the
-variable PORT; where it takes neither, the port that it listens on is found.
+variable PORT; where it takes neither, --port names it, or the port that it listens on is found.
 
 Examples:
   drainspec check --slow /report -- ./my-server --port {port}
+  drainspec check --slow /report --method POST --body '{}' -H 'Content-Type: application/json' -- ./my-server
+  drainspec check --port 8080 --stream /events --upload /files -- ./my-server
   drainspec check --signal QUIT -- nginx -c /etc/nginx/nginx.conf -g 'daemon off;'"
 )]
 pub struct Args {
@@ -46,12 +48,21 @@ pub struct Args {
     /// The body of the request to the slow path
     #[arg(long, value_name = "TEXT", requires = "slow")]
     body: Option<String>,
+    /// A path whose response comes in pieces over half a second or more, or without an end
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    stream: Option<String>,
+    /// A path that takes a body of 240 KiB by POST
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    upload: Option<String>,
     /// A header field of every request (may be repeated)
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     header: Vec<(HeaderName, HeaderValue)>,
     /// The host that is asked for
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     host: HeaderValue,
+    /// The port that it listens on, where it takes neither {port} nor PORT
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
     /// The readiness probe: with it the probe must fail before the listener closes
     #[arg(long, value_name = "PATH", value_parser = path)]
     ready: Option<String>,
@@ -102,8 +113,12 @@ enum Format {
 
 /// How a user makes a server testable in more ways, and the features that this brings. What is missing here needs
 /// a server that keeps drainspec's contract.
-const TESTABLE: [(&str, &[Feature]); 2] =
-    [("--slow PATH", &[Feature::Slow]), ("--ready PATH", &[Feature::Health, Feature::LameDuck])];
+const TESTABLE: [(&str, &[Feature]); 4] = [
+    ("--slow PATH", &[Feature::Slow]),
+    ("--stream PATH", &[Feature::FiniteStream, Feature::EndlessStream]),
+    ("--upload PATH", &[Feature::Upload]),
+    ("--ready PATH", &[Feature::Health, Feature::LameDuck]),
+];
 
 /// What is said of all rules of which nothing can be told for the same reason.
 const MISSED: &str = "the signal did not reach the server";
@@ -152,13 +167,17 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     let folder = std::env::current_dir().map_err(|source| CliError::Io { path: PathBuf::from("."), source })?;
     let subject = |learned: Option<&Learned>| args.subject(&folder, learned);
 
-    let log = out.join("timelines").join("learning.ndjson");
-    let first = subject(None)?;
-    let recorder = Recorder::create(runner::plain_header(&first, "learning"), &log)
-        .map_err(|source| CliError::Io { path: log.clone(), source })?;
-    let learned = check::learn(&first, recorder).await;
-    let learned =
-        learned.map_err(|stop| CliError::NotTestable { command: args.command.join(" "), why: stop.to_string() })?;
+    let (first, second) = (subject(None)?, subject(None)?);
+    let recorder = |what: &str, subject: &Subject| {
+        let log = out.join("timelines").join(format!("{what}.ndjson"));
+        Recorder::create(runner::plain_header(subject, what), &log).map_err(|source| CliError::Io { path: log, source })
+    };
+    let recorders = [recorder("learning", &first)?, recorder("learning-again", &second)?];
+    let learned = check::learn(&first, &second, args.port.is_some(), recorders).await;
+    let learned = learned.map_err(|why| match why {
+        NotLearned::Unusable { .. } => CliError::Unusable(why),
+        why => CliError::NotTestable { command: args.command.join(" "), why: why.to_string() },
+    })?;
     let chosen_for = subject(Some(&learned))?;
     let (chosen, left) = check::choose(&chosen_for);
     let mut progress = Progress::new(chosen.len());
@@ -202,17 +221,18 @@ impl Args {
     }
 
     fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::from_iter([(HOST, self.host.clone())]);
+        let mut headers = HeaderMap::new();
         for (name, value) in &self.header {
             headers.append(name, value.clone());
         }
+        headers.entry(HOST).or_insert_with(|| self.host.clone());
         headers
     }
 
     /// The subject of one run, with a port of its own where the server takes it.
     fn subject(&self, folder: &std::path::Path, learned: Option<&Learned>) -> Result<Subject, CliError> {
         let fixed = learned.filter(|learned| !learned.own_port).map(|learned| learned.port);
-        let port = match fixed {
+        let port = match self.port.or(fixed) {
             Some(port) => port,
             None => check::free_port().map_err(|source| CliError::Io { path: "a free port".into(), source })?,
         };
@@ -225,12 +245,16 @@ impl Args {
             launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
             features,
             promises_contract: false,
-            params: [(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)]
-                .into_iter()
-                .chain(
-                    learned.and_then(|l| l.slow.as_ref()).map(|slow| (Param::InFlightFor, slow.takes().as_secs_f64())),
-                )
-                .collect(),
+            params: [
+                (Param::IdleLinger, IDLE_LINGER),
+                (Param::DrainTimeout, self.grace as f64),
+                (Param::LostInPeace, learned.map_or(0.0, |learned| learned.peace.loses())),
+            ]
+            .into_iter()
+            .chain(
+                learned.and_then(|l| l.slow.as_ref()).map(|(_, slow)| (Param::InFlightFor, slow.takes.as_secs_f64())),
+            )
+            .collect(),
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Box::new(Stranger {
                 quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.0.clone()),
@@ -238,6 +262,17 @@ impl Args {
                     Some(learned) => learned.slow.as_ref().map(|(route, _)| route.clone()),
                     None => self.slow.as_ref().map(|path| self.slow_route(path)),
                 },
+                finite: match learned {
+                    Some(learned) => learned.finite.as_ref().map(|(route, _)| route.clone()),
+                    None => self.stream.as_ref().map(Route::get),
+                },
+                endless: learned.and_then(|learned| learned.endless.clone()),
+                upload: match learned {
+                    Some(learned) => learned.upload.as_ref().map(|(route, _)| route.clone()),
+                    None => self.upload.as_ref().map(|path| Route { method: Method::POST, ..Route::get(path) }),
+                },
+                rate: learned
+                    .and_then(|learned| learned.peace.limited_after.map(|_| learned.peace.rate.unwrap_or(0.0))),
                 ready: self.ready.clone(),
                 headers: self.headers(),
                 stop: match self.signal {
@@ -276,8 +311,8 @@ impl Args {
     ) -> Result<(), CliError> {
         let bold = Style::new().bold();
         say!("{}", report::paint(bold, &self.command.join(" ")))?;
-        for diagnosis in &learned.identity.diagnoses {
-            say!("  {}    {diagnosis}", report::paint(report::verdict_style(Verdict::Warn), "note"))?;
+        for note in learned.notes() {
+            say!("  {}    {note}", report::paint(report::verdict_style(Verdict::Warn), "note"))?;
         }
         for words in learned.words() {
             say!("  learnt  {words}")?;
@@ -326,6 +361,7 @@ impl Args {
                 say!("\nnot tested, but with {how}: {}", names.join(", "))?;
             }
         }
+        say!("\nnever tested: {}", check::NEVER_TESTED)?;
         for (verdict, reasons) in [(Verdict::Skipped, skipped), (Verdict::Error, errors)] {
             for reason in reasons {
                 say!("\n{} {reason}", report::paint(report::verdict_style(verdict), verdict.word()))?;
@@ -373,7 +409,8 @@ fn to_json(
         "framework": learned.identity.framework.map(|framework| &framework.name),
         "leader": learned.identity.leader,
         "server": learned.identity.server,
-        "notes": learned.identity.diagnoses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "start_ms": learned.start.as_secs_f64() * 1e3,
+        "notes": learned.notes(),
         "rules": summaries.iter().map(|summary| json!({
             "rule": summary.verdict.rule,
             "level": summary.verdict.level,
@@ -386,6 +423,7 @@ fn to_json(
             "source": learned.identity.remedy(&summary.verdict.rule).and_then(|(_, source)| source),
         })).collect::<Vec<_>>(),
         "not_tested": left.iter().map(|(scenario, lacks)| json!({"scenario": scenario.slug, "lacks": lacks})).collect::<Vec<_>>(),
+        "never_tested": check::NEVER_TESTED,
         "skipped": skipped,
         "errors": errors,
     })

@@ -156,6 +156,9 @@ pub enum CliError {
         /// Why not, and what to do.
         why: String,
     },
+    /// An option of `check` names what cannot be used.
+    #[error(transparent)]
+    Unusable(crate::check::NotLearned),
     /// A timeline is not in order.
     #[error("{}: {source}", path.display())]
     Timeline {
@@ -192,7 +195,7 @@ impl CliError {
             | Self::NothingUnexpected
             | Self::NothingToJudge { .. } => Status::NothingSelected,
             // In a file it would be that file's value.
-            Self::Unknown { .. } | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,
+            Self::Unknown { .. } | Self::Unusable(_) | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,
             Self::NoServers { .. }
             | Self::Catalog(_)
             | Self::KnownMatchesNothing { .. }

@@ -57,6 +57,8 @@ pub struct Expected {
     pub bytes: Option<u64>,
     /// The digest of its body, see [`Answer::digest`].
     pub digest: Option<u64>,
+    /// Whether a body that is cut looks like a whole one: its end is that of the connection, and its length not known.
+    pub cut_hidden: bool,
 }
 
 /// How the end of a body is told (RFC 9112, section 6.3).
@@ -268,7 +270,8 @@ impl Ask {
 }
 
 impl Payload {
-    fn length(&self) -> Option<usize> {
+    /// Its length in bytes.
+    pub fn length(&self) -> Option<usize> {
         match self {
             Self::None => None,
             Self::Whole(bytes) => Some(bytes.len()),
@@ -471,6 +474,11 @@ impl Pending {
     /// Whether the request is still on its way.
     pub fn is_open(&self) -> bool {
         !self.task.is_finished()
+    }
+
+    /// Bytes that have come on its connection.
+    pub fn received(&self) -> u64 {
+        self.log.received()
     }
 
     /// Waits until the head of the response has come; `false` where none has in time.

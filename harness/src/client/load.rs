@@ -28,6 +28,9 @@ pub struct NotWarm {
     answers: u64,
 }
 
+/// A rate limiter's answer: no client's request was served.
+const LIMITED: u16 = 429;
+
 /// Clients at work.
 pub struct Load {
     clients: JoinSet<()>,
@@ -35,22 +38,29 @@ pub struct Load {
     answered: Arc<AtomicU64>,
 }
 
-/// Starts clients that each ask back to back on one connection, and open another when theirs has ended.
-pub fn back_to_back(client: &Client, address: SocketAddr, ask: &Ask, clients: usize) -> Load {
-    start(client, address, ask, clients, false)
+/// Starts clients that each ask back to back, with a pause between two requests, on one connection, and open another when
+/// theirs has ended.
+pub fn back_to_back(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, pause: Duration) -> Load {
+    start(client, address, ask, clients, pause, false)
 }
 
-/// Starts clients that each connect for every request.
-pub fn connect_storm(client: &Client, address: SocketAddr, ask: &Ask, clients: usize) -> Load {
-    start(client, address, ask, clients, true)
+/// Starts clients that each connect for every request, with a pause between two.
+pub fn connect_storm(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, pause: Duration) -> Load {
+    start(client, address, ask, clients, pause, true)
 }
 
-fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, one_each: bool) -> Load {
+fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, pause: Duration, one_each: bool) -> Load {
     let mut load = Load { clients: JoinSet::new(), stop: CancellationToken::new(), answered: Arc::default() };
-    for _ in 0..clients {
+    for number in 0..clients {
+        // Clients that pause do not all ask at once.
+        let first = pause.mul_f64(number as f64 / clients as f64);
         let (client, ask) = (client.clone(), ask.clone());
         let (stop, answered) = (load.stop.clone(), load.answered.clone());
         load.clients.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(first) => {}
+                () = stop.cancelled() => {}
+            }
             while !stop.is_cancelled() {
                 let mut connection = match client.connect(address, ask.role()).await {
                     Ok(connection) => connection,
@@ -61,8 +71,14 @@ fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, one_ea
                 };
                 while !stop.is_cancelled() {
                     let answer = connection.ask(ask.clone()).await;
-                    if answer.outcome == Outcome::Answered {
+                    if answer.outcome == Outcome::Answered && answer.status != Some(LIMITED) {
                         answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if !pause.is_zero() {
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => {}
+                            () = stop.cancelled() => {}
+                        }
                     }
                     if one_each || answer.close || answer.outcome != Outcome::Answered {
                         break;
@@ -91,7 +107,7 @@ impl Load {
         }
     }
 
-    /// Requests answered so far.
+    /// Requests answered so far, by other than a rate limiter.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }

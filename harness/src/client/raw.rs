@@ -106,6 +106,7 @@ impl Raw {
             path: path.to_owned(),
             expect_bytes,
             expect_status: None,
+            cut_hidden: false,
         });
     }
 

@@ -3,6 +3,7 @@
 mod build;
 mod groups;
 pub mod guardian;
+mod listeners;
 mod sabotage;
 mod sockets;
 mod spawn;
@@ -10,7 +11,8 @@ mod tree;
 
 pub use build::{BuildError, build};
 pub use groups::kill_all;
-pub use sockets::{Watch, half_open, listener_inode, server_sides, watch_listener};
+pub use listeners::holders;
+pub use sockets::{Watch, clients_waiting, half_open, listener_inode, server_sides, watch_listener};
 pub use spawn::{Addressee, Exit, Launch, Listening, Output, Spawned, StartError, start};
 pub use tree::{Listeners, Tree, command_line, see};
 

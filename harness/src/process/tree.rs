@@ -21,7 +21,7 @@ const SHOWN: usize = 80;
 pub struct Tree {
     /// Every process, the leader among them while it lives.
     pub pids: BTreeSet<i32>,
-    place: Place,
+    pub(super) place: Place,
 }
 
 impl Tree {
@@ -51,12 +51,6 @@ impl Tree {
             pids.extend(children);
         }
         Self { pids, place: place.clone() }
-    }
-
-    /// Ports that these processes listen on.
-    pub fn ports(&self) -> BTreeSet<u16> {
-        let inodes = self.pids.iter().flat_map(|pid| socket_inodes(*pid)).collect();
-        sockets::listening_ports(&self.place, &inodes).unwrap_or_default()
     }
 
     /// Whoever listens at this address: those of this tree, and whoever else.
@@ -185,7 +179,7 @@ fn tag_of(pid: i32) -> Option<String> {
     variables.find(|(name, _)| *name == guardian::VARIABLE).map(|(_, value)| value.to_owned())
 }
 
-fn socket_inodes(pid: i32) -> impl Iterator<Item = u32> {
+pub(super) fn socket_inodes(pid: i32) -> impl Iterator<Item = u32> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let target = std::fs::read_link(entry.path()).ok()?;

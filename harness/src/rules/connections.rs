@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::signals::LONGER;
 use super::{
-    Basis, Finding, Level, Rule, SLACK_US, each, ending_word, fate, in_flight, ms, opened, seconds, stopped, within,
+    Basis, Finding, Level, Rule, SLACK_US, but_for_peace, each, ending_word, fate, in_flight, ms, opened, seconds,
+    stopped, within,
 };
 use crate::timeline::{ConnectionId, End, Ending, NotOpened, Opening, Param, Process, Request, Role, View};
 
@@ -217,9 +218,12 @@ fn nothing_lost(
     match lost.first() {
         None if asked.is_empty() => Finding::inconclusive("nobody asked"),
         None => Finding::holds(format!("0 of {} lost", asked.len())),
-        Some(first) => Finding::violated(
-            format!("{} of {} lost: {}", lost.len(), asked.len(), fate(first)),
-            lost.iter().take(5).map(|request| request.ended.unwrap_or(request.sent)),
+        Some(first) => but_for_peace(
+            view,
+            Finding::violated(
+                format!("{} of {} lost: {}", lost.len(), asked.len(), fate(first)),
+                lost.iter().take(5).map(|request| request.ended.unwrap_or(request.sent)),
+            ),
         ),
     }
 }

@@ -10,7 +10,7 @@ pub use texts::{Text, text};
 
 use serde::{Deserialize, Serialize};
 
-use crate::timeline::{Connection, End, Ending, Process, Request, Role, View};
+use crate::timeline::{Connection, End, Ending, Param, Process, Request, Role, View};
 
 /// Slack, in microseconds, that every timing rule grants: what a busy two-core machine takes from a server that
 /// is in order. Rules on order and on loss have none.
@@ -180,6 +180,18 @@ fn within(view: &View, what: &str, from: u64, at: Option<u64>, limit: u64) -> Fi
             [from, at],
         ),
         None => Finding::violated(format!("{what}: not within {} and {} of slack", ms(limit), ms(SLACK_US)), [from]),
+    }
+}
+
+/// What a server loses under load says nothing of the signal where it loses requests without one.
+fn but_for_peace(view: &View, finding: Finding) -> Finding {
+    match view.param(Param::LostInPeace).filter(|share| *share > 0.0) {
+        Some(share) if finding.outcome == Outcome::Violated => Finding::inconclusive(format!(
+            "{}; but it loses {:.1} % of the requests while nobody stops it",
+            finding.actual,
+            share * 100.0
+        )),
+        _ => finding,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::signals::LONGER;
 use super::{
-    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, each, fate, in_flight, ms, seconds, signals, stopped, within,
+    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, but_for_peace, each, fate, in_flight, ms, seconds, signals,
+    stopped, within,
 };
 use crate::timeline::{Break, End, Ending, Lines, Param, Request, Role, View};
 
@@ -121,7 +122,11 @@ const DUE: [Role; 5] = [Role::InFlight, Role::Finite, Role::Upload, Role::SlowRe
 const READ_BEFORE_US: u64 = 5_000;
 
 fn due<'v, 't>(view: &'v View<'t>, signalled: u64) -> impl Iterator<Item = &'v Request<'t>> {
-    let read = move |request: &&Request| request.read.is_some_and(|read| read + READ_BEFORE_US <= signalled);
+    // An answer may have been on its way to us: the last look before the signal saw none.
+    let last = view.looks.iter().rfind(|look| **look <= signalled).copied();
+    let read = move |request: &&Request| {
+        request.read.is_some_and(|read| read + READ_BEFORE_US <= signalled) && request.in_hand == last
+    };
     let saturated = in_flight(view, Role::Saturated, signalled).filter(read);
     DUE.into_iter().flat_map(move |role| in_flight(view, role, signalled)).chain(saturated)
 }
@@ -131,9 +136,22 @@ fn in_flight_answered(view: &View) -> Finding {
         Ok((_, signalled)) => signalled,
         Err(finding) => return finding,
     };
-    each(due(view, signalled), "no request was certainly in flight when the signal was sent", |request| {
-        request.has_status_due()
-    })
+    let nothing = "no request was certainly in flight when the signal was sent";
+    let finding = each(due(view, signalled), nothing, |request| request.has_status_due());
+    // What a stranger had in hand it may have answered in the moment before the signal: where it dropped others that
+    // were on their way, nobody knows.
+    let learnt = |request: &&Request| request.expect_status.is_some() && request.lost();
+    let dropped = in_flight(view, Role::Saturated, signalled).filter(learnt).count();
+    if finding.outcome == Outcome::Holds && dropped > 0 {
+        return Finding::inconclusive(format!(
+            "what was in its hands was answered, but perhaps before the signal: {dropped} on their way were lost"
+        ));
+    }
+    // One single request is not lost by chance.
+    match view.requests(Role::Saturated).next() {
+        Some(_) => but_for_peace(view, finding),
+        None => finding,
+    }
 }
 
 fn response_untruncated(view: &View) -> Finding {
@@ -144,7 +162,14 @@ fn response_untruncated(view: &View) -> Finding {
     let begun = due(view, signalled).filter(|request| request.head.is_some());
     // An error that is delivered whole is another rule's concern.
     let delivered = |request: &Request| request.whole() || !request.has_status_due();
-    each(begun, "no response had begun", |request| request.answered() && delivered(request))
+    let finding = each(begun, "no response had begun", |request| request.answered() && delivered(request));
+    match due(view, signalled).find(|request| request.head.is_some() && request.cut_hidden) {
+        Some(hidden) if finding.outcome == Outcome::Holds => Finding::inconclusive(format!(
+            "{} ends with its connection, and its length changes: one that was cut looks like a whole one",
+            hidden.path
+        )),
+        _ => finding,
+    }
 }
 
 fn endless_stream_ends(view: &View) -> Finding {

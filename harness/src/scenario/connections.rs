@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::run::unconfirmed;
+use super::stopped::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow, Upload};
 use crate::client::{Ask, Payload, Raw};

@@ -3,15 +3,19 @@
 //! A scenario acts and records; it never judges. It speaks to a [`Target`], not to a server of ours.
 
 mod connections;
+mod discover;
 mod health;
 mod races;
 mod requests;
 mod run;
 mod signals;
+mod stopped;
 mod subject;
 mod target;
 
-pub use run::{Run, Stop, unconfirmed};
+pub use discover::{listening_on, reachable};
+pub use run::Run;
+pub use stopped::{Stop, starved, unconfirmed};
 pub use subject::{Manner, Normal, Route, Stranger, Subject};
 pub use target::Target;
 

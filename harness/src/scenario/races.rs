@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::run::unconfirmed;
+use super::stopped::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, Target, body};
 use crate::catalog::Feature::{KeepAlive, Limits};
-use crate::client::{Answer, Arrivals, Connection, Load, arrive, back_to_back, connect_storm};
+use crate::client::{Answer, Arrivals, Connection, Load, arrive};
 use crate::process;
 use crate::timeline::{Param, Role};
 
@@ -106,8 +106,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..run.param(Param::Rounds) as usize {
         let mut target = run.start().await?;
-        let (ask, clients) = (run.subject.ask(Role::KeepAlive), run.param(Param::Clients) as usize);
-        let load = back_to_back(&run.client, target.address, &ask, clients);
+        let load = run.load(&target, &run.subject.ask(Role::KeepAlive), false)?;
         under_load(run, &mut target, load).await?;
         target.kill().await; // whatever is left of it, before the next one starts
     }
@@ -117,8 +116,7 @@ async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
 async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..run.param(Param::Rounds) as usize {
         let mut target = run.start().await?;
-        let (ask, clients) = (run.subject.ask(Role::Storm), run.param(Param::Clients) as usize);
-        let load = connect_storm(&run.client, target.address, &ask, clients);
+        let load = run.load(&target, &run.subject.ask(Role::Storm), true)?;
         under_load(run, &mut target, load).await?;
         target.kill().await;
     }
@@ -246,9 +244,8 @@ async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result
 
 async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let clients = run.param(Param::Clients) as usize;
-    let storm = connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), clients);
-    let load = back_to_back(&run.client, target.address, &run.subject.ask(Role::Sustained), clients);
+    let storm = run.load(&target, &run.subject.ask(Role::Storm), true)?;
+    let load = run.load(&target, &run.subject.ask(Role::Sustained), false)?;
     under_load(run, &mut target, load).await?;
     storm.stop().await;
     Ok(())
@@ -256,7 +253,7 @@ async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
 
 /// Signals once every client has been answered several times, and lets the load go on until the process is gone.
 async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Result<(), Stop> {
-    load.warm(5 * run.param(Param::Clients) as u64).await?;
+    load.warm(run.warm_answers(5)).await?;
     run.confirmed("every client has been answered several times");
     target.signal(run.stop_signal());
     target.exited().await;

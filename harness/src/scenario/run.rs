@@ -7,78 +7,24 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::subject::{Manner, Stranger, Subject};
+use super::stopped::{Stop, unconfirmed};
+use super::subject::{Manner, Subject};
 use super::target::{Stopping, Target};
 use crate::catalog::Feature;
-use crate::client::{Ask, Client, Connection, NotWarm, Outcome, Pending};
-use crate::link::{Link, NoLink, WAY_OUT};
+use crate::client::{Ask, Client, Connection, Load, Outcome, Pending, back_to_back, connect_storm};
+use crate::link::{Link, Place};
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
-use crate::timeline::{Event, NotOpened, Param, ProcessId, RequestId, Role, Seen};
+use crate::timeline::{Event, Param, ProcessId, RequestId, Role};
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a load may take to get going that a rate limiter slows.
+const LIMITED_WITHIN: Duration = Duration::from_secs(8);
 /// Pause between two looks at metrics, or at the kernel's table.
 const LOOK: Duration = Duration::from_millis(10);
 /// So many looks in a row show that a connection is gone, and not merely on its way.
 const GONE: u32 = 100;
-
-/// Why a scenario went no further.
-#[derive(Debug, thiserror::Error)]
-pub enum Stop {
-    /// A precondition could not be established: there is no verdict.
-    #[error("{what}: {why}")]
-    Unconfirmed {
-        /// The precondition.
-        what: String,
-        /// Why it does not hold.
-        why: String,
-    },
-    /// This machine lacks something that the scenario needs: there is nothing to judge.
-    #[error("{0}")]
-    Skipped(String),
-    /// The server did not start.
-    #[error("the server {0}")]
-    Start(#[from] StartError),
-    /// Somebody else answers on the server's port.
-    #[error(
-        "the server says it is instance {expected}, but {found} answers on its port: is another one still running?"
-    )]
-    Impostor {
-        /// Who was started.
-        expected: String,
-        /// Who answers.
-        found: String,
-    },
-    /// Somebody else listens on the server's port as well.
-    #[error("{others} listens on port {port}, too, and may answer in the server's place: stop it first")]
-    SharedPort {
-        /// The port.
-        port: u16,
-        /// Who else listens there.
-        others: Seen,
-    },
-    /// The harness could not do its part.
-    #[error("{0}: {1}")]
-    Io(&'static str, std::io::Error),
-}
-
-/// A precondition does not hold.
-pub fn unconfirmed(what: &str, why: impl Into<String>) -> Stop {
-    Stop::Unconfirmed { what: what.to_owned(), why: why.into() }
-}
-
-impl From<NotWarm> for Stop {
-    fn from(load: NotWarm) -> Self {
-        unconfirmed("the load is running", load.to_string())
-    }
-}
-
-impl From<NoLink> for Stop {
-    fn from(why: NoLink) -> Self {
-        Self::Skipped(format!("no link with delay can be made here ({why}): {WAY_OUT}"))
-    }
-}
 
 /// One run of one scenario against one subject.
 pub struct Run<'s> {
@@ -168,9 +114,19 @@ impl<'s> Run<'s> {
         }
     }
 
+    /// Where the server is, seen over the link, where there is one.
+    pub(super) fn over(&self) -> Option<IpAddr> {
+        self.link.as_ref().map(|link| link.server_address)
+    }
+
+    /// Where the server runs.
+    pub(super) fn place(&self) -> Place {
+        self.link.as_ref().map_or(Place::HERE, |link| link.server.clone())
+    }
+
     /// The address at which the client finds the server.
     fn server_ip(&self) -> IpAddr {
-        self.link.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |link| link.server_address)
+        self.over().unwrap_or(Ipv4Addr::LOCALHOST.into())
     }
 
     /// Starts the subject and makes sure that it is the one that answers.
@@ -178,6 +134,9 @@ impl<'s> Run<'s> {
     /// # Errors
     /// When it does not start, or somebody else answers.
     pub async fn start(&mut self) -> Result<Target, Stop> {
+        if let Manner::Stranger(stranger) = &self.subject.manner {
+            self.port_is_free(stranger.port).await?;
+        }
         self.start_with(&[]).await
     }
 
@@ -187,12 +146,27 @@ impl<'s> Run<'s> {
     /// As [`Self::start`].
     pub async fn start_with(&mut self, more: &[(&str, &str)]) -> Result<Target, Stop> {
         let mut process = self.spawn(more)?;
-        let listening = match &self.subject.manner {
-            Manner::Contract => process.listening().await?,
-            Manner::Stranger(stranger) => self.discover(&process, stranger).await?,
+        let subject = self.subject;
+        let (address, listening) = match &subject.manner {
+            Manner::Contract => {
+                let listening = process.listening().await?;
+                let address = SocketAddr::from((self.server_ip(), listening.port));
+                self.greet(address, listening.instance.as_deref()).await?;
+                (address, listening)
+            }
+            Manner::Stranger(stranger) => {
+                let address = self.meet(&process, stranger).await?;
+                (address, Listening { port: address.port(), admin_port: None, instance: None })
+            }
         };
-        let address = SocketAddr::from((self.server_ip(), listening.port));
-        self.greet(address, listening.instance.as_deref()).await?;
+        self.target(process, address, listening)
+    }
+
+    /// A process that was found to answer at an address.
+    ///
+    /// # Errors
+    /// When somebody else listens there as well.
+    pub fn target(&self, process: Spawned, address: SocketAddr, listening: Listening) -> Result<Target, Stop> {
         let listeners = process.tree().listeners(address);
         if matches!(self.subject.manner, Manner::Stranger(_))
             && let Some(other) = listeners.strangers.first()
@@ -223,6 +197,7 @@ impl<'s> Run<'s> {
             Ok(target) => Ok(Some(target)),
             Err(
                 Stop::Start(StartError::Exited { .. } | StartError::Silent { .. } | StartError::NeverListened { .. })
+                | Stop::Elsewhere { .. }
                 | Stop::Impostor { .. }
                 | Stop::SharedPort { .. },
             ) => Ok(None),
@@ -255,46 +230,12 @@ impl<'s> Run<'s> {
         Ok(process::start(&launch, self.processes, &self.recorder)?)
     }
 
-    /// Finds the port of a server that does not announce it: the one that it was asked to use, or whichever its
-    /// processes listen on.
-    async fn discover(&self, process: &Spawned, stranger: &Stranger) -> Result<Listening, Stop> {
-        let deadline = Instant::now() + stranger.start_within;
-        loop {
-            let ports = process.tree().ports();
-            let found = if ports.contains(&stranger.port) { Some(stranger.port) } else { ports.first().copied() };
-            if let Some(port) = found {
-                sleep(5 * LOOK).await; // a daemon's parent ends right after its child listens
-                if process.exit().is_some() {
-                    return Err(StartError::Daemonised.into());
-                }
-                return Ok(Listening { port, admin_port: None, instance: None });
-            }
-            if let Some(exit) = process.exit() {
-                sleep(10 * LOOK).await; // its last words may still be in the pipe, and its child not listening yet
-                if !process.tree().ports().is_empty() {
-                    return Err(StartError::Daemonised.into());
-                }
-                return Err(StartError::Exited { exit, output: process.last_lines() }.into());
-            }
-            if Instant::now() > deadline {
-                return Err(
-                    StartError::NeverListened { within: stranger.start_within, output: process.last_lines() }.into()
-                );
-            }
-            sleep(LOOK).await;
-        }
-    }
-
     async fn greet(&self, address: SocketAddr, instance: Option<&str>) -> Result<(), Stop> {
-        let stranger = matches!(self.subject.manner, Manner::Stranger(_));
-        let mut connection = self.client.connect(address, Role::Warmup).await.map_err(|why| match why {
-            NotOpened::Refused if stranger && self.link.is_some() => Stop::Skipped(
-                "the server listens where no link leads: have it listen on all addresses (0.0.0.0)".to_owned(),
-            ),
-            why => unconfirmed("the server answers", format!("connecting to {address}: {}", why.words())),
-        })?;
+        let connecting = self.client.connect(address, Role::Warmup).await;
+        let mut connection = connecting
+            .map_err(|why| unconfirmed("the server answers", format!("connecting to {address}: {}", why.words())))?;
         let answer = connection.ask(self.subject.ask(Role::Warmup).patience(PATIENCE)).await;
-        if answer.outcome != Outcome::Answered || (!stranger && answer.status != Some(200)) {
+        if answer.outcome != Outcome::Answered || answer.status != Some(200) {
             let status = answer.status.map_or(String::new(), |status| format!(" with status {status}"));
             return Err(unconfirmed("the server answers", format!("{}{status}", answer.outcome)));
         }
@@ -456,7 +397,34 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// Records, and returns, which of the requests under way the server has read whole, by the kernel's word.
+    /// Clients that ask the target back to back, or, where `one_each`, on a new connection each time; no faster than
+    /// a rate limiter lets them.
+    ///
+    /// # Errors
+    /// Where a rate limiter lets too few through.
+    pub fn load(&self, target: &Target, ask: &Ask, one_each: bool) -> Result<Load, Stop> {
+        let clients = self.param(Param::Clients) as usize;
+        let pause = match self.subject.rate() {
+            Some(rate) if rate < clients as f64 / LIMITED_WITHIN.as_secs_f64() => {
+                let why = format!("a rate limiter answers 429 long before {clients} clients have asked a few times");
+                return Err(unconfirmed("the server can be put under load", why));
+            }
+            Some(rate) => Duration::from_secs_f64(clients as f64 / rate),
+            None => Duration::ZERO,
+        };
+        // A server may close after each response without saying so.
+        let start = if one_each || !self.has(Feature::KeepAlive) { connect_storm } else { back_to_back };
+        Ok(start(&self.client, target.address, ask, clients, pause))
+    }
+
+    /// Answers after which a load has got going: `each` for each client, or one where a rate limiter slows it.
+    pub fn warm_answers(&self, each: u64) -> u64 {
+        let each = if self.subject.rate().is_some() { 1 } else { each };
+        each * self.param(Param::Clients) as u64
+    }
+
+    /// Records, and returns, which of the requests under way the server has read whole, by the kernel's word, and
+    /// nothing of whose answer has come.
     ///
     /// # Errors
     /// Where the kernel's table cannot be read.
@@ -464,9 +432,12 @@ impl<'s> Run<'s> {
         let before = self.client.under_way();
         let sides = process::server_sides(target.process().place(), target.address.port())
             .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
+        // An answer may have come that this side has not read yet.
+        let waiting = process::clients_waiting(target.process().place(), target.address.port())
+            .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
         // Still the same request after the look: so the look was at this one.
         let after = self.client.under_way();
-        let read = sides.iter().filter(|side| side.accepted && side.unread == 0);
+        let read = sides.iter().filter(|side| side.accepted && side.unread == 0 && waiting.contains(&side.client_port));
         let requests: Vec<RequestId> = read
             .filter_map(|side| before.get(&side.client_port).filter(|id| after.get(&side.client_port) == Some(id)))
             .cloned()

@@ -48,8 +48,16 @@ pub struct Stranger {
     pub quick: Route,
     /// What takes its time.
     pub slow: Option<Route>,
+    /// A response in pieces that has an end.
+    pub finite: Option<Route>,
+    /// A response in pieces that has none.
+    pub endless: Option<Route>,
+    /// What takes a body that is some time on its way.
+    pub upload: Option<Route>,
     /// The path of its readiness probe.
     pub ready: Option<String>,
+    /// Requests a second that it takes before it answers 429, where it has such a limit.
+    pub rate: Option<f64>,
     /// Header fields of every request.
     pub headers: HeaderMap,
     /// The signal that stops it.
@@ -58,7 +66,7 @@ pub struct Stranger {
     pub to: Addressee,
     /// Whether it has children, so that a signal to the whole group is something else than one to the leader.
     pub children: bool,
-    /// The port that it was asked to listen on.
+    /// The port that it was asked to listen on, or was found to.
     pub port: u16,
     /// How long it may take to start.
     pub start_within: Duration,
@@ -105,6 +113,17 @@ impl Stranger {
         };
         ask.expect(route.normal.map_or(Expected::default(), |normal| normal.due))
     }
+
+    /// An upload on one of its routes, with this pause between its pieces.
+    pub fn ask_upload(&self, route: &Route, pause: Duration, role: Role) -> Ask {
+        self.ask(route, role).payload(upload(pause))
+    }
+}
+
+/// A body in fifteen pieces, with this pause before each.
+fn upload(pause: Duration) -> Payload {
+    let pieces = (0..15u8).map(|piece| Bytes::from(vec![b'a' + piece; 16 << 10])).collect();
+    Payload::Dripped { pieces, pause }
 }
 
 impl Subject {
@@ -128,7 +147,7 @@ impl Subject {
 
     /// Whether it can do this.
     pub fn has(&self, feature: Feature) -> bool {
-        self.features.contains(&feature)
+        self.features.iter().any(|own| own.includes(feature))
     }
 
     /// The signal that stops it.
@@ -155,6 +174,14 @@ impl Subject {
                 let path = stranger.ready.as_deref().unwrap_or("/health/ready");
                 Ask::get(path, Role::Ready).headers(&stranger.headers)
             }
+        }
+    }
+
+    /// Requests a second that a rate limiter lets through, where it has one.
+    pub fn rate(&self) -> Option<f64> {
+        match &self.manner {
+            Manner::Contract => None,
+            Manner::Stranger(stranger) => stranger.rate,
         }
     }
 
@@ -186,5 +213,38 @@ impl Subject {
     /// Whether a request takes as long as it is asked to.
     pub fn has_routes(&self) -> bool {
         matches!(self.manner, Manner::Contract)
+    }
+
+    /// A request whose response comes in pieces and has an end.
+    pub fn ask_finite(&self, role: Role) -> Ask {
+        match &self.manner {
+            Manner::Contract => {
+                let length: usize = (0..10).map(|number| format!("chunk {number}\n").len()).sum();
+                Ask::get("/stream?chunks=10&interval=0.15", role).expect_bytes(length as u64)
+            }
+            Manner::Stranger(stranger) => stranger.ask(stranger.finite.as_ref().unwrap_or(&stranger.quick), role),
+        }
+    }
+
+    /// A request whose response comes in pieces and has no end of its own.
+    pub fn ask_endless(&self, role: Role) -> Ask {
+        match &self.manner {
+            Manner::Contract => Ask::get("/events", role),
+            Manner::Stranger(stranger) => stranger.ask(stranger.endless.as_ref().unwrap_or(&stranger.quick), role),
+        }
+    }
+
+    /// A request with a body of fifteen pieces, with this pause before each.
+    pub fn ask_upload(&self, pause: Duration, role: Role) -> Ask {
+        match &self.manner {
+            Manner::Contract => {
+                let payload = upload(pause);
+                let length = payload.length().unwrap_or_default() as u64;
+                Ask::post("/echo", role, payload).expect_bytes(length)
+            }
+            Manner::Stranger(stranger) => {
+                stranger.ask_upload(stranger.upload.as_ref().unwrap_or(&stranger.quick), pause, role)
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
-use super::run::{Stop, unconfirmed};
+use super::stopped::{Stop, unconfirmed};
 use crate::client::{Ask, Client, Connection, Raw};
 use crate::process::{self, Addressee, Exit, Listeners, Spawned, Watch};
 use crate::recorder::Recorder;
@@ -118,6 +118,11 @@ impl Target {
     /// Tells refused from timed out.
     pub async fn try_connect(&self, role: Role) -> Result<Connection, NotOpened> {
         self.client.connect(self.address, role).await
+    }
+
+    /// Whether a connection could not be opened because this program had no descriptor left.
+    pub fn starved(&self) -> bool {
+        self.client.starved()
     }
 
     /// Opens a connection to the traffic port, for bytes.

@@ -286,10 +286,14 @@ pub enum Event {
         /// Status of the response that this server gives when nobody stops it, where that was learnt.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expect_status: Option<u16>,
+        /// Whether a body that is cut would look like a whole one: it ends with the connection, and its length changes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut_hidden: bool,
     },
     /// A request could not be written at all: the connection had ended.
     Unsent { connection: ConnectionId, request: RequestId, role: Role },
-    /// The kernel says that the server has accepted the connections of these requests and read all of them.
+    /// The kernel says that the server has accepted the connections of these requests and read all of them, and that
+    /// nothing of their answers has come.
     Read { requests: Vec<RequestId> },
     /// The last byte of a request's body was written.
     Uploaded { request: RequestId },

@@ -46,6 +46,8 @@ params! {
     Idle "idle",
     /// How long the request in flight takes.
     InFlightFor "in_flight_for",
+    /// The share of requests that a stranger loses while nobody stops it, from 0 to 1.
+    LostInPeace "lost_in_peace",
     /// Requests that the server takes at once.
     MaxInFlight "max_in_flight",
     /// Endless responses that the server takes at once.
@@ -80,6 +82,7 @@ impl Param {
             | Self::HalfOpen
             | Self::Idle
             | Self::InFlightFor
+            | Self::LostInPeace
             | Self::Over
             | Self::Rounds
             | Self::RoundTrip => None,

@@ -7,6 +7,9 @@ use super::{
     Timeline,
 };
 
+/// Status of a rate limiter (RFC 6585, section 4).
+const LIMITED: u16 = 429;
+
 /// Microseconds since the run began.
 pub type Micros = u64;
 
@@ -21,6 +24,8 @@ pub struct View<'t> {
     pub connections: Vec<Connection>,
     /// All processes.
     pub processes: BTreeMap<ProcessId, Process>,
+    /// When it was looked which requests the server had read, see [`Event::Read`].
+    pub looks: Vec<Micros>,
     /// Preconditions that did not hold: what, and why.
     pub unconfirmed: Vec<(&'t str, &'t str)>,
     /// What this machine lacked, where nothing was played for it.
@@ -46,6 +51,8 @@ pub struct Request<'t> {
     pub sent: Micros,
     /// When the server had certainly read it, where that is known.
     pub read: Option<Micros>,
+    /// When it had certainly read it and had not answered yet, the last time that this was looked at.
+    pub in_hand: Option<Micros>,
     /// When the last byte of its body was written, where it has one.
     pub uploaded: Option<Micros>,
     /// When `100 Continue` came.
@@ -64,6 +71,8 @@ pub struct Request<'t> {
     pub expect_bytes: Option<u64>,
     /// Status of the response that this server gives when nobody stops it, where that was learnt.
     pub expect_status: Option<u16>,
+    /// Whether a body that is cut would look like a whole one.
+    pub cut_hidden: bool,
     /// Bytes of the body that came.
     pub body_bytes: u64,
     /// Whether the body is what it should be, where that was checked.
@@ -198,6 +207,7 @@ impl<'t> Request<'t> {
             path: "",
             sent,
             read: None,
+            in_hand: None,
             uploaded: None,
             continued: None,
             head: None,
@@ -207,6 +217,7 @@ impl<'t> Request<'t> {
             instance: None,
             expect_bytes: None,
             expect_status: None,
+            cut_hidden: false,
             body_bytes: 0,
             intact: None,
             end: End::Open,
@@ -231,14 +242,19 @@ impl<'t> Request<'t> {
         self.answered() && self.has_status_due() && self.whole()
     }
 
-    /// Whether the status is the one that is due.
+    /// Whether the status is the one that is due. A rate limiter's 429 is no more than our load deserves, where it was
+    /// not we who set the limit.
     pub fn has_status_due(&self) -> bool {
-        self.status.is_some_and(|status| self.expect_status.map_or(status < 400, |expected| status == expected))
+        let due = |status| self.expect_status.map_or(status < 400, |expected| status == expected || status == LIMITED);
+        self.status.is_some_and(due)
     }
 
     /// Whether the body is as long as it should be and what it should be, as far as that is known.
     pub fn whole(&self) -> bool {
-        self.expect_bytes.is_none_or(|expected| expected == self.body_bytes) && self.intact != Some(false)
+        // What was learnt of the body belongs to the status that was learnt with it.
+        let other = self.expect_status.is_some_and(|expected| self.status.is_some_and(|status| status != expected));
+        let long = self.expect_bytes.is_none_or(|expected| expected == self.body_bytes);
+        (other && self.answered()) || (long && self.intact != Some(false))
     }
 }
 
@@ -271,6 +287,7 @@ impl<'t> View<'t> {
             requests: Vec::new(),
             connections: Vec::new(),
             processes: BTreeMap::new(),
+            looks: Vec::new(),
             unconfirmed: Vec::new(),
             skipped: None,
             aborted: None,
@@ -346,12 +363,13 @@ impl<'t> View<'t> {
                     self.connections[index].ended.get_or_insert((t, *how));
                 }
             }
-            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status } => {
+            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status, cut_hidden } => {
                 requests.insert(id, self.requests.len());
                 let mut request = Request::new(id, *connection, *role, t);
                 request.path = path;
                 request.expect_bytes = *expect_bytes;
                 request.expect_status = *expect_status;
+                request.cut_hidden = *cut_hidden;
                 self.requests.push(request);
             }
             Event::Unsent { connection, request: id, role } => {
@@ -362,8 +380,10 @@ impl<'t> View<'t> {
                 self.requests.push(request);
             }
             Event::Read { requests: read } => {
+                self.looks.push(t);
                 for index in read.iter().filter_map(request) {
                     self.requests[index].read.get_or_insert(t);
+                    self.requests[index].in_hand = Some(t);
                 }
             }
             Event::Uploaded { request: id } => {

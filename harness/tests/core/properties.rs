@@ -113,7 +113,7 @@ fn events() -> impl Strategy<Value = Event> {
     let of_requests = prop_oneof![
         (connection(), requests(), roles(), any::<String>(), prop::option::of(bytes())).prop_map(
             |(connection, request, role, path, expect_bytes)| {
-                Event::Sent { connection, request, role, path, expect_bytes, expect_status: None }
+                Event::Sent { connection, request, role, path, expect_bytes, expect_status: None, cut_hidden: false }
             }
         ),
         (connection(), requests(), roles()).prop_map(|(connection, request, role)| Event::Unsent {

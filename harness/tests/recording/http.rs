@@ -41,6 +41,7 @@ fn sent() -> Event {
         path: "/path".to_owned(),
         expect_bytes: None,
         expect_status: None,
+        cut_hidden: false,
     }
 }
 
