@@ -16,7 +16,7 @@ use crate::catalog::Feature;
 use crate::client::{Framing, Outcome};
 use crate::recorder::Recorder;
 use crate::scenario::{Manner, Normal, Route, Run, Stop, Stranger, Subject, Target, unconfirmed};
-use crate::timeline::Role;
+use crate::timeline::{Param, Role};
 
 /// The least latency of a path on which a single request is certainly in flight when the signal arrives.
 pub const SLOW_ENOUGH: Duration = Duration::from_millis(300);
@@ -324,6 +324,14 @@ impl Learned {
             self.upload = Some(upload);
         }
         Ok(())
+    }
+
+    /// What the rules have to know.
+    pub fn params(&self) -> impl Iterator<Item = (Param, f64)> {
+        let in_flight_for = self.slow.as_ref().map(|(_, slow)| (Param::InFlightFor, slow.takes.as_secs_f64()));
+        let limited = self.peace.limit().map(|rate| (Param::Limited, rate));
+        let lost = (Param::LostInPeace, self.peace.loses());
+        [Some(lost), in_flight_for, limited].into_iter().flatten()
     }
 
     /// What the subject can do.

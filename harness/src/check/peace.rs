@@ -69,6 +69,11 @@ impl Peace {
         peace
     }
 
+    /// Requests a second that a rate limiter lets through for certain, where there is one.
+    pub fn limit(&self) -> Option<f64> {
+        self.limited_after.map(|_| self.rate.unwrap_or(0.0))
+    }
+
     /// The share of the requests that came to nothing although nobody stopped the server.
     pub fn loses(&self) -> f64 {
         (self.lost + self.other) as f64 / self.asked.max(1) as f64

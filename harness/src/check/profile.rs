@@ -34,7 +34,6 @@ impl Profile {
                 | "slow-reader-bounded"
                 | "streams-limited-apart",
             ) => Some("its limits are its own, and nobody here knows them"),
-            (_, "endless-stream-ends") => Some("no path of it is known to have no end"),
             (_, "lame-duck-serves" | "lame-duck-lasts") => Some("how long its lame-duck lasts is its own affair"),
             (_, "liveness-stays") => Some("no liveness probe of it is known"),
             (_, "prestop-waits" | "prestop-keeps-process" | "prestop-delay-once") => {
@@ -58,6 +57,7 @@ impl Profile {
             "signal-reaches-server" => {
                 "a server that never hears of it is killed, with all that it was doing, or lives on and holds the port"
             }
+            "nothing-lost-in-peace" => "what is lost without a deploy is lost every day",
             "group-signal-drains" => "terminals, foreman and Heroku signal the whole process group",
             "client-gone-releases" => "work for nobody delays the end of the process",
             "port-free-after-exit" => "the successor must be able to listen at once",

@@ -11,7 +11,7 @@ use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::{CliError, Status};
+use super::{CliError, Status, exit::Among};
 use crate::catalog::{Feature, KnownFailures};
 use crate::check::{self, Learned, NotLearned, Profile, RuleSummary};
 use crate::link::Place;
@@ -19,7 +19,7 @@ use crate::process::{Addressee, Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
 use crate::runner;
-use crate::scenario::{Manner, Route, Stranger, Subject};
+use crate::scenario::{Manner, Pace, Route, Stranger, Subject};
 use crate::timeline::Param;
 use crate::verdict::Verdict;
 
@@ -87,6 +87,12 @@ pub struct Args {
     /// Warnings, and MUST rules that could not be tested, count as failures
     #[arg(long)]
     strict: bool,
+    /// A warning of this rule counts as a failure, too (may be repeated)
+    #[arg(long, value_name = "RULE")]
+    fail_on: Vec<String>,
+    /// Leave out the scenarios that load the machine
+    #[arg(long)]
+    without_load: bool,
     /// As text, or as JSON for programs
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -120,9 +126,6 @@ const TESTABLE: [(&str, &[Feature]); 4] = [
     ("--ready PATH", &[Feature::Health, Feature::LameDuck]),
 ];
 
-/// What is said of all rules of which nothing can be told for the same reason.
-const MISSED: &str = "the signal did not reach the server";
-
 /// How long a stranger's idle connections may hold it: long enough for the usual keep-alive time-outs.
 const IDLE_LINGER: f64 = 5.0;
 
@@ -144,6 +147,10 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
         Some(file) => KnownFailures::read(file)?,
         None => KnownFailures::default(),
     };
+    if let Some(name) = args.fail_on.iter().find(|name| crate::rules::find(name).is_none()) {
+        let known = crate::rules::all().map(|rule| rule.slug.to_owned()).collect();
+        return Err(CliError::Unknown { name: name.clone(), known: Among(known) });
+    }
     let guardian = Guardian::start().map_err(CliError::Guardian)?;
     let out = args.out.clone().unwrap_or_else(|| crate::process::guardian::run_folder().join("check"));
     let io = |source| CliError::Io { path: out.clone(), source };
@@ -180,6 +187,9 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     })?;
     let chosen_for = subject(Some(&learned))?;
     let (chosen, left) = check::choose(&chosen_for);
+    let (chosen, loading): (Vec<_>, Vec<_>) =
+        chosen.into_iter().partition(|scenario| !args.without_load || scenario.pace != Pace::Heavy);
+    let left_out: Vec<&str> = loading.iter().map(|scenario| scenario.slug).collect();
     let mut progress = Progress::new(chosen.len());
     let make = || subject(Some(&learned)).unwrap_or_else(|_| chosen_for.clone());
     let played = check::play(chosen, make, &learned, out, |played| {
@@ -195,7 +205,9 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     };
     let (skipped, errors) = (reasons(Verdict::Skipped), reasons(Verdict::Error));
     let status = args.status(&summaries, &errors);
-    let results = to_json(&learned, &summaries, &left, &skipped, &errors);
+    let mut results = to_json(&learned, &summaries, &left, &skipped, &errors);
+    results["left_out"] = json!(left_out);
+    results["lost"] = json!(check::lost(&played));
     let results = check::to_be_judged_again(results, args.profile, known, &played);
     if args.out.is_some() {
         let path = out.join(check::FILE);
@@ -204,7 +216,10 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     match args.format {
         Format::Text => {
             args.print(&learned, &summaries, &left, &skipped, &errors)?;
-            say!("\n{}", total(&summaries, began.elapsed()))?;
+            if !left_out.is_empty() {
+                say!("\nnot tested, but without --without-load: {}", left_out.join(", "))?;
+            }
+            say!("\n{}", total(&summaries, check::lost(&played), began.elapsed()))?;
         }
         Format::Json => say!("{results:#}")?,
     }
@@ -240,21 +255,14 @@ impl Args {
         let features: BTreeSet<_> = learned.into_iter().flat_map(|l| l.features(self.ready.is_some())).collect();
         let mut env = std::collections::BTreeMap::new();
         env.insert("PORT".to_owned(), port.to_string());
+        let mut params = vec![(Param::IdleLinger, IDLE_LINGER), (Param::DrainTimeout, self.grace as f64)];
+        params.extend(learned.into_iter().flat_map(Learned::params));
         Ok(Subject {
             name: "check".to_owned(),
             launch: Launch { command, folder: folder.to_owned(), env, place: Place::HERE },
             features,
             promises_contract: false,
-            params: [
-                (Param::IdleLinger, IDLE_LINGER),
-                (Param::DrainTimeout, self.grace as f64),
-                (Param::LostInPeace, learned.map_or(0.0, |learned| learned.peace.loses())),
-            ]
-            .into_iter()
-            .chain(
-                learned.and_then(|l| l.slow.as_ref()).map(|(_, slow)| (Param::InFlightFor, slow.takes.as_secs_f64())),
-            )
-            .collect(),
+            params,
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Box::new(Stranger {
                 quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.0.clone()),
@@ -271,8 +279,7 @@ impl Args {
                     Some(learned) => learned.upload.as_ref().map(|(route, _)| route.clone()),
                     None => self.upload.as_ref().map(|path| Route { method: Method::POST, ..Route::get(path) }),
                 },
-                rate: learned
-                    .and_then(|learned| learned.peace.limited_after.map(|_| learned.peace.rate.unwrap_or(0.0))),
+                rate: learned.and_then(|learned| learned.peace.limit()),
                 ready: self.ready.clone(),
                 headers: self.headers(),
                 stop: match self.signal {
@@ -290,7 +297,10 @@ impl Args {
 
     fn status(&self, summaries: &[RuleSummary], errors: &[String]) -> Status {
         let any = |verdict: Verdict| summaries.iter().any(|s| s.verdict.verdict == verdict && !s.known);
-        if any(Verdict::Fail) || (self.strict && any(Verdict::Warn)) {
+        let promoted = summaries
+            .iter()
+            .any(|s| s.verdict.verdict == Verdict::Warn && !s.known && self.fail_on.contains(&s.verdict.rule));
+        if any(Verdict::Fail) || promoted || (self.strict && any(Verdict::Warn)) {
             Status::Unexpected
         } else if !errors.is_empty() {
             Status::Environment
@@ -325,8 +335,9 @@ impl Args {
                 say!("\n{word} {}", names.join(", "))?;
                 continue;
             }
-            let (missed, group): (Vec<_>, Vec<_>) =
-                group.into_iter().partition(|summary| summary.verdict.actual.starts_with(MISSED));
+            let (missed, group): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .partition(|summary| check::UNTOLD.iter().any(|why| summary.verdict.actual.starts_with(why)));
             if let Some(first) = missed.first() {
                 let names: Vec<&str> = missed.iter().map(|summary| summary.verdict.rule.as_str()).collect();
                 say!("\n{word} {}\n  actual    {}", names.join(", "), first.verdict.actual)?;
@@ -371,10 +382,14 @@ impl Args {
     }
 }
 
-fn total(summaries: &[RuleSummary], took: Duration) -> String {
+fn total(summaries: &[RuleSummary], lost: u64, took: Duration) -> String {
+    let lost = match lost {
+        0 => String::new(),
+        lost => format!("; {lost} requests lost under load"),
+    };
     let count = |verdict: Verdict| summaries.iter().filter(|summary| summary.verdict.verdict == verdict).count();
     format!(
-        "{} rules in {:.0} s: {} fail, {} warn, {} inconclusive, {} pass",
+        "{} rules in {:.0} s: {} fail, {} warn, {} inconclusive, {} pass{lost}",
         summaries.len(),
         took.as_secs_f64(),
         count(Verdict::Fail),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use hyper::body::{Body as _, Frame, Incoming};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, Request, Response, Version, header};
@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Client;
+use super::expected::{Expected, Framing, digest};
 use super::wire::{Announced, Wire, WireLog};
 use crate::timeline::{Break, ConnectionId, Ending, Event, NotOpened, RequestId, Role};
 
@@ -46,30 +47,6 @@ pub struct Ask {
     patience: Duration,
     pace: Option<Duration>,
     carries_id: bool,
-}
-
-/// The response that is due, as far as it is known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Expected {
-    /// Its status.
-    pub status: Option<u16>,
-    /// The length of its body.
-    pub bytes: Option<u64>,
-    /// The digest of its body, see [`Answer::digest`].
-    pub digest: Option<u64>,
-    /// Whether a body that is cut looks like a whole one: its end is that of the connection, and its length not known.
-    pub cut_hidden: bool,
-}
-
-/// How the end of a body is told (RFC 9112, section 6.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// By its length.
-    Length,
-    /// By its last chunk.
-    Chunked,
-    /// By the end of the connection: a body that was cut looks like a whole one.
-    UntilEnd,
 }
 
 /// The body of a request.
@@ -375,7 +352,7 @@ impl Connection {
         came.status = Some(response.status().as_u16());
         came.close = says_close(headers, response.version());
         came.instance = text(headers, "x-instance-id");
-        came.framing = Some(framing(response));
+        came.framing = Some(Framing::of(response));
         came.headers.clone_from(headers);
         self.log.recorder.record(Event::Head {
             request: id.clone(),
@@ -414,23 +391,6 @@ async fn receive(
         }
     }
     Ok(())
-}
-
-fn framing(response: &Response<Incoming>) -> Framing {
-    let headers = response.headers();
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        Framing::Chunked
-    } else if headers.contains_key(header::CONTENT_LENGTH) || response.body().is_end_stream() {
-        Framing::Length
-    } else {
-        Framing::UntilEnd
-    }
-}
-
-fn digest(body: &[u8]) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    std::hash::Hasher::write(&mut hasher, body);
-    std::hash::Hasher::finish(&hasher)
 }
 
 fn says_close(headers: &HeaderMap, version: Version) -> bool {

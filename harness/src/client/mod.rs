@@ -1,6 +1,7 @@
 //! The client: one object per connection, which never reconnects, and which knows how its connection ended.
 
 mod arrivals;
+mod expected;
 mod http;
 mod load;
 mod raw;
@@ -8,7 +9,8 @@ mod speaks;
 mod wire;
 
 pub use arrivals::{Arrivals, arrive};
-pub use http::{Answer, Ask, Connection, Expected, Framing, Outcome, Payload, Pending};
+pub use expected::{Expected, Framing};
+pub use http::{Answer, Ask, Connection, Outcome, Payload, Pending};
 pub use load::{Load, NotWarm, back_to_back, connect_storm};
 pub use raw::Raw;
 pub use speaks::{Speaks, speaks};

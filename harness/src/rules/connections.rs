@@ -67,6 +67,13 @@ pub(super) const RULES: &[Rule] = &[
         judge: nothing_lost_in_accept_queue,
     },
     Rule {
+        slug: "nothing-lost-in-peace",
+        level: Level::Should,
+        basis: Basis::Wire,
+        sentence: "Under a steady load no request is lost while nobody stops the server.",
+        judge: nothing_lost_in_peace,
+    },
+    Rule {
         slug: "listener-closes-first",
         level: Level::Must,
         basis: Basis::Contract,
@@ -213,8 +220,10 @@ fn nothing_lost(
     }
     let used = in_use(view, signalled);
     let asked: Vec<&Request> = load().filter(|request| concerned(request, &used)).collect();
-    // Without an end it has no complete response either.
-    let lost: Vec<_> = asked.iter().filter(|request| request.lost() || request.end == End::Open).collect();
+    // Without an end it has no complete response either. What was lost before the signal is another rule's concern.
+    let after = |request: &Request| request.ended.is_none_or(|ended| ended >= signalled);
+    let gone = |request: &Request| after(request) && (request.lost() || request.end == End::Open);
+    let lost: Vec<_> = asked.iter().filter(|request| gone(request)).collect();
     match lost.first() {
         None if asked.is_empty() => Finding::inconclusive("nobody asked"),
         None => Finding::holds(format!("0 of {} lost", asked.len())),
@@ -251,6 +260,25 @@ fn listener_closes_first(view: &View) -> Finding {
         );
     }
     Finding::holds(format!("the first idle connection closed {} after the listener", ms(idle.saturating_sub(closed))))
+}
+
+fn nothing_lost_in_peace(view: &View) -> Finding {
+    if stopped(view).is_ok() {
+        return Finding::inconclusive("a signal was sent");
+    }
+    let load = || view.requests.iter().filter(|request| UNDER_LOAD.contains(&request.role));
+    let (answered, clients) = (load().filter(|r| r.answered()).count(), view.param(Param::Clients).unwrap_or(1.0));
+    if answered < clients as usize {
+        return Finding::inconclusive(format!("only {answered} requests of {clients} clients were answered"));
+    }
+    let lost: Vec<_> = load().filter(|request| request.lost() || request.end == End::Open).collect();
+    match lost.first() {
+        None => Finding::holds(format!("0 of {} lost", load().count())),
+        Some(first) => Finding::violated(
+            format!("{} of {} lost while nobody stopped it: {}", lost.len(), load().count(), fate(first)),
+            lost.iter().take(5).map(|request| request.ended.unwrap_or(request.sent)),
+        ),
+    }
 }
 
 /// For how long a request must drain so that a listener that closes at once and one that closes last can be told

@@ -87,6 +87,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body: body!(connect_storm_over_delay),
     },
     Scenario {
+        slug: "steady-load",
+        group: "connections",
+        summary: "Clients on keep-alive and on new connections ask for a second and a half, and no signal comes at all.",
+        needs: &[],
+        rules: &["nothing-lost-in-peace"],
+        params: &[(Param::Clients, 16.0), (Param::Over, 1.5), (Param::MaxInFlight, 1000.0)],
+        pace: Pace::Heavy,
+        body: body!(steady_load),
+    },
+    Scenario {
         slug: "sustained-load-exits",
         group: "connections",
         summary: "Clients on keep-alive and on new connections go on asking until the process has ended.",
@@ -107,7 +117,9 @@ async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..run.param(Param::Rounds) as usize {
         let mut target = run.start().await?;
         let load = run.load(&target, &run.subject.ask(Role::KeepAlive), false)?;
-        under_load(run, &mut target, load).await?;
+        if !under_load(run, &mut target, load).await? {
+            break; // the next one would be held as well, and for as long
+        }
         target.kill().await; // whatever is left of it, before the next one starts
     }
     Ok(())
@@ -117,7 +129,9 @@ async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..run.param(Param::Rounds) as usize {
         let mut target = run.start().await?;
         let load = run.load(&target, &run.subject.ask(Role::Storm), true)?;
-        under_load(run, &mut target, load).await?;
+        if !under_load(run, &mut target, load).await? {
+            break;
+        }
         target.kill().await;
     }
     Ok(())
@@ -242,6 +256,18 @@ async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result
     }
 }
 
+async fn steady_load(run: &mut Run<'_>) -> Result<(), Stop> {
+    let target = run.start().await?;
+    let storm = run.load(&target, &run.subject.ask(Role::Storm), true)?;
+    let load = run.load(&target, &run.subject.ask(Role::Sustained), false)?;
+    load.warm(run.warm_answers(1)).await?;
+    run.confirmed("every client has been answered");
+    tokio::time::sleep(run.duration(Param::Over)).await;
+    load.stop().await;
+    storm.stop().await;
+    Ok(())
+}
+
 async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let storm = run.load(&target, &run.subject.ask(Role::Storm), true)?;
@@ -251,12 +277,13 @@ async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Signals once every client has been answered several times, and lets the load go on until the process is gone.
-async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Result<(), Stop> {
+/// Signals once every client has been answered several times, and lets the load go on until the process is gone;
+/// `false` where it does not go.
+async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Result<bool, Stop> {
     load.warm(run.warm_answers(5)).await?;
     run.confirmed("every client has been answered several times");
     target.signal(run.stop_signal());
-    target.exited().await;
+    let ended = target.exited().await.is_some();
     load.stop().await;
-    Ok(())
+    Ok(ended)
 }

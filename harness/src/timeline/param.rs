@@ -46,6 +46,8 @@ params! {
     Idle "idle",
     /// How long the request in flight takes.
     InFlightFor "in_flight_for",
+    /// Requests a second that a stranger's rate limiter lets through for certain, where it has one.
+    Limited "limited",
     /// The share of requests that a stranger loses while nobody stops it, from 0 to 1.
     LostInPeace "lost_in_peace",
     /// Requests that the server takes at once.
@@ -82,6 +84,7 @@ impl Param {
             | Self::HalfOpen
             | Self::Idle
             | Self::InFlightFor
+            | Self::Limited
             | Self::LostInPeace
             | Self::Over
             | Self::Rounds

@@ -73,6 +73,8 @@ pub struct Request<'t> {
     pub expect_status: Option<u16>,
     /// Whether a body that is cut would look like a whole one.
     pub cut_hidden: bool,
+    /// Whether a rate limiter may answer it in the server's place.
+    pub limited: bool,
     /// Bytes of the body that came.
     pub body_bytes: u64,
     /// Whether the body is what it should be, where that was checked.
@@ -218,6 +220,7 @@ impl<'t> Request<'t> {
             expect_bytes: None,
             expect_status: None,
             cut_hidden: false,
+            limited: false,
             body_bytes: 0,
             intact: None,
             end: End::Open,
@@ -242,11 +245,11 @@ impl<'t> Request<'t> {
         self.answered() && self.has_status_due() && self.whole()
     }
 
-    /// Whether the status is the one that is due. A rate limiter's 429 is no more than our load deserves, where it was
-    /// not we who set the limit.
+    /// Whether the status is the one that is due. The 429 of a rate limiter that was seen in peace, too, is no more than
+    /// our load deserves.
     pub fn has_status_due(&self) -> bool {
-        let due = |status| self.expect_status.map_or(status < 400, |expected| status == expected || status == LIMITED);
-        self.status.is_some_and(due)
+        let due = |status| self.expect_status.map_or(status < 400, |expected| status == expected);
+        self.status.is_some_and(|status| due(status) || (self.limited && status == LIMITED))
     }
 
     /// Whether the body is as long as it should be and what it should be, as far as that is known.
@@ -370,6 +373,7 @@ impl<'t> View<'t> {
                 request.expect_bytes = *expect_bytes;
                 request.expect_status = *expect_status;
                 request.cut_hidden = *cut_hidden;
+                request.limited = self.param(Param::Limited).is_some();
                 self.requests.push(request);
             }
             Event::Unsent { connection, request: id, role } => {

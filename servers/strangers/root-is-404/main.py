@@ -18,6 +18,8 @@ class Api(BaseHTTPRequestHandler):
         body = b"[]" if found else b'{"error": "not found"}'
         self.send_response(200 if found else other)
         self.send_header("Content-Length", str(len(body)))
+        if stopping.is_set():
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
@@ -28,8 +30,14 @@ class Api(BaseHTTPRequestHandler):
 other = int(sys.argv[2]) if len(sys.argv) > 2 else 404
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Api)
 server.daemon_threads = False
-signal.signal(
-    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
-)
+stopping = threading.Event()
+
+
+def stop(*_):
+    stopping.set()
+    threading.Thread(target=server.shutdown).start()
+
+
+signal.signal(signal.SIGTERM, stop)
 server.serve_forever()
 server.server_close()
