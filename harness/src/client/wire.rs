@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::UnderWay;
-use super::http::Expected;
+use super::expected::Expected;
 use crate::recorder::Recorder;
 use crate::timeline::{ConnectionId, Ending, Event, RequestId, Role};
 

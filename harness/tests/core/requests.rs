@@ -78,13 +78,10 @@ fn in_flight_answered() -> Vec<Case> {
             let run = run.at(900).read("full").at(1_000).signal("SIGTERM");
             run.answered("full", 200).broken("other", Break::Reset)
         }),
-        holds(rule, "a stranger answers 404, as it does in peace", {
-            let run = run().at(900).sent_learnt("slow", Role::InFlight, 404).at(1_000).signal("SIGTERM");
-            run.answered("slow", 404).exited(0)
-        }),
-        violated(rule, "a stranger answers 503, which it does not in peace", {
-            let run = run().at(900).sent_learnt("slow", Role::InFlight, 404).at(1_000).signal("SIGTERM");
-            run.answered("slow", 503).exited(0)
+        violated(rule, "answered 429, where no limiter was seen", learnt(200).answered("slow", 429).exited(0)),
+        holds(rule, "answered 429 by a limiter that was seen in peace", {
+            let run = run().param(Param::Limited, 50.0).sent_expecting_status("slow", Role::InFlight, 200);
+            run.at(1_000).signal("SIGTERM").answered("slow", 429).exited(0)
         }),
         unclear(rule, "it loses requests in peace as well", {
             saturated(900_000).param(Param::LostInPeace, 0.02).broken("full", Break::Reset)
