@@ -51,13 +51,19 @@ impl Profile {
             "response-untruncated" => "a response that breaks off is one that the client has to throw away",
             "cut-is-visible" => "a client that takes half a response for a whole one works on with wrong data",
             "pipelined-in-order" | "continue-answered" => "HTTP/1.1 promises it to every client",
-            "term-ends-process" | "idle-holds-nothing" | "unused-holds-nothing" | "load-does-not-hold-exit" => {
+            "term-ends-process"
+            | "idle-holds-nothing"
+            | "unused-holds-nothing"
+            | "kept-open-holds-nothing"
+            | "half-request-holds-nothing"
+            | "load-does-not-hold-exit" => {
                 "what does not end by itself is killed when the grace period is over, with all that it was doing"
             }
             "signal-reaches-server" => {
                 "a server that never hears of it is killed, with all that it was doing, or lives on and holds the port"
             }
             "nothing-lost-in-peace" => "what is lost without a deploy is lost every day",
+            "exit-is-prompt" => "a roll-out waits for each instance in turn",
             "group-signal-drains" => "terminals, foreman and Heroku signal the whole process group",
             "client-gone-releases" => "work for nobody delays the end of the process",
             "port-free-after-exit" => "the successor must be able to listen at once",
