@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// Cases played side by side: most of the time of a check is spent waiting.
-const SIDE_BY_SIDE: usize = 2;
+const SIDE_BY_SIDE: usize = 4;
 
 /// Time for a program to listen that was started before drainspec.
 const SETTLES: Duration = Duration::from_secs(1);
@@ -33,6 +33,8 @@ struct Stranger {
     never: Vec<String>,
     #[serde(default)]
     needs: Vec<String>,
+    #[serde(default)]
+    load: bool,
     #[serde(default)]
     before: Vec<String>,
     files: Option<u64>,
@@ -57,10 +59,12 @@ fn name(folder: &Path) -> String {
     folder.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-/// The folder of the server that a case is about: its own, unless its command leads to another one.
+/// What only one case at a time may use: the server of another folder to which its command leads, where that has a port
+/// that is fixed, else its own folder.
 fn server<'c>(folder: &'c Path, case: &'c Stranger) -> &'c str {
+    let takes_port = case.run.iter().any(|part| part.contains("{port}"));
     let other = case.run.iter().find_map(|part| part.strip_prefix("../")?.split('/').next());
-    other.or_else(|| folder.file_name()?.to_str()).unwrap_or_default()
+    other.filter(|_| !takes_port).or_else(|| folder.file_name()?.to_str()).unwrap_or_default()
 }
 
 fn is_there(program: &str) -> bool {
@@ -102,6 +106,7 @@ fn play(folder: &Path, case: &Stranger) -> (Vec<String>, String) {
     let done = command
         .args(["check", "--format", "json"])
         .args(&case.check)
+        .args((!case.load).then_some("--without-load"))
         .arg("--")
         .args(&case.run)
         .current_dir(folder)

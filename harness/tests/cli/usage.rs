@@ -171,7 +171,8 @@ fn a_selection_can_leave_out_and_choose_by_kind_and_group() {
     };
     assert_eq!(played(&["--server", "*", "--server", "!oth*", "--scenario", "idle-exit"]), ["good idle-exit"]);
     assert_eq!(played(&["--kind", "framework", "--scenario", "idle-exit"]), ["good idle-exit", "other idle-exit"]);
-    let signals = ["--group", "signals", "--scenario", "!{sig,second,listener,output,group,prompt}*", "--server", "good"];
+    let signals =
+        ["--group", "signals", "--scenario", "!{sig,second,listener,output,group,prompt}*", "--server", "good"];
     assert_eq!(played(&signals), ["good idle-exit"]);
     // Each cell is played in one part, and a part without any is told.
     let part = |part: &str| {
