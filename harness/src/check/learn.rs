@@ -304,7 +304,11 @@ impl Learned {
         if let (Some(route), Some(stream), Some(again)) = (&stranger.finite, &first.stream, &second.stream) {
             match (stream, again) {
                 (Watched::Ends(one), Watched::Ends(two)) => {
-                    let finite = known(route, one, two)?;
+                    let (mut route, mut normal) = known(route, one, two)?;
+                    // A last chunk may come early, and only a length that is known tells.
+                    normal.due.cut_hidden = normal.due.bytes.is_none() && normal.framing != Framing::Length;
+                    route.normal = Some(normal);
+                    let finite = (route, normal);
                     long_enough("--stream", &finite)?;
                     self.finite = Some(finite);
                 }

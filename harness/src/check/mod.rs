@@ -110,7 +110,8 @@ pub async fn play(
     let shim = |scenario: &&Scenario| !learned.identity.leader_listens && SIGNAL_FIRST.contains(&scenario.slug);
     let (first, rest): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(shim);
     let (heavy, mut light): (Vec<_>, Vec<_>) = rest.into_iter().partition(|scenario| scenario.pace == Pace::Heavy);
-    light.sort_by_key(|scenario| !SIGNAL_FIRST.contains(&scenario.slug));
+    // Those that wait longest come next, as nobody waits for them in the end.
+    light.sort_by_key(|scenario| (!SIGNAL_FIRST.contains(&scenario.slug), scenario.pace));
     let side_by_side = if learned.alone.is_none() { SIDE_BY_SIDE } else { 1 };
     let mut all = Vec::new();
     for (scenarios, limit) in [(first, side_by_side), (light, side_by_side), (heavy, 1)] {

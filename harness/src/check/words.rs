@@ -90,10 +90,9 @@ impl Learned {
 
 fn described((route, normal): &Known) -> String {
     let status = normal.due.status.map_or(String::new(), |status| format!("{status} "));
-    let length = match (normal.due.bytes, normal.due.digest) {
-        (Some(bytes), Some(_)) => format!("the same {bytes} bytes"),
-        (Some(bytes), None) => format!("{bytes} bytes that change"),
-        (None, _) => "a body whose length changes".to_owned(),
+    let length = match normal.due.bytes {
+        Some(bytes) => format!("the same {bytes} bytes"),
+        None => "a body that changes".to_owned(),
     };
     let framing = match normal.framing {
         Framing::Length => "",

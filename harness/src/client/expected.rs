@@ -11,8 +11,8 @@ pub struct Expected {
     pub status: Option<u16>,
     /// The length of its body.
     pub bytes: Option<u64>,
-    /// The digest of its body, see [`Answer::digest`].
-    pub digest: Option<u64>,
+    /// Whether its body is that of the request.
+    pub echo: bool,
     /// Whether a body that is cut looks like a whole one: its end is that of the connection, and its length not known.
     pub cut_hidden: bool,
 }

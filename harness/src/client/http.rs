@@ -134,7 +134,9 @@ impl Ask {
 
     /// A POST.
     pub fn post(path: impl Into<String>, role: Role, payload: Payload) -> Self {
-        Self { method: Method::POST, payload, ..Self::get(path, role) }
+        let ask = Self::get(path, role);
+        let expected = Expected { echo: ask.path == "/echo", ..ask.expected };
+        Self { method: Method::POST, payload, expected, ..ask }
     }
 
     /// With another method.
@@ -324,12 +326,7 @@ impl Connection {
         let recorder = &self.log.recorder;
         came.outcome = match result {
             Ok(()) => {
-                let due =
-                    ask.expected.digest.filter(|_| ask.expected.status.is_none_or(|due| came.status == Some(due)));
-                let intact = match due {
-                    Some(due) => Some(due == digest(&received)),
-                    None => (ask.path == "/echo").then(|| ask.payload.is(&received)),
-                };
+                let intact = ask.expected.echo.then(|| ask.payload.is(&received));
                 recorder.record(Event::Answered { request: id, body_bytes: bytes, intact });
                 Outcome::Answered
             }

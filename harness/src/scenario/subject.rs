@@ -234,6 +234,17 @@ impl Subject {
         }
     }
 
+    /// A request with this body.
+    pub fn ask_posted(&self, body: &'static str, role: Role) -> Ask {
+        let payload = Payload::Whole(body.into());
+        match &self.manner {
+            Manner::Contract => Ask::post("/echo", role, payload),
+            Manner::Stranger(stranger) => {
+                stranger.ask(stranger.upload.as_ref().unwrap_or(&stranger.quick), role).payload(payload)
+            }
+        }
+    }
+
     /// A request with a body of fifteen pieces, with this pause before each.
     pub fn ask_upload(&self, pause: Duration, role: Role) -> Ask {
         match &self.manner {

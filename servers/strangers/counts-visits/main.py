@@ -1,0 +1,34 @@
+"""A report that counts who asked for it."""
+
+import itertools
+import signal
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class App(BaseHTTPRequestHandler):
+    timeout = 2
+
+    def do_GET(self):
+        if self.path == "/report":
+            time.sleep(1)
+        body = f"visit {next(counter)}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+counter = itertools.count()
+server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), App)
+server.daemon_threads = False
+signal.signal(
+    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
+)
+server.serve_forever()
+server.server_close()
