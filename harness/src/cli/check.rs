@@ -18,10 +18,11 @@ use crate::link::Place;
 use crate::process::{Addressee, Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
+use crate::rules::Level;
 use crate::runner;
 use crate::scenario::{Manner, Pace, Route, Stranger, Subject};
 use crate::timeline::Param;
-use crate::verdict::Verdict;
+use crate::verdict::{RuleVerdict, Verdict};
 
 /// Arguments of `drainspec check`.
 #[derive(Debug, clap::Args)]
@@ -296,15 +297,16 @@ impl Args {
     }
 
     fn status(&self, summaries: &[RuleSummary], errors: &[String]) -> Status {
-        let any = |verdict: Verdict| summaries.iter().any(|s| s.verdict.verdict == verdict && !s.known);
-        let promoted = summaries
-            .iter()
-            .any(|s| s.verdict.verdict == Verdict::Warn && !s.known && self.fail_on.contains(&s.verdict.rule));
-        if any(Verdict::Fail) || promoted || (self.strict && any(Verdict::Warn)) {
+        let some = |verdict: Verdict, which: &dyn Fn(&RuleVerdict) -> bool| {
+            summaries.iter().any(|s| s.verdict.verdict == verdict && !s.known && which(&s.verdict))
+        };
+        let promoted = |rule: &RuleVerdict| self.strict || self.fail_on.contains(&rule.rule);
+        let must = |rule: &RuleVerdict| rule.level == Level::Must || self.fail_on.contains(&rule.rule);
+        if some(Verdict::Fail, &|_| true) || some(Verdict::Warn, &promoted) {
             Status::Unexpected
         } else if !errors.is_empty() {
             Status::Environment
-        } else if any(Verdict::Inconclusive) {
+        } else if some(Verdict::Inconclusive, &must) {
             if self.strict { Status::Unexpected } else { Status::Untested }
         } else {
             Status::AsExpected

@@ -16,6 +16,7 @@ pub use raw::Raw;
 pub use speaks::{Speaks, speaks};
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind::{ConnectionRefused, ConnectionReset};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,7 +119,8 @@ impl Client {
                 self.recorder.record(Event::Opened { connection, role });
                 return Ok(Wire::new(stream, connection, self.recorder.clone(), self.under_way.clone()));
             }
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => NotOpened::Refused,
+            // An RST that comes right after the handshake says the same: nothing was sent, and the client knows at once.
+            Ok(Err(error)) if [ConnectionRefused, ConnectionReset].contains(&error.kind()) => NotOpened::Refused,
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => NotOpened::TimedOut,
             Ok(Err(error)) => {
                 if no_descriptor(&error) && !self.starved.swap(true, Ordering::Relaxed) {

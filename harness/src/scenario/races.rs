@@ -15,6 +15,9 @@ use crate::timeline::{Param, Role};
 /// What a link may be late. A server waits for half-open handshakes for a second, and each takes two packets more.
 const LINK_SLACK: Duration = Duration::from_millis(250);
 
+/// Longest wait for an answer while nobody stops the server.
+const IN_PEACE: Duration = Duration::from_secs(3);
+
 /// Time for what was written to be in the kernel's queues, and for a process to be held.
 const HELD: Duration = Duration::from_millis(100);
 
@@ -92,7 +95,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "Clients on keep-alive and on new connections ask for a second and a half, and no signal comes at all.",
         needs: &[],
         rules: &["nothing-lost-in-peace"],
-        params: &[(Param::Clients, 16.0), (Param::Over, 1.5), (Param::MaxInFlight, 1000.0)],
+        params: &[(Param::Clients, 8.0), (Param::Over, 1.5), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Heavy,
         body: body!(steady_load),
     },
@@ -258,8 +261,9 @@ async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result
 
 async fn steady_load(run: &mut Run<'_>) -> Result<(), Stop> {
     let target = run.start().await?;
-    let storm = run.load(&target, &run.subject.ask(Role::Storm), true)?;
-    let load = run.load(&target, &run.subject.ask(Role::Sustained), false)?;
+    let ask = |role| run.subject.ask(role).patience(IN_PEACE);
+    let storm = run.load(&target, &ask(Role::Storm), true)?;
+    let load = run.load(&target, &ask(Role::Sustained), false)?;
     load.warm(run.warm_answers(1)).await?;
     run.confirmed("every client has been answered");
     tokio::time::sleep(run.duration(Param::Over)).await;

@@ -176,7 +176,7 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NotOpened {
-    /// The kernel answered RST to the SYN: nobody listens. Nothing was sent.
+    /// The kernel answered RST to the SYN, or right after the handshake: nobody listens. Nothing was sent.
     Refused,
     /// No answer in time.
     TimedOut,

@@ -148,6 +148,7 @@ fn nothing_lost_in_peace() -> Vec<Case> {
         holds(rule, "an error is an answer", more().answered("c", 500)),
         violated(rule, "one lost by RST", more().broken("c", Break::Reset)),
         violated(rule, "one without an end", more()),
+        unclear(rule, "one waited for in vain", more().broken("c", Break::TimedOut)),
         unclear(rule, "there was not load enough", load()),
         unclear(rule, "a signal was sent", more().answered("c", 200).at(1_000).signal("SIGTERM")),
     ]

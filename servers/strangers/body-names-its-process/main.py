@@ -4,13 +4,16 @@ import os
 import signal
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Status(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    timeout = 2
 
     def do_GET(self):
+        if self.path == "/report":
+            time.sleep(1)
         body = f"process {os.getpid()}".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -22,6 +25,7 @@ class Status(BaseHTTPRequestHandler):
 
 
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Status)
+server.daemon_threads = False
 signal.signal(
     signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
 )
