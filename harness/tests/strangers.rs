@@ -8,14 +8,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use drainspec::link::Place;
+use drainspec::process::Tree;
 use serde::Deserialize;
 use serde_json::Value;
 
 /// Cases played side by side: most of the time of a check is spent waiting.
 const SIDE_BY_SIDE: usize = 4;
 
-/// Time for a program to listen that was started before drainspec.
-const SETTLES: Duration = Duration::from_secs(1);
+/// Longest wait for a program to listen that was started before drainspec.
+const SETTLES: Duration = Duration::from_secs(20);
 
 /// A `stranger.toml`.
 #[derive(Deserialize)]
@@ -79,7 +81,11 @@ impl Beside {
     fn start(folder: &Path, command: &[String]) -> Option<Self> {
         let (program, arguments) = command.split_first()?;
         let child = Command::new(program).args(arguments).current_dir(folder).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(SETTLES);
+        let (pid, began) = (child.id().cast_signed(), Instant::now());
+        while Tree::of(pid, None, &Place::HERE).listening().is_empty() {
+            assert!(began.elapsed() < SETTLES, "{command:?} does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Some(Self(child))
     }
 }

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import queue
 import signal
 import sys
 import threading
@@ -29,8 +30,8 @@ class App(BaseHTTPRequestHandler):
 counter = itertools.count()
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), App)
 server.daemon_threads = False
-signal.signal(
-    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
-)
+stop = queue.SimpleQueue()  # a handler may not start a thread, nor wait for a lock
+threading.Thread(target=lambda: stop.get() or server.shutdown(), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: stop.put(None))
 server.serve_forever()
 server.server_close()

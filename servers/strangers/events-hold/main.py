@@ -1,5 +1,6 @@
 """Events without an end, and nobody who ends them."""
 
+import queue
 import signal
 import sys
 import threading
@@ -30,8 +31,8 @@ class App(BaseHTTPRequestHandler):
 
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), App)
 server.daemon_threads = False
-signal.signal(
-    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
-)
+stop = queue.SimpleQueue()  # a handler may not start a thread, nor wait for a lock
+threading.Thread(target=lambda: stop.get() or server.shutdown(), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: stop.put(None))
 server.serve_forever()
 server.server_close()

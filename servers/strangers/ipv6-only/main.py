@@ -1,5 +1,6 @@
 """IPv6 is enough."""
 
+import queue
 import signal
 import socket
 import sys
@@ -27,8 +28,8 @@ class App(BaseHTTPRequestHandler):
 ThreadingHTTPServer.address_family = socket.AF_INET6
 server = ThreadingHTTPServer(("::1", int(sys.argv[1])), App)
 server.daemon_threads = False
-signal.signal(
-    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
-)
+stop = queue.SimpleQueue()  # a handler may not start a thread, nor wait for a lock
+threading.Thread(target=lambda: stop.get() or server.shutdown(), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: stop.put(None))
 server.serve_forever()
 server.server_close()

@@ -1,6 +1,7 @@
 """A hundred requests, and no more that day."""
 
 import itertools
+import queue
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ class App(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/report":
             time.sleep(1)
-        self.send_response(429 if next(counter) > 100 else 200)
+        self.send_response(429 if next(counter) > 40 else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -25,8 +26,8 @@ class App(BaseHTTPRequestHandler):
 counter = itertools.count()
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), App)
 server.daemon_threads = False
-signal.signal(
-    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
-)
+stop = queue.SimpleQueue()  # a handler may not start a thread, nor wait for a lock
+threading.Thread(target=lambda: stop.get() or server.shutdown(), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: stop.put(None))
 server.serve_forever()
 server.server_close()

@@ -1,5 +1,6 @@
 """A lock keeps a second one out."""
 
+import queue
 import signal
 import socket
 import sys
@@ -28,8 +29,8 @@ lock = socket.socket(socket.AF_UNIX)
 lock.bind("\0drainspec-stranger-only-one")
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), App)
 server.daemon_threads = False
-signal.signal(
-    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
-)
+stop = queue.SimpleQueue()  # a handler may not start a thread, nor wait for a lock
+threading.Thread(target=lambda: stop.get() or server.shutdown(), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: stop.put(None))
 server.serve_forever()
 server.server_close()

@@ -1,5 +1,6 @@
 """A listener that is open before there is an application."""
 
+import queue
 import signal
 import socket
 import sys
@@ -38,8 +39,8 @@ server.socket = early
 server.server_address = early.getsockname()
 server.server_name, server.server_port = server.server_address
 server.daemon_threads = False
-signal.signal(
-    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
-)
+stop = queue.SimpleQueue()  # a handler may not start a thread, nor wait for a lock
+threading.Thread(target=lambda: stop.get() or server.shutdown(), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: stop.put(None))
 server.serve_forever()
 server.server_close()

@@ -1,5 +1,6 @@
 """A JSON API: it has a route, and its root is not one."""
 
+import queue
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ class Api(BaseHTTPRequestHandler):
         body = b"[]" if found else b'{"error": "not found"}'
         self.send_response(200 if found else other)
         self.send_header("Content-Length", str(len(body)))
-        if stopping.is_set():
+        if draining:
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
@@ -30,14 +31,18 @@ class Api(BaseHTTPRequestHandler):
 other = int(sys.argv[2]) if len(sys.argv) > 2 else 404
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Api)
 server.daemon_threads = False
-stopping = threading.Event()
+stopping = queue.SimpleQueue()  # a handler may not start a thread, nor wait for a lock
 
 
-def stop(*_):
-    stopping.set()
-    threading.Thread(target=server.shutdown).start()
+def stop():
+    global draining
+    stopping.get()
+    draining = True
+    server.shutdown()
 
 
-signal.signal(signal.SIGTERM, stop)
+draining = False
+threading.Thread(target=stop, daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: stopping.put(None))
 server.serve_forever()
 server.server_close()

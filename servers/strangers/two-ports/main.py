@@ -1,5 +1,6 @@
 """A debug port, and the application's."""
 
+import queue
 import signal
 import threading
 import time
@@ -26,8 +27,8 @@ debug = ThreadingHTTPServer(("127.0.0.1", 18631), App)
 threading.Thread(target=debug.serve_forever, daemon=True).start()
 server = ThreadingHTTPServer(("127.0.0.1", 18632), App)
 server.daemon_threads = False
-signal.signal(
-    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
-)
+stop = queue.SimpleQueue()  # a handler may not start a thread, nor wait for a lock
+threading.Thread(target=lambda: stop.get() or server.shutdown(), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: stop.put(None))
 server.serve_forever()
 server.server_close()
