@@ -3,6 +3,7 @@
 //! `STRANGERS=GLOB` chooses cases, `STRANGERS_REPEAT=N` plays each so many times.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -80,7 +81,10 @@ impl Beside {
     /// Starts it and waits until it listens.
     fn start(folder: &Path, command: &[String]) -> Option<Self> {
         let (program, arguments) = command.split_first()?;
-        let child = Command::new(program).args(arguments).current_dir(folder).stderr(Stdio::null()).spawn().unwrap();
+        let mut command_line = Command::new(program);
+        // A leader, whose tree is looked at.
+        command_line.args(arguments).current_dir(folder).stderr(Stdio::null()).process_group(0);
+        let child = command_line.spawn().unwrap();
         let (pid, began) = (child.id().cast_signed(), Instant::now());
         while Tree::of(pid, None, &Place::HERE).listening().is_empty() {
             assert!(began.elapsed() < SETTLES, "{command:?} does not listen");
