@@ -84,13 +84,13 @@ impl Beside {
         let mut command_line = Command::new(program);
         // A leader, whose tree is looked at.
         command_line.args(arguments).current_dir(folder).stderr(Stdio::null()).process_group(0);
-        let child = command_line.spawn().unwrap();
-        let (pid, began) = (child.id().cast_signed(), Instant::now());
+        let started = Self(command_line.spawn().unwrap());
+        let (pid, began) = (started.0.id().cast_signed(), Instant::now());
         while Tree::of(pid, None, &Place::HERE).listening().is_empty() {
             assert!(began.elapsed() < SETTLES, "{command:?} does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
-        Some(Self(child))
+        Some(started)
     }
 }
 
