@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::client::NO_DESCRIPTOR;
 use crate::measures::measures;
 use crate::process;
 use crate::recorder::Recorder;
@@ -62,6 +63,10 @@ async fn record(subject: &Subject, scenario: &Scenario, recorder: Recorder) -> O
     match played {
         Ok(()) => {}
         Err(Stop::Skipped(why)) => recorder.record(Event::Skipped { why }),
+        Err(stop) if stop.is_starved() => {
+            let what = "drainspec can do its part".to_owned();
+            recorder.record(Event::Unconfirmed { what, why: NO_DESCRIPTOR.to_owned() });
+        }
         Err(Stop::Unconfirmed { what, why }) => recorder.record(Event::Unconfirmed { what, why }),
         // Half of the time that it has to start.
         Err(stop) if stop.is_late() && 2 * recorder.lost() >= process::START_TIMEOUT => {

@@ -39,7 +39,11 @@ fn subject(folder: &Path, taken: u32, work: u32, takes_port: bool) -> Subject {
         manner: Manner::Stranger(Box::new(Stranger {
             quick: Route::get("/"),
             slow: None,
+            finite: None,
+            endless: None,
+            upload: None,
             ready: None,
+            rate: None,
             headers: Default::default(),
             stop: Signal::SIGTERM,
             to: Addressee::Leader,
@@ -110,9 +114,9 @@ async fn the_processor_time_of_a_start_is_learnt() {
     let folder = tempfile::tempdir().unwrap();
     let mut starting = Vec::new();
     for work in [0, 60] {
-        let subject = subject(folder.path(), 0, work, true);
-        let recorder = Recorder::discard(plain_header(&subject, "learning"));
-        starting.push(learn(&subject, recorder).await.unwrap().starting);
+        let subjects = [(); 2].map(|()| subject(folder.path(), 0, work, true));
+        let recorders = [0, 1].map(|one| Recorder::discard(plain_header(&subjects[one], "learning")));
+        starting.push(learn(&subjects[0], &subjects[1], false, recorders).await.unwrap().starting);
     }
     assert!(starting[1] > 2 * starting[0], "{starting:?}");
 }

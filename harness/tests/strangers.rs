@@ -2,17 +2,28 @@
 //!
 //! `STRANGERS=GLOB` chooses cases, `STRANGERS_REPEAT=N` plays each so many times.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use drainspec::link::Place;
+use drainspec::process::Tree;
 use serde::Deserialize;
 use serde_json::Value;
 
 /// Cases played side by side: most of the time of a check is spent waiting.
-const SIDE_BY_SIDE: usize = 2;
+const SIDE_BY_SIDE: usize = 4;
+
+/// How often a case is played again of which a busy machine has left something untested.
+const REPLAYS: usize = 2;
+/// What is wrong then.
+const UNTESTED: &str = "exit status Some(5) instead of 0";
+
+/// Longest wait for a program to listen that was started before drainspec.
+const SETTLES: Duration = Duration::from_secs(20);
 
 /// A `stranger.toml`.
 #[derive(Deserialize)]
@@ -30,6 +41,11 @@ struct Stranger {
     never: Vec<String>,
     #[serde(default)]
     needs: Vec<String>,
+    #[serde(default)]
+    load: bool,
+    #[serde(default)]
+    before: Vec<String>,
+    files: Option<u64>,
     verdicts: BTreeMap<String, String>,
 }
 
@@ -51,15 +67,61 @@ fn name(folder: &Path) -> String {
     folder.file_name().unwrap().to_string_lossy().into_owned()
 }
 
+/// What only one case at a time may use: the server of another folder to which its command leads, where that has a port
+/// that is fixed, else its own folder.
+fn server<'c>(folder: &'c Path, case: &'c Stranger) -> &'c str {
+    let takes_port = case.run.iter().any(|part| part.contains("{port}"));
+    let other = case.run.iter().find_map(|part| part.strip_prefix("../")?.split('/').next());
+    other.filter(|_| !takes_port).or_else(|| folder.file_name()?.to_str()).unwrap_or_default()
+}
+
 fn is_there(program: &str) -> bool {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
 }
 
+/// A program that runs while drainspec does, and is none of its own.
+struct Beside(Child);
+
+impl Beside {
+    /// Starts it and waits until it listens.
+    fn start(folder: &Path, command: &[String]) -> Option<Self> {
+        let (program, arguments) = command.split_first()?;
+        let mut command_line = Command::new(program);
+        // A leader, whose tree is looked at.
+        command_line.args(arguments).current_dir(folder).stderr(Stdio::null()).process_group(0);
+        let started = Self(command_line.spawn().unwrap());
+        let (pid, began) = (started.0.id().cast_signed(), Instant::now());
+        while Tree::of(pid, None, &Place::HERE).listening().is_empty() {
+            assert!(began.elapsed() < SETTLES, "{command:?} does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(started)
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// What is wrong with the report on this stranger, and the report.
 fn play(folder: &Path, case: &Stranger) -> (Vec<String>, String) {
-    let done = Command::new(env!("CARGO_BIN_EXE_drainspec"))
+    let _beside = Beside::start(folder, &case.before);
+    let drainspec = env!("CARGO_BIN_EXE_drainspec");
+    let mut command = match case.files {
+        None => Command::new(drainspec),
+        Some(files) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), drainspec]);
+            shell
+        }
+    };
+    let done = command
         .args(["check", "--format", "json"])
         .args(&case.check)
+        .args((!case.load).then_some("--without-load"))
         .arg("--")
         .args(&case.run)
         .current_dir(folder)
@@ -117,13 +179,30 @@ fn each_is_judged_as_is_right() {
     });
     assert!(!cases.is_empty(), "nothing is chosen");
     let waiting: Mutex<VecDeque<_>> = Mutex::new((0..repeat).flat_map(|_| &cases).collect());
+    // No case beside itself, nor beside one that has the same server: some have a port that is fixed.
+    let playing: Mutex<BTreeSet<&str>> = Mutex::default();
+    let next = || {
+        let (mut waiting, mut playing) = (waiting.lock().unwrap(), playing.lock().unwrap());
+        let at = waiting.iter().position(|(folder, case)| !playing.contains(server(folder, case)))?;
+        let (folder, case) = waiting.remove(at)?;
+        playing.insert(server(folder, case));
+        Some((folder, case))
+    };
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..SIDE_BY_SIDE {
             scope.spawn(|| {
-                while let Some((folder, case)) = { waiting.lock().unwrap().pop_front() } {
+                while let Some((folder, case)) = next() {
                     let began = Instant::now();
-                    let (wrong, report) = play(folder, case);
+                    let (mut wrong, mut report) = play(folder, case);
+                    // What a busy machine has left untested is played again; a verdict that is wrong is not.
+                    for _ in 0..REPLAYS {
+                        if !matches!(wrong.as_slice(), [one] if one == UNTESTED) {
+                            break;
+                        }
+                        (wrong, report) = play(folder, case);
+                    }
+                    playing.lock().unwrap().remove(server(folder, case));
                     let word = if wrong.is_empty() { "ok" } else { "WRONG" };
                     println!("{} {word} {:.1} s", name(folder), began.elapsed().as_secs_f64());
                     if !wrong.is_empty() {

@@ -68,7 +68,7 @@ type Connection struct {
 }
 
 // Read is where net/http waits for a request. That a deadline passed says nothing about the socket: before the FIN
-// the kernel is asked. rule: nothing-lost-on-keep-alive
+// the kernel is asked. rule: nothing-lost-on-keep-alive, nothing-lost-in-peace
 func (c *Connection) Read(buffer []byte) (int, error) {
 	c.await(len(buffer))
 	for {

@@ -378,7 +378,7 @@ export class Registry {
     if (!isIdle(connection)) return;
     connection.lastLook = setImmediate(() => {
       if (connection.hasBegun()) {
-        this.activate(connection); // rule: nothing-lost-on-keep-alive
+        this.activate(connection); // rule: nothing-lost-on-keep-alive, nothing-lost-in-peace
       } else {
         connection.halfClose();
       }

@@ -88,7 +88,7 @@ class Connection:
             linger_deadline = max(idle_since, registry.drain_began) + registry.linger  # rule: idle-holds-nothing
             arrived = self._wait(select.POLLIN, min(deadline, linger_deadline), registry.cut)
         # Whatever the deadline says: a request that has begun to arrive is served. Where the client has closed,
-        # receive finds out. rule: nothing-lost-on-keep-alive
+        # receive finds out. rule: nothing-lost-on-keep-alive, nothing-lost-in-peace
         return arrived or self._wait(select.POLLIN, time.monotonic(), registry.cut)
 
     def receive(self, deadline: float) -> bytes:

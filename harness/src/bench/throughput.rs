@@ -105,7 +105,7 @@ pub async fn in_flight_accounted(server: &Server, requests: usize) -> Result<Opt
 async fn requests_per_second(run: &Run<'_>, target: &Target, lasts: Duration) -> f64 {
     // The line that a reference logs for each id is the harness's wish, and no part of serving.
     let ask = run.subject.ask(Role::KeepAlive).without_id();
-    let load = back_to_back(&run.client, target.address, &ask, CLIENTS);
+    let load = back_to_back(&run.client, target.address, &ask, CLIENTS, Duration::ZERO);
     tokio::time::sleep(WARM_UP).await;
     let (before, began) = (load.answered(), Instant::now());
     tokio::time::sleep(lasts).await;

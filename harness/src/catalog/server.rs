@@ -48,6 +48,12 @@ pub enum Feature {
     Health,
     /// `/bytes`, `/stream` and `/events`.
     Streams,
+    /// A response in pieces that has an end. `Streams` has one; somebody's server has whichever `--stream` names.
+    #[serde(skip_deserializing)]
+    FiniteStream,
+    /// A response in pieces that has none.
+    #[serde(skip_deserializing)]
+    EndlessStream,
     /// `POST /echo`.
     Upload,
     /// The limits and time-outs of the contract, `DRAIN_TIMEOUT` among them.
@@ -70,6 +76,8 @@ impl Feature {
             Self::Slow => "slow",
             Self::Health => "health",
             Self::Streams => "streams",
+            Self::FiniteStream => "finite-stream",
+            Self::EndlessStream => "endless-stream",
             Self::Upload => "upload",
             Self::Limits => "limits",
             Self::LameDuck => "lame-duck",
@@ -79,6 +87,11 @@ impl Feature {
         }
     }
 
+    /// Whether a server with this feature has the other one as well.
+    pub fn includes(self, other: Self) -> bool {
+        self == other || (self == Self::Streams && matches!(other, Self::FiniteStream | Self::EndlessStream))
+    }
+
     /// What it is, in one sentence.
     pub fn meaning(self) -> &'static str {
         match self {
@@ -86,6 +99,8 @@ impl Feature {
             Self::Slow => "`GET /slow?delay=S`: an answer that takes as long as asked",
             Self::Health => "`GET /health/ready` and `GET /health/live`",
             Self::Streams => "`GET /bytes`, `GET /stream` and `GET /events`",
+            Self::FiniteStream => "`GET /stream`, which is part of `streams`: a response in pieces that has an end",
+            Self::EndlessStream => "`GET /events`, which is part of `streams`: a response in pieces that has none",
             Self::Upload => "`POST /echo`",
             Self::Limits => "the limits and time-outs of the contract, `DRAIN_TIMEOUT` among them",
             Self::LameDuck => "`SHUTDOWN_DELAY`",
@@ -178,7 +193,7 @@ impl Server {
 
     /// Whether the server can do this.
     pub fn has(&self, feature: Feature) -> bool {
-        self.spec.features.contains(&feature)
+        self.spec.features.iter().any(|own| own.includes(feature))
     }
 
     /// Whether breaking a contract rule is a failure for it: references promise the contract, and faulty servers

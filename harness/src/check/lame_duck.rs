@@ -65,7 +65,8 @@ pub async fn watch(target: &mut Target, subject: &Subject, stranger: &Stranger) 
             let whole = answer.outcome == Outcome::Answered;
             answered |= whole;
             // What comes at the end may meet it.
-            served &= !whole || answer.status == stranger.quick.normal.map(|normal| normal.status);
+            let due = stranger.quick.normal.and_then(|normal| normal.due.status);
+            served &= !whole || due.is_none() || answer.status == due;
         }
     }
     match signalled.elapsed() {

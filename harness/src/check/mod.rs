@@ -5,15 +5,20 @@ mod deploy;
 mod lame_duck;
 mod leader;
 mod learn;
+mod normal;
+mod peace;
+mod ports;
 mod profile;
 mod programs;
 mod results;
+mod words;
 
 pub use causes::{Cause, causes};
 pub use deploy::deploy;
 pub use lame_duck::LameDuck;
 pub use leader::{Diagnosis, Identity};
-pub use learn::{Learned, learn};
+pub use learn::{Learned, NotLearned, learn};
+pub use peace::Peace;
 pub use profile::Profile;
 pub use results::{Asked, CheckResults, CheckedRule, FILE, LeftOut};
 
@@ -115,9 +120,9 @@ fn differs(subject: &Subject, scenario: &Scenario) -> bool {
 }
 
 /// Plays scenarios, each against a process of its own. `subject` makes the subject for one run: where the server
-/// takes the port that it is given, every run has another one, and light scenarios go on side by side. Where another
-/// process leads than listens, it is played first whether the signal gets through: nothing else can be told where it
-/// does not.
+/// takes the port that it is given, every run has another one, and light scenarios go on side by side where two of it
+/// can live so. Where another process leads than listens, it is played first whether the signal gets through: where it
+/// does not, nothing else can be told.
 pub async fn play(
     scenarios: Vec<&'static Scenario>,
     subject: impl Fn() -> Subject,
@@ -132,14 +137,14 @@ pub async fn play(
     };
     let (beside, scenarios): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|scenario| scenario.slug == BESIDE);
     let waits = Waiting::of(beside.first().copied(), &subject, out);
-    let waits = match learned.own_port {
+    let waits = match learned.alone.is_none() {
         true => waits.map(Waiting::start),
         false => waits,
     };
     let (first, rest): (Vec<_>, Vec<_>) = scenarios
         .into_iter()
         .partition(|scenario| !learned.identity.leader_listens && SIGNAL_FIRST.contains(&scenario.slug));
-    let side_by_side = if learned.own_port { side_by_side } else { 1 };
+    let side_by_side = if learned.alone.is_none() { side_by_side } else { 1 };
     let patience = Patience::default();
     let mut all = play_all(first, &subject, side_by_side, out, &patience, &mut done).await;
     match all.iter().find_map(through) {

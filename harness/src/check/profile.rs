@@ -37,7 +37,6 @@ impl Profile {
                 | "slow-reader-bounded"
                 | "streams-limited-apart",
             ) => Some("its limits are its own, and nobody here knows them"),
-            (_, "endless-stream-ends") => Some("no path of it is known to have no end"),
             (_, "liveness-stays") => Some("no liveness probe of it is known"),
             (_, "prestop-waits" | "prestop-keeps-process" | "prestop-delay-once") => {
                 Some("no preStop hook of it is known")
@@ -84,6 +83,7 @@ impl Profile {
             "signal-reaches-server" => {
                 "a server that never hears of it is killed, with all that it was doing, or lives on and holds the port"
             }
+            "nothing-lost-in-peace" => "what is lost without a deploy is lost every day",
             "exit-is-prompt" => "a roll-out waits for each instance in turn",
             "group-signal-drains" => "terminals, foreman and Heroku signal the whole process group",
             "client-gone-releases" => "work for nobody delays the end of the process",
@@ -92,6 +92,9 @@ impl Profile {
             "clean-exit-status" => "whoever supervises the process reads a failure from its exit status",
             "int-like-term" => "Ctrl-C in a terminal and some supervisors send SIGINT",
             "startup-signal-ends-process" => "a roll-out that is turned back stops processes that are just starting",
+            "endless-stream-ends" => {
+                "a stream that breaks off looks like a failure, and one that goes on holds the process"
+            }
             "second-signal-exits" => "somebody who asks twice wants out",
             "hup-keeps-serving" => "a closed terminal or a log rotation sends SIGHUP",
             _ => "",

@@ -10,6 +10,7 @@ use super::{Learned, Left, Played, Profile, RuleSummary, deploy};
 use crate::catalog::{Feature, Kind, KnownFailures};
 use crate::results::{Cell, ReadError, Repeats, Results};
 use crate::rules::{self, Level};
+use crate::scenario::Scenario;
 use crate::timeline::Seen;
 use crate::verdict::{RuleVerdict, Verdict};
 
@@ -29,8 +30,12 @@ const UNTESTABLE: [&str; 5] = [
 
 /// How a user makes a server testable in more ways, and the features that this brings. What is missing here needs
 /// a server that keeps drainspec's contract.
-const WAYS: [(&str, &[Feature]); 2] =
-    [("--slow PATH", &[Feature::Slow]), ("--ready PATH", &[Feature::Health, Feature::LameDuck])];
+const WAYS: [(&str, &[Feature]); 4] = [
+    ("--slow PATH", &[Feature::Slow]),
+    ("--stream PATH", &[Feature::FiniteStream, Feature::EndlessStream]),
+    ("--upload PATH", &[Feature::Upload]),
+    ("--ready PATH", &[Feature::Health, Feature::LameDuck]),
+];
 
 /// What a check came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,6 +74,8 @@ pub struct CheckResults {
     pub leader: Seen,
     /// The process that listens.
     pub server: Seen,
+    /// From its start to its first answer, in milliseconds.
+    pub start_ms: f64,
     /// What the kernel says of the signal, and what is odd.
     pub notes: Vec<String>,
     /// What several rules come from, worst first.
@@ -77,6 +84,9 @@ pub struct CheckResults {
     pub rules: Vec<CheckedRule>,
     /// Scenarios that were left out.
     pub not_tested: Vec<LeftOut>,
+    /// Scenarios that `--without-load` left out.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// What no check tests.
     pub untestable: Vec<String>,
     /// Scenarios that this machine cannot play, and why.
@@ -155,6 +165,8 @@ pub struct Asked<'a> {
     pub known: &'a KnownFailures,
     /// Rules whose violation is a failure, whatever their level.
     pub fail_on: &'a [String],
+    /// Scenarios that load the machine, where they were not wanted.
+    pub left_out: &'a [&'static Scenario],
 }
 
 impl CheckResults {
@@ -181,16 +193,18 @@ impl CheckResults {
             fail_on: asked.fail_on.to_vec(),
             port: learned.port,
             keep_alive: learned.keep_alive,
-            latency_ms: learned.quick.takes().as_secs_f64() * 1e3,
+            latency_ms: learned.quick.1.takes.as_secs_f64() * 1e3,
             learned: learned.words(),
             language: learned.identity.language.map(str::to_owned),
             framework: learned.identity.framework.map(|framework| framework.name.clone()),
             leader: learned.identity.leader.clone(),
             server: learned.identity.server.clone(),
-            notes: learned.identity.diagnoses.iter().map(ToString::to_string).collect(),
+            start_ms: learned.start.as_secs_f64() * 1e3,
+            notes: learned.notes(),
             causes,
             rules,
             not_tested: left.iter().map(LeftOut::of).collect(),
+            left_out: asked.left_out.iter().map(|scenario| scenario.slug.to_owned()).collect(),
             untestable: UNTESTABLE.map(str::to_owned).to_vec(),
             skipped: reasons(Verdict::Skipped),
             errors: reasons(Verdict::Error),

@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Among, CliError, Status};
 use crate::catalog::KnownFailures;
-use crate::check::{self, Asked, CheckResults, CheckedRule, Learned, Profile};
+use crate::check::{self, Asked, CheckResults, CheckedRule, Learned, NotLearned, Profile};
 use crate::link::Place;
 use crate::process::{self, Addressee, Launch, guardian::Guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
 use crate::rules::{self, Level};
 use crate::runner;
-use crate::scenario::{Manner, Patience, Route, Stranger, Subject};
+use crate::scenario::{Manner, Pace, Patience, Route, Stranger, Subject};
 use crate::timeline::Param;
 use crate::verdict::Verdict;
 
@@ -27,11 +27,13 @@ use crate::verdict::Verdict;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The server is started once for each scenario. It learns its port from {port} in the command or from the
-variable PORT; where it takes neither, the port that it listens on is found.
+variable PORT; where it takes neither, --port names it, or the port that it listens on is found.
 
 Examples:
   drainspec check --slow /report -- ./my-server --port {port}
   drainspec check --slow /report --ready /ready --profile kubernetes --grace 30 -- ./my-server --port {port}
+  drainspec check --slow /report --method POST --body '{}' -H 'Content-Type: application/json' -- ./my-server
+  drainspec check --port 8080 --stream /events --upload /files -- ./my-server
   drainspec check --signal QUIT -- nginx -c /etc/nginx/nginx.conf -g 'daemon off;'"
 )]
 pub struct Args {
@@ -47,12 +49,21 @@ pub struct Args {
     /// The body of the request to the slow path
     #[arg(long, value_name = "TEXT", requires = "slow")]
     body: Option<String>,
+    /// A path whose response comes in pieces over half a second or more, or without an end
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    stream: Option<String>,
+    /// A path that takes a body of 240 KiB by POST
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    upload: Option<String>,
     /// A header field of every request (may be repeated)
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     header: Vec<(HeaderName, HeaderValue)>,
     /// The host that is asked for
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     host: HeaderValue,
+    /// The port that it listens on, where it takes neither {port} nor PORT
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
     /// The readiness probe: with it the probe must fail before the listener closes
     #[arg(long, value_name = "PATH", value_parser = path)]
     ready: Option<String>,
@@ -93,6 +104,9 @@ pub struct Args {
     /// Warnings, and MUST rules that could not be tested, count as failures
     #[arg(long)]
     strict: bool,
+    /// Leave out the scenarios that load the machine
+    #[arg(long)]
+    without_load: bool,
     /// As text, or as JSON for programs
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -179,15 +193,21 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
     let folder = std::env::current_dir().map_err(|source| CliError::Io { path: PathBuf::from("."), source })?;
     let subject = |learned: Option<&Learned>| args.subject(&folder, learned);
 
-    let log = out.join("timelines").join("learning.ndjson");
-    let first = subject(None)?;
-    let recorder = Recorder::create(runner::plain_header(&first, "learning"), &log)
-        .map_err(|source| CliError::Io { path: log.clone(), source })?;
-    let learned = check::learn(&first, recorder).await;
-    let learned =
-        learned.map_err(|stop| CliError::NotTestable { command: args.command.join(" "), why: stop.to_string() })?;
+    let (first, second) = (subject(None)?, subject(None)?);
+    let recorder = |what: &str, subject: &Subject| {
+        let log = out.join("timelines").join(format!("{what}.ndjson"));
+        Recorder::create(runner::plain_header(subject, what), &log).map_err(|source| CliError::Io { path: log, source })
+    };
+    let recorders = [recorder("learning", &first)?, recorder("learning-again", &second)?];
+    let learned = check::learn(&first, &second, args.port.is_some(), recorders).await;
+    let learned = learned.map_err(|why| match why {
+        NotLearned::Unusable { .. } => CliError::Unusable(why),
+        why => CliError::NotTestable { command: args.command.join(" "), why: why.to_string() },
+    })?;
     let chosen_for = subject(Some(&learned))?;
     let (chosen, left) = check::choose(&chosen_for);
+    let (chosen, left_out): (Vec<_>, Vec<_>) =
+        chosen.into_iter().partition(|scenario| !args.without_load || scenario.pace != Pace::Heavy);
     let mut progress = Progress::new(chosen.len());
     let make = || subject(Some(&learned)).unwrap_or_else(|_| chosen_for.clone());
     let side_by_side = args.jobs.map_or(learned.side_by_side(), usize::from);
@@ -203,6 +223,7 @@ async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> R
         grace_s: args.grace.unwrap_or(GRACE),
         known,
         fail_on: &args.fail_on,
+        left_out: &left_out,
     };
     let results = CheckResults::new(&asked, &learned, &played, &left, began.elapsed().as_secs_f64());
     let json = serde_json::to_string_pretty(&results).unwrap_or_default();
@@ -242,7 +263,7 @@ impl Args {
     /// The subject of one run, with a port of its own where the server takes it.
     fn subject(&self, folder: &std::path::Path, learned: Option<&Learned>) -> Result<Subject, CliError> {
         let fixed = learned.filter(|learned| !learned.own_port).map(|learned| learned.port);
-        let port = match fixed {
+        let port = match self.port.or(fixed) {
             Some(port) => port,
             None => process::free_port().map_err(|source| CliError::Io { path: "a free port".into(), source })?,
         };
@@ -260,11 +281,21 @@ impl Args {
             params: self.params(learned),
             learned: learned.map_or(Vec::new(), Learned::words),
             manner: Manner::Stranger(Box::new(Stranger {
-                quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.clone()),
+                quick: learned.map_or_else(|| Route::get(&self.path), |learned| learned.quick.0.clone()),
                 slow: match learned {
-                    Some(learned) => learned.slow.clone(),
+                    Some(learned) => learned.slow.as_ref().map(|(route, _)| route.clone()),
                     None => self.slow.as_ref().map(|path| self.slow_route(path)),
                 },
+                finite: match learned {
+                    Some(learned) => learned.finite.as_ref().map(|(route, _)| route.clone()),
+                    None => self.stream.as_ref().map(Route::get),
+                },
+                endless: learned.and_then(|learned| learned.endless.clone()),
+                upload: match learned {
+                    Some(learned) => learned.upload.as_ref().map(|(route, _)| route.clone()),
+                    None => self.upload.as_ref().map(|path| Route { method: Method::POST, ..Route::get(path) }),
+                },
+                rate: learned.and_then(|learned| learned.peace.limit()),
                 ready: self.ready.clone(),
                 headers: self.headers(),
                 stop: match self.signal {
@@ -275,8 +306,9 @@ impl Args {
                 to: self.signal_to,
                 children: learned.is_some_and(|learned| learned.identity.children),
                 port,
-                takes_port: fixed.is_none(),
-                start_within: Duration::from_secs(self.start),
+                takes_port: self.port.or(fixed).is_none(),
+                // The next start may come on a busier machine.
+                start_within: Duration::from_secs(self.start).max(3 * learned.map_or(Duration::ZERO, |l| l.start)),
                 grace: Duration::from_secs(self.grace.unwrap_or(GRACE)),
                 lame_duck: self.lame_duck.map(Duration::from_secs),
                 ends: learned.is_none_or(|learned| learned.lame_duck.ends()),
@@ -297,8 +329,7 @@ impl Args {
             (Param::DrainTimeout, grace),
             (Param::IdleLinger, self.grace.map_or(IDLE_LINGER, |grace| grace as f64)),
         ];
-        let slow = learned.and_then(|learned| learned.slow.as_ref());
-        params.extend(slow.map(|slow| (Param::InFlightFor, slow.takes().as_secs_f64())));
+        params.extend(learned.into_iter().flat_map(Learned::params));
         if self.profile != Profile::Standalone && self.balancer_idle > 0 {
             params.push((Param::BalancerIdle, self.balancer_idle as f64));
         }

@@ -194,6 +194,9 @@ pub enum CliError {
         /// The grace period, in seconds.
         grace: u64,
     },
+    /// An option of `check` names what cannot be used.
+    #[error(transparent)]
+    Unusable(crate::check::NotLearned),
     /// A timeline is not in order.
     #[error("{}: {source}", path.display())]
     Timeline {
@@ -231,6 +234,7 @@ impl CliError {
             | Self::NothingToJudge { .. } => Status::NothingSelected,
             // In a file it would be that file's value.
             Self::Unknown { .. }
+            | Self::Unusable(_)
             | Self::NoTimeToDrain { .. }
             | Self::UnknownRule { .. }
             | Self::NotJudged { .. }

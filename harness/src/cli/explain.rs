@@ -165,7 +165,7 @@ fn scenario_text(scenario: &'static Scenario, width: Option<usize>) -> String {
         page.prose("nothing but an answer to `GET /`");
     }
     for feature in scenario.needs {
-        page.item(&format!("{:<11}", feature.word()), feature.meaning());
+        page.item(&format!("{:<15}", feature.word()), feature.meaning());
     }
     page.heading("Parameters (durations in seconds)");
     for (param, value) in rulebook::parameters(scenario) {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Client;
+use super::expected::{Expected, Framing, digest};
 use super::wire::{Announced, Wire, WireLog};
 use crate::timeline::{Break, ConnectionId, Ending, Event, NotOpened, RequestId, Role};
 
@@ -49,15 +50,6 @@ pub struct Ask {
     patience: Duration,
     pace: Option<Duration>,
     carries_id: bool,
-}
-
-/// The response that is due, as far as it is known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Expected {
-    /// Its status.
-    pub status: Option<u16>,
-    /// The length of its body.
-    pub bytes: Option<u64>,
 }
 
 /// The body of a request.
@@ -108,6 +100,10 @@ pub struct Answer {
     pub close: bool,
     /// The instance that answered.
     pub instance: Option<String>,
+    /// The length of the body.
+    pub bytes: u64,
+    /// How the end of the body is told, where a head came.
+    pub framing: Option<Framing>,
     /// The header fields.
     pub headers: HeaderMap,
     /// The first part of the body: 4 MiB.
@@ -141,7 +137,9 @@ impl Ask {
 
     /// A POST.
     pub fn post(path: impl Into<String>, role: Role, payload: Payload) -> Self {
-        Self { method: Method::POST, payload, ..Self::get(path, role) }
+        let ask = Self::get(path, role);
+        let expected = Expected { echo: ask.path == "/echo", ..ask.expected };
+        Self { method: Method::POST, payload, expected, ..ask }
     }
 
     /// With another method.
@@ -170,9 +168,9 @@ impl Ask {
         Self { expected: Expected { bytes: Some(bytes), ..self.expected }, ..self }
     }
 
-    /// The status that is due.
-    pub fn expect_status(self, status: u16) -> Self {
-        Self { expected: Expected { status: Some(status), ..self.expected }, ..self }
+    /// The response that is due.
+    pub fn expect(self, expected: Expected) -> Self {
+        Self { expected, ..self }
     }
 
     /// How long to wait for the answer.
@@ -254,7 +252,8 @@ impl Ask {
 }
 
 impl Payload {
-    fn length(&self) -> Option<usize> {
+    /// Its length in bytes.
+    pub fn length(&self) -> Option<usize> {
         match self {
             Self::None => None,
             Self::Whole(bytes) => Some(bytes.len()),
@@ -332,7 +331,7 @@ impl Connection {
         let recorder = &self.log.recorder;
         came.outcome = match result {
             Ok(()) => {
-                let intact = (ask.path == "/echo").then(|| ask.payload.is(&received));
+                let intact = ask.expected.echo.then(|| ask.payload.is(&received));
                 recorder.record(Event::Answered { request: id, body_bytes: bytes, intact });
                 Outcome::Answered
             }
@@ -345,6 +344,7 @@ impl Connection {
                 Outcome::Lost(why)
             }
         };
+        came.bytes = bytes;
         came.body = received.into();
         came
     }
@@ -383,6 +383,7 @@ impl Connection {
         came.status = Some(response.status().as_u16());
         came.close = says_close(headers, response.version());
         came.instance = text(headers, "x-instance-id");
+        came.framing = Some(Framing::of(response));
         came.headers.clone_from(headers);
         self.log.recorder.record(Event::Head {
             request: id.clone(),
@@ -417,7 +418,21 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 impl Answer {
     pub(super) fn without(outcome: Outcome) -> Self {
-        Self { outcome, status: None, close: false, instance: None, headers: HeaderMap::new(), body: Bytes::new() }
+        Self {
+            outcome,
+            status: None,
+            close: false,
+            instance: None,
+            bytes: 0,
+            framing: None,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
+
+    /// A digest of the first part of the body: two that are the same within a run are of the same bytes.
+    pub fn digest(&self) -> u64 {
+        digest(&self.body)
     }
 
     /// Whether a complete response below 400 came.
@@ -435,6 +450,11 @@ impl Pending {
     /// Waits until it is no longer on its way.
     pub async fn ended(&self) {
         self.log.done(&self.id).await;
+    }
+
+    /// Bytes that have come on its connection.
+    pub fn received(&self) -> u64 {
+        self.log.received()
     }
 
     /// Waits until the head of the response has come; `false` where none has in time.

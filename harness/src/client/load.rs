@@ -34,6 +34,9 @@ pub struct NotWarm {
     answers: u64,
 }
 
+/// A rate limiter's answer: no client's request was served.
+const LIMITED: u16 = 429;
+
 /// Clients at work.
 pub struct Load {
     clients: JoinSet<()>,
@@ -62,24 +65,31 @@ impl Pace {
     }
 }
 
-/// Starts clients that each ask back to back on one connection, and open another when theirs has ended.
-pub fn back_to_back(client: &Client, address: SocketAddr, ask: &Ask, clients: usize) -> Load {
-    start(client, address, ask, clients, false)
+/// Starts clients that each ask back to back, with a pause between two requests, on one connection, and open another when
+/// theirs has ended.
+pub fn back_to_back(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, pause: Duration) -> Load {
+    start(client, address, ask, clients, pause, false)
 }
 
-/// Starts clients that each connect for every request.
-pub fn connect_storm(client: &Client, address: SocketAddr, ask: &Ask, clients: usize) -> Load {
-    start(client, address, ask, clients, true)
+/// Starts clients that each connect for every request, with a pause between two.
+pub fn connect_storm(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, pause: Duration) -> Load {
+    start(client, address, ask, clients, pause, true)
 }
 
-fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, one_each: bool) -> Load {
+fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, pause: Duration, one_each: bool) -> Load {
     let mut load = Load { clients: JoinSet::new(), stop: CancellationToken::new(), answered: Arc::default() };
     let pace = Pace { asked: AtomicU64::new(0), clients: clients as u64, recorder: client.recorder.clone() };
     let pace = Arc::new(pace);
-    for _ in 0..clients {
+    for number in 0..clients {
+        // Clients that pause do not all ask at once.
+        let first = pause.mul_f64(number as f64 / clients as f64);
         let (client, ask, pace) = (client.clone(), ask.clone(), pace.clone());
         let (stop, answered) = (load.stop.clone(), load.answered.clone());
         load.clients.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(first) => {}
+                () = stop.cancelled() => {}
+            }
             while !stop.is_cancelled() {
                 let mut connection = match client.connect(address, ask.role()).await {
                     Ok(connection) => connection,
@@ -92,10 +102,16 @@ fn start(client: &Client, address: SocketAddr, ask: &Ask, clients: usize, one_ea
                 // Whoever got in asks: a stop in the middle of a handshake leaves no connection without a request.
                 loop {
                     let answer = connection.ask(ask.clone()).await;
-                    if answer.outcome == Outcome::Answered {
+                    if answer.outcome == Outcome::Answered && answer.status != Some(LIMITED) {
                         answered.fetch_add(1, Ordering::Relaxed);
                     }
                     pace.turn().await;
+                    if !pause.is_zero() {
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => {}
+                            () = stop.cancelled() => {}
+                        }
+                    }
                     if one_each || answer.close || answer.outcome != Outcome::Answered || stop.is_cancelled() {
                         break;
                     }
@@ -123,7 +139,7 @@ impl Load {
         }
     }
 
-    /// Requests answered so far.
+    /// Requests answered so far, by other than a rate limiter.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }

@@ -1,19 +1,24 @@
 //! The client: one object per connection, which never reconnects, and which knows how its connection ended.
 
 mod arrivals;
+mod expected;
 mod http;
 mod load;
 mod raw;
+mod speaks;
 mod wire;
 
 pub use arrivals::{Arrivals, arrive};
+pub use expected::{Expected, Framing};
 pub use http::{Answer, Ask, Connection, Outcome, Payload, Pending};
 pub use load::{Load, NotWarm, back_to_back, connect_storm};
 pub use raw::Raw;
+pub use speaks::{Speaks, speaks};
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind::{ConnectionRefused, ConnectionReset};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +32,15 @@ use wire::Wire;
 /// Longest wait for a connection. Longer than the second after which a dropped SYN is sent again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What to do where this program has no descriptor left.
+pub const NO_DESCRIPTOR: &str = "drainspec itself has no file descriptor left, and every connection takes one: raise the limit with `ulimit -n 4096`";
+
+/// Whether an error says that this process, or the system, has no descriptor left.
+pub fn no_descriptor(error: &std::io::Error) -> bool {
+    let codes = [nix::errno::Errno::EMFILE as i32, nix::errno::Errno::ENFILE as i32];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
 /// Opens connections and numbers them; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
@@ -34,6 +48,7 @@ pub struct Client {
     connections: Arc<AtomicU32>,
     requests: Arc<AtomicU32>,
     under_way: UnderWay,
+    starved: Arc<AtomicBool>,
     place: Place,
 }
 
@@ -48,6 +63,7 @@ impl Client {
             connections: Arc::default(),
             requests: Arc::default(),
             under_way: Arc::default(),
+            starved: Arc::default(),
             place: Place::HERE,
         }
     }
@@ -104,13 +120,26 @@ impl Client {
                 self.recorder.record(Event::Opened { connection, role, begun_us });
                 return Ok(Wire::new(stream, connection, self.recorder.clone(), self.under_way.clone()));
             }
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => NotOpened::Refused,
+            // An RST that comes right after the handshake says the same: nothing was sent, and the client knows at once.
+            Ok(Err(error)) if [ConnectionRefused, ConnectionReset].contains(&error.kind()) => NotOpened::Refused,
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => NotOpened::TimedOut,
-            Ok(Err(_)) => NotOpened::Other,
+            Ok(Err(error)) => {
+                if no_descriptor(&error) && !self.starved.swap(true, Ordering::Relaxed) {
+                    // Nothing that is missing from now on is the server's doing.
+                    let what = "drainspec can open connections".to_owned();
+                    self.recorder.record(Event::Unconfirmed { what, why: NO_DESCRIPTOR.to_owned() });
+                }
+                NotOpened::Other
+            }
             Err(_) => NotOpened::TimedOut,
         };
         self.recorder.record(Event::NotOpened { connection, role, why, begun_us });
         Err(why)
+    }
+
+    /// Whether a connection could not be opened because this program had no descriptor left.
+    pub fn starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed)
     }
 
     /// Requests of which a byte has been written and that have not ended, by the client's port.

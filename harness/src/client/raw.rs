@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Client;
-use super::http::{Ask, Expected};
+use super::expected::Expected;
+use super::http::Ask;
 use super::wire::{Announced, Wire, WireLog};
 use crate::timeline::{Break, Ending, Event, RequestId, Role};
 
@@ -107,6 +108,7 @@ impl Raw {
             expect_bytes,
             begun_us: None,
             expect_status: None,
+            cut_hidden: false,
         });
     }
 

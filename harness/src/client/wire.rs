@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::UnderWay;
-use super::http::Expected;
+use super::expected::Expected;
 use crate::recorder::Recorder;
 use crate::timeline::{ConnectionId, Ending, Event, RequestId, Role};
 
@@ -40,6 +40,7 @@ pub struct WireLog {
     done: watch::Sender<Option<RequestId>>,
     ended: watch::Sender<Option<Ending>>,
     reset: AtomicBool,
+    received: AtomicU64,
 }
 
 /// A request that is about to be written.
@@ -68,6 +69,7 @@ impl Wire {
             done: watch::Sender::new(None),
             ended: watch::Sender::new(None),
             reset: AtomicBool::new(false),
+            received: AtomicU64::new(0),
         };
         Self { stream, log: Arc::new(log) }
     }
@@ -131,6 +133,11 @@ impl WireLog {
         }
     }
 
+    /// Bytes that have come.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
     /// Lets the connection end by RST where this side closes it.
     pub fn reset_at_the_end(&self) {
         self.reset.store(true, Ordering::Relaxed);
@@ -160,6 +167,7 @@ impl WireLog {
                 expect_bytes: request.expected.bytes,
                 expect_status: request.expected.status,
                 begun_us: Some(self.recorder.micros(begun)),
+                cut_hidden: request.expected.cut_hidden,
             });
             self.sent.send_replace(Some(id));
         }
@@ -213,7 +221,10 @@ impl AsyncRead for Wire {
         let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
         match &result {
             Ok(()) if wanted && buffer.filled().len() == before => self.log.end(Ending::Fin),
-            Ok(()) => {}
+            Ok(()) => {
+                let came = buffer.filled().len() - before;
+                self.log.received.fetch_add(came as u64, Ordering::Relaxed);
+            }
             Err(error) => self.log.failed(error),
         }
         Poll::Ready(result)

@@ -3,6 +3,7 @@
 mod build;
 mod groups;
 pub mod guardian;
+mod listeners;
 mod ports;
 mod sabotage;
 mod sockets;
@@ -12,8 +13,9 @@ mod tree;
 
 pub use build::{BuildError, build};
 pub use groups::kill_all;
+pub use listeners::holders;
 pub use ports::{free_port, says_taken};
-pub use sockets::{Watch, half_open, listener_inode, server_sides, watch_listener};
+pub use sockets::{Watch, clients_waiting, half_open, listener_inode, server_sides, watch_listener};
 pub use spawn::{Addressee, Exit, Launch, Listening, Output, START_TIMEOUT, Spawned, StartError, start};
 pub(crate) use starved::waited;
 pub use tree::{Listeners, Tree, command_line, see};

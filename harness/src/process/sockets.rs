@@ -105,6 +105,15 @@ pub fn server_sides(place: &Place, port: u16) -> std::io::Result<Vec<ServerSide>
         .collect())
 }
 
+/// The clients of this port to whom nothing has come that they have not read: their ports.
+///
+/// # Errors
+/// Where the kernel's table cannot be read.
+pub fn clients_waiting(place: &Place, port: u16) -> std::io::Result<BTreeSet<u16>> {
+    let rows = place.within(|| table::rows(table::ESTABLISHED))?;
+    Ok(rows.into_iter().filter(|row| row.peer_port == port && row.unread == 0).map(|row| row.local_port).collect())
+}
+
 /// How many handshakes for this port are half done: answered, and not confirmed by the client yet.
 ///
 /// # Errors
@@ -135,13 +144,13 @@ pub fn listener_inodes(place: &Place, address: SocketAddr) -> std::io::Result<BT
     Ok(rows.into_iter().filter(|row| row.local_port == address.port() && reached(row)).map(|row| row.inode).collect())
 }
 
-/// Ports that sockets with these inodes listen on.
+/// Every listener of a place, with its inode.
 ///
 /// # Errors
 /// Where the kernel's table cannot be read.
-pub fn listening_ports(place: &Place, inodes: &BTreeSet<u32>) -> std::io::Result<BTreeSet<u16>> {
+pub fn listening(place: &Place) -> std::io::Result<Vec<(SocketAddr, u32)>> {
     let rows = place.within(|| table::rows(table::LISTEN))?;
-    Ok(rows.into_iter().filter(|row| inodes.contains(&row.inode)).map(|row| row.local_port).collect())
+    Ok(rows.into_iter().map(|row| (SocketAddr::new(row.local_ip, row.local_port), row.inode)).collect())
 }
 
 /// One socket.

@@ -25,7 +25,7 @@ const TICKS_PER_SECOND: u64 = 100;
 pub struct Tree {
     /// Every process, the leader among them while it lives.
     pub pids: BTreeSet<i32>,
-    place: Place,
+    pub(super) place: Place,
 }
 
 impl Tree {
@@ -60,12 +60,6 @@ impl Tree {
     /// The time of processors that these processes have taken so far.
     pub fn cpu(&self) -> Duration {
         self.pids.iter().filter_map(|pid| stat(*pid)).map(|stat| stat.cpu).sum()
-    }
-
-    /// Ports that these processes listen on.
-    pub fn ports(&self) -> BTreeSet<u16> {
-        let inodes = self.pids.iter().flat_map(|pid| socket_inodes(*pid)).collect();
-        sockets::listening_ports(&self.place, &inodes).unwrap_or_default()
     }
 
     /// Whoever listens at this address: those of this tree, and whoever else.
@@ -198,7 +192,7 @@ fn tag_of(pid: i32) -> Option<String> {
     variables.find(|(name, _)| *name == guardian::VARIABLE).map(|(_, value)| value.to_owned())
 }
 
-fn socket_inodes(pid: i32) -> impl Iterator<Item = u32> {
+pub(super) fn socket_inodes(pid: i32) -> impl Iterator<Item = u32> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let target = std::fs::read_link(entry.path()).ok()?;

@@ -188,5 +188,8 @@ fn not_tested(out: &mut String, results: &CheckResults) {
     for (option, scenarios) in left_out(results) {
         let _ = writeln!(out, "  with {option}: {}", scenarios.join(", "));
     }
+    if !results.left_out.is_empty() {
+        let _ = writeln!(out, "  without --without-load: {}", results.left_out.join(", "));
+    }
     let _ = writeln!(out, "  by no check: {}", results.untestable.join(", "));
 }

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::signals::LONGER;
 use super::{
-    Basis, Finding, Level, Rule, SLACK_US, TOLERANCE_US, busy, cost, each, ended, ending_word, fate, health, in_flight,
-    lingering, ms, opened, seconds, stalled, stopped,
+    Basis, Finding, Level, Rule, SLACK_US, TOLERANCE_US, busy, but_for_peace, cost, each, ended, ending_word, fate,
+    health, in_flight, lingering, ms, opened, seconds, stalled, stopped,
 };
-use crate::timeline::{ConnectionId, End, Ending, NotOpened, Opening, Param, Process, Request, Role, View};
+use crate::timeline::{Break, ConnectionId, End, Ending, NotOpened, Opening, Param, Process, Request, Role, View};
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -65,6 +65,13 @@ pub(super) const RULES: &[Rule] = &[
         basis: Basis::Contract,
         sentence: "Of clients that connect while the listener closes none loses a request: each is served or refused.",
         judge: nothing_lost_in_accept_queue,
+    },
+    Rule {
+        slug: "nothing-lost-in-peace",
+        level: Level::Should,
+        basis: Basis::Wire,
+        sentence: "Under a steady load no request is lost while nobody stops the server.",
+        judge: nothing_lost_in_peace,
     },
     Rule {
         slug: "listener-closes-first",
@@ -246,8 +253,10 @@ fn nothing_lost(
     }
     let used = in_use(view, signalled);
     let asked: Vec<&Request> = load().filter(|request| concerned(request, &used)).collect();
-    // Without an end it has no complete response either.
-    let lost = asked.iter().filter(|request| request.lost() || request.end == End::Open);
+    // Without an end it has no complete response either. What was lost before the signal is another rule's concern.
+    let after = |request: &Request| request.ended.is_none_or(|ended| ended >= signalled);
+    let gone = |request: &Request| after(request) && (request.lost() || request.end == End::Open);
+    let lost = asked.iter().filter(|request| gone(request));
     let (late, lost): (Vec<&Request>, Vec<_>) = lost.partition(|request| asked_late(view, request, signalled));
     match lost.first() {
         None if asked.is_empty() => Finding::inconclusive("nobody asked"),
@@ -257,9 +266,12 @@ fn nothing_lost(
             fate(late[0])
         )),
         None => Finding::holds(format!("0 of {} lost", asked.len())),
-        Some(first) => Finding::violated(
-            format!("{} of {} lost: {}", lost.len(), asked.len(), fate(first)),
-            lost.iter().take(5).map(|request| request.ended.unwrap_or(request.sent)),
+        Some(first) => but_for_peace(
+            view,
+            Finding::violated(
+                format!("{} of {} lost: {}", lost.len(), asked.len(), fate(first)),
+                lost.iter().take(5).map(|request| request.ended.unwrap_or(request.sent)),
+            ),
         ),
     }
 }
@@ -287,6 +299,29 @@ fn listener_closes_first(view: &View) -> Finding {
         );
     }
     Finding::holds(format!("the first idle connection closed {} after the listener", ms(idle.saturating_sub(closed))))
+}
+
+fn nothing_lost_in_peace(view: &View) -> Finding {
+    if stopped(view).is_ok() {
+        return Finding::inconclusive("a signal was sent");
+    }
+    let load = || view.requests.iter().filter(|request| UNDER_LOAD.contains(&request.role));
+    let (answered, clients) = (load().filter(|r| r.answered()).count(), view.param(Param::Clients).unwrap_or(1.0));
+    if answered < clients as usize {
+        return Finding::inconclusive(format!("only {answered} requests of {clients} clients were answered"));
+    }
+    // A burst may be more than its accept queue holds: then the kernel lets clients wait.
+    let (late, lost): (Vec<_>, Vec<_>) = load()
+        .filter(|request| request.lost() || request.end == End::Open)
+        .partition(|request| request.end == End::Lost(Break::TimedOut));
+    match lost.first() {
+        None if late.is_empty() => Finding::holds(format!("0 of {} lost", load().count())),
+        None => Finding::inconclusive(format!("{} of {} had no answer in time", late.len(), load().count())),
+        Some(first) => Finding::violated(
+            format!("{} of {} lost while nobody stopped it: {}", lost.len(), load().count(), fate(first)),
+            lost.iter().take(5).map(|request| request.ended.unwrap_or(request.sent)),
+        ),
+    }
 }
 
 /// For how long a request must drain so that a listener that closes at once and one that closes last can be told

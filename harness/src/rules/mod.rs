@@ -290,6 +290,18 @@ fn not_yet(what: &str) -> String {
     format!("it had not come to this: {what}")
 }
 
+/// What a server loses under load says nothing of the signal where it loses requests without one.
+fn but_for_peace(view: &View, finding: Finding) -> Finding {
+    match view.param(Param::LostInPeace).filter(|share| *share > 0.0) {
+        Some(share) if finding.outcome == Outcome::Violated => Finding::inconclusive(format!(
+            "{}; but it loses {:.1} % of the requests while nobody stops it",
+            finding.actual,
+            share * 100.0
+        )),
+        _ => finding,
+    }
+}
+
 /// Which requests a rule minds, and what it wants of each.
 fn each<'v, 't>(
     requests: impl Iterator<Item = &'v Request<'t>>,
@@ -338,10 +350,12 @@ fn fate(request: &Request) -> String {
         None => ", before any response byte".to_owned(),
     };
     match request.end {
-        End::Answered if !request.whole() && request.has_status_due() => {
-            let expected = request.expect_bytes.map_or("the bytes sent".to_owned(), |n| format!("{n} bytes"));
-            format!("{what} ended as if whole with {} body bytes instead of {expected}", request.body_bytes)
-        }
+        End::Answered if !request.whole() && request.has_status_due() => match request.expect_bytes {
+            Some(expected) if expected != request.body_bytes => {
+                format!("{what} ended as if whole with {} body bytes instead of {expected}", request.body_bytes)
+            }
+            _ => format!("{what} was answered with another body than is due"),
+        },
         End::Answered => format!(
             "{what} was answered {}{}",
             request.status.map_or("without a status".to_owned(), |status| status.to_string()),

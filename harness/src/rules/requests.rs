@@ -3,8 +3,8 @@
 use super::due::each_due;
 use super::signals::LONGER;
 use super::{
-    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, busy, each, ended, fate, in_flight, lingering, ms, seconds,
-    signals, stalled, stopped, within,
+    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, busy, but_for_peace, each, ended, fate, in_flight, lingering,
+    ms, seconds, signals, stalled, stopped, within,
 };
 use crate::timeline::{Break, End, Ending, Lines, Param, Request, Role, View};
 
@@ -123,7 +123,11 @@ const DUE: [Role; 5] = [Role::InFlight, Role::Finite, Role::Upload, Role::SlowRe
 const READ_BEFORE_US: u64 = 5_000;
 
 fn due<'v, 't>(view: &'v View<'t>, signalled: u64) -> impl Iterator<Item = &'v Request<'t>> {
-    let read = move |request: &&Request| request.read.is_some_and(|read| read + READ_BEFORE_US <= signalled);
+    // An answer may have been on its way to us: the last look before the signal saw none.
+    let last = view.looks.iter().rfind(|look| **look <= signalled).copied();
+    let read = move |request: &&Request| {
+        request.read.is_some_and(|read| read + READ_BEFORE_US <= signalled) && request.in_hand == last
+    };
     let saturated = in_flight(view, Role::Saturated, signalled).filter(read);
     DUE.into_iter().flat_map(move |role| in_flight(view, role, signalled)).chain(saturated)
 }
@@ -135,8 +139,16 @@ fn in_flight_answered(view: &View) -> Finding {
     };
     let nothing = "no request was certainly in flight when the signal was sent";
     let found = each_due(view, signalled, due(view, signalled), nothing, |request| request.has_status_due());
-    // What nobody could make last may have been answered by then, and only read later.
+    // What nobody could make last may have been answered by then, and only read later: where others that were on their
+    // way were dropped, that is said.
     let lasts = view.header.promises_contract || view.header.features.iter().any(|feature| feature == "slow");
+    let learnt = |request: &&Request| request.expect_status.is_some() && request.lost();
+    let dropped = in_flight(view, Role::Saturated, signalled).filter(learnt).count();
+    if found.outcome == Outcome::Holds && dropped > 0 {
+        return Finding::inconclusive(format!(
+            "what was in its hands was answered, but perhaps before the signal: {dropped} on their way were lost"
+        ));
+    }
     match found.outcome {
         Outcome::Holds if !lasts && due(view, signalled).all(|request| request.role == Role::Saturated) => {
             Finding::inconclusive(
@@ -144,6 +156,8 @@ fn in_flight_answered(view: &View) -> Finding {
                  that lasts half a second or more (--slow PATH)",
             )
         }
+        // One single request is not lost by chance.
+        _ if view.requests(Role::Saturated).next().is_some() => but_for_peace(view, found),
         _ => found,
     }
 }
@@ -156,7 +170,15 @@ fn response_untruncated(view: &View) -> Finding {
     let begun = due(view, signalled).filter(|request| request.head.is_some());
     // An error that is delivered whole is another rule's concern.
     let delivered = |request: &Request| request.whole() || !request.has_status_due();
-    each_due(view, signalled, begun, "no response had begun", |request| request.answered() && delivered(request))
+    let finding =
+        each_due(view, signalled, begun, "no response had begun", |request| request.answered() && delivered(request));
+    match due(view, signalled).find(|request| request.head.is_some() && request.cut_hidden) {
+        Some(hidden) if finding.outcome == Outcome::Holds => Finding::inconclusive(format!(
+            "{} ends with its connection, and its length changes: one that was cut looks like a whole one",
+            hidden.path
+        )),
+        _ => finding,
+    }
 }
 
 fn endless_stream_ends(view: &View) -> Finding {

@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Pace, Run, Scenario, Stop, Target, body, unconfirmed};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow, Upload};
-use crate::client::{Ask, Payload, Pending, Raw};
+use crate::client::{Ask, Pending, Raw};
 use crate::timeline::{Param, RequestId, Role};
 
 /// What a drain may take to close the listener, before a scenario goes on without it.
@@ -129,7 +129,7 @@ async fn idle_keep_alive_closes(run: &mut Run<'_>) -> Result<(), Stop> {
     deaf.answer(&id, None).await;
     if run.has(Upload) {
         let mut posted = target.connect(Role::Idle).await?;
-        posted.ask(Ask::post("/echo", Role::Warmup, Payload::Whole("posted".into()))).await;
+        posted.ask(run.subject.ask_posted("posted", Role::Warmup)).await;
         idle.push(posted);
     }
     if idle.iter().any(|connection| connection.ending().is_some()) {
@@ -205,7 +205,7 @@ async fn half_a_request(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut halves = vec![(head, id)];
     if run.has(Upload) {
         let mut body = target.connect_raw(Role::SlowBody).await?;
-        let id = body.begin_half(&Ask::post("/echo", Role::SlowBody, Payload::Whole("all but this:.".into()))).await;
+        let id = body.begin_half(&run.subject.ask_posted("all but this:.", Role::SlowBody)).await;
         halves.push((body, id));
     }
     let ports: Vec<u16> = halves.iter().map(|(raw, _)| raw.client_port).collect();

@@ -3,7 +3,9 @@
 //! A scenario acts and records; it never judges. It speaks to a [`Target`], not to a server of ours.
 
 mod connections;
+mod discover;
 mod health;
+mod in_flight;
 mod patience;
 mod races;
 mod requests;
@@ -13,9 +15,10 @@ mod stop;
 mod subject;
 mod target;
 
+pub use discover::{listening_on, reachable};
 pub use patience::Patience;
 pub use run::Run;
-pub use stop::{Stop, unconfirmed};
+pub use stop::{Stop, starved, unconfirmed};
 pub use subject::{Manner, Normal, Route, Stranger, Subject};
 pub use target::Target;
 

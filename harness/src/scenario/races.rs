@@ -7,12 +7,15 @@ use tokio::time::Instant;
 
 use super::{Pace, Run, Scenario, Stop, Target, body, unconfirmed};
 use crate::catalog::Feature::{KeepAlive, Limits};
-use crate::client::{Answer, Arrivals, Connection, Load, arrive, back_to_back, connect_storm};
+use crate::client::{Answer, Arrivals, Connection, Load, arrive};
 use crate::process;
 use crate::timeline::{Param, Role};
 
 /// What a link may be late. A server waits for half-open handshakes for a second, and each takes two packets more.
 const LINK_SLACK: Duration = Duration::from_millis(250);
+
+/// Longest wait for an answer while nobody stops the server.
+const IN_PEACE: Duration = Duration::from_secs(3);
 
 /// Time for what was written to be in the kernel's queues, and for a process to be held.
 const HELD: Duration = Duration::from_millis(100);
@@ -86,6 +89,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         body: body!(connect_storm_over_delay),
     },
     Scenario {
+        slug: "steady-load",
+        group: "connections",
+        summary: "Clients on keep-alive and on new connections ask for a second and a half, and no signal comes at all.",
+        needs: &[],
+        rules: &["nothing-lost-in-peace"],
+        params: &[(Param::Clients, 8.0), (Param::Over, 1.5), (Param::MaxInFlight, 1000.0)],
+        pace: Pace::Heavy,
+        body: body!(steady_load),
+    },
+    Scenario {
         slug: "sustained-load-exits",
         group: "connections",
         summary: "Clients on keep-alive and on new connections go on asking until the process has ended.",
@@ -105,8 +118,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..run.param(Param::Rounds) as usize {
         let mut target = run.start().await?;
-        let (ask, clients) = (run.subject.ask(Role::KeepAlive), run.param(Param::Clients) as usize);
-        let load = back_to_back(&run.client, target.address, &ask, clients);
+        let load = run.load(&target, &run.subject.ask(Role::KeepAlive), false)?;
         under_load(run, &mut target, load).await?;
         let ended = target.has_exited();
         target.kill().await; // whatever is left of it, before the next one starts
@@ -120,8 +132,7 @@ async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
 async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..run.param(Param::Rounds) as usize {
         let mut target = run.start().await?;
-        let (ask, clients) = (run.subject.ask(Role::Storm), run.param(Param::Clients) as usize);
-        let load = connect_storm(&run.client, target.address, &ask, clients);
+        let load = run.load(&target, &run.subject.ask(Role::Storm), true)?;
         under_load(run, &mut target, load).await?;
         let ended = target.has_exited();
         target.kill().await;
@@ -251,22 +262,35 @@ async fn half_way(run: &Run<'_>, target: &Target, arrivals: &Arrivals) -> Result
     }
 }
 
+async fn steady_load(run: &mut Run<'_>) -> Result<(), Stop> {
+    let target = run.start().await?;
+    let ask = |role| run.subject.ask(role).patience(IN_PEACE);
+    let storm = run.load(&target, &ask(Role::Storm), true)?;
+    let load = run.load(&target, &ask(Role::Sustained), false)?;
+    load.warm(run.warm_answers(1)).await?;
+    run.confirmed("every client has been answered");
+    tokio::time::sleep(run.duration(Param::Over)).await;
+    load.stop().await;
+    storm.stop().await;
+    Ok(())
+}
+
 async fn sustained_load_exits(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let clients = run.param(Param::Clients) as usize;
-    let storm = connect_storm(&run.client, target.address, &run.subject.ask(Role::Storm), clients);
-    let load = back_to_back(&run.client, target.address, &run.subject.ask(Role::Sustained), clients);
+    let storm = run.load(&target, &run.subject.ask(Role::Storm), true)?;
+    let load = run.load(&target, &run.subject.ask(Role::Sustained), false)?;
     under_load(run, &mut target, load).await?;
     storm.stop().await;
     Ok(())
 }
 
-/// Signals once every client has been answered several times, and lets the load go on until the process is gone.
-async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Result<(), Stop> {
-    load.warm(5 * run.param(Param::Clients) as u64).await?;
+/// Signals once every client has been answered several times, and lets the load go on until the process is gone;
+/// `false` where it does not go.
+async fn under_load(run: &mut Run<'_>, target: &mut Target, load: Load) -> Result<bool, Stop> {
+    load.warm(run.warm_answers(5)).await?;
     run.confirmed("every client has been answered several times");
     target.signal(run.stop_signal());
-    target.exited().await;
+    let ended = target.exited().await.is_some();
     load.stop().await;
-    Ok(())
+    Ok(ended)
 }

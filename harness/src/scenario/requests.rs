@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::stop::unconfirmed;
 use super::{Pace, Run, Scenario, Stop, body};
-use crate::catalog::Feature::{Admin, KeepAlive, LameDuck, Limits, Slow, Streams, Upload};
-use crate::client::{Ask, Payload, back_to_back, connect_storm};
+use crate::catalog::Feature::{Admin, EndlessStream, FiniteStream, KeepAlive, LameDuck, Limits, Slow, Streams, Upload};
+use crate::client::Ask;
 use crate::timeline::{Param, Role};
-use bytes::Bytes;
 
 /// How long a request must have been in the server's hands.
 const IN_HAND: Duration = Duration::from_millis(6);
@@ -84,7 +84,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         slug: "finite-stream-completes",
         group: "requests",
         summary: "A chunked response is half sent when SIGTERM arrives.",
-        needs: &[Streams],
+        needs: &[FiniteStream],
         rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
@@ -94,7 +94,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         slug: "endless-stream-ends",
         group: "requests",
         summary: "Three clients are receiving server-sent events when SIGTERM arrives.",
-        needs: &[Streams],
+        needs: &[EndlessStream],
         rules: &["endless-stream-ends", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
@@ -135,7 +135,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         slug: "pipelined-and-expect-continue",
         group: "requests",
         summary: "Three pipelined requests and one that waits for `100 Continue` are in flight when SIGTERM arrives.",
-        needs: &[Slow, Upload],
+        needs: &[Slow, Streams, Upload],
         rules: &["pipelined-in-order", "continue-answered", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
@@ -205,22 +205,22 @@ async fn many_in_flight(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn saturated_in_flight(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let (ask, clients) = (run.subject.ask_busy(Role::Saturated), run.param(Param::Clients) as usize);
-    let load = match run.has(KeepAlive) {
-        true => back_to_back(&run.client, target.address, &ask, clients),
-        false => connect_storm(&run.client, target.address, &ask, clients),
-    };
-    load.warm(3 * clients as u64).await?;
+    if run.subject.rate().is_some() {
+        return Err(unconfirmed("requests wait inside the server", "a rate limiter answers 429 long before"));
+    }
+    let load = run.load(&target, &run.subject.ask_busy(Role::Saturated), !run.has(KeepAlive))?;
+    load.warm(run.warm_answers(3)).await?;
     // A request that was read and is unanswered some milliseconds later is in the server's hands, not on its way
     // there. A quick server has such a one only now and then.
     let deadline = tokio::time::Instant::now() + HUNT;
+    let mut before = run.note_read(&target)?;
     while tokio::time::Instant::now() < deadline {
-        let read = run.note_read(&target)?;
         tokio::time::sleep(IN_HAND).await;
-        let under_way = run.client.under_way();
-        if read.iter().any(|id| under_way.values().any(|other| other == id)) {
+        let read = run.note_read(&target)?;
+        if read.iter().any(|id| before.contains(id)) {
             break;
         }
+        before = read;
     }
     target.signal(run.stop_signal());
     target.exited().await;
@@ -230,10 +230,8 @@ async fn saturated_in_flight(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn slow_upload_completes(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let pieces: Vec<Bytes> = (0..15u8).map(|piece| Bytes::from(vec![b'a' + piece; 16 << 10])).collect();
-    let length = pieces.iter().map(Bytes::len).sum::<usize>() as u64;
-    let payload = Payload::Dripped { pieces, pause: Duration::from_millis(100) };
-    let pending = run.in_flight(&target, Ask::post("/echo", Role::Upload, payload).expect_bytes(length)).await?;
+    let ask = run.subject.ask_upload(Duration::from_millis(100), Role::Upload);
+    let pending = run.in_flight(&target, ask).await?;
     target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;
@@ -274,10 +272,7 @@ async fn slow_reader_untruncated(run: &mut Run<'_>) -> Result<(), Stop> {
 
 async fn finite_stream_completes(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
-    let chunks = 10;
-    let length: usize = (0..chunks).map(|number| format!("chunk {number}\n").len()).sum();
-    let ask = Ask::get(format!("/stream?chunks={chunks}&interval=0.15"), Role::Finite).expect_bytes(length as u64);
-    let pending = run.responding(&target, ask).await?;
+    let pending = run.responding(&target, run.subject.ask_finite(Role::Finite)).await?;
     target.signal(run.stop_signal());
     pending.finish().await;
     target.exited().await;
@@ -288,13 +283,16 @@ async fn endless_stream_ends(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut target = run.start().await?;
     let mut streams = Vec::new();
     for _ in 0..3 {
-        streams.push(run.responding(&target, Ask::get("/events", Role::Endless)).await?);
+        streams.push(run.responding(&target, run.subject.ask_endless(Role::Endless)).await?);
     }
     target.signal(run.stop_signal());
-    for stream in streams {
-        stream.finish().await;
-    }
-    target.exited().await;
+    // Together: a stranger's stream may hold the process as long as it likes.
+    let ends = async {
+        for stream in streams {
+            stream.finish().await;
+        }
+    };
+    tokio::join!(ends, target.exited());
     Ok(())
 }
 

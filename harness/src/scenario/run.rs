@@ -9,33 +9,26 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::stop::{Stop, unconfirmed};
-use super::subject::{Manner, Stranger, Subject};
+use super::subject::{Manner, Subject};
 use super::target::{Stopping, Target};
 use crate::catalog::Feature;
 use crate::client::{Ask, Client, Connection, Outcome, Pending};
-use crate::link::Link;
+use crate::link::{Link, Place};
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
-use crate::timeline::{Event, NotOpened, Param, ProcessId, RequestId, Role};
+use crate::timeline::{Event, Param, ProcessId, Role};
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks at metrics, or at the kernel's table.
-const LOOK: Duration = Duration::from_millis(10);
+pub(super) const LOOK: Duration = Duration::from_millis(10);
 /// How much longer than its idle connections may hold it a server is waited for that is known not to end: more than the
 /// slack of rules.
 const HOPELESS: Duration = Duration::from_secs(4);
-/// So many looks in a row show that a connection is gone, and not merely on its way.
-const GONE: u32 = 100;
 /// So often another port is tried, where somebody has taken the one that was free.
 const OTHER_PORTS: u32 = 3;
 /// So many requests are sent until one is in flight for certain.
 const ATTEMPTS: u32 = 3;
-
-/// Whether it did not start because somebody else has its port.
-fn port_taken(started: &Result<Target, Stop>) -> bool {
-    matches!(started, Err(Stop::Start(StartError::Exited { output, .. })) if process::says_taken(&output.0))
-}
 
 fn free_port() -> Result<u16, Stop> {
     process::free_port().map_err(|error| Stop::Io("looking for a free port", error))
@@ -57,6 +50,8 @@ pub struct Run<'s> {
     processes: ProcessId,
     /// The port that a server which has to be told one is given.
     port: Option<u16>,
+    /// How often that was another one, because somebody else had it.
+    moved: u32,
 }
 
 impl<'s> Run<'s> {
@@ -77,6 +72,7 @@ impl<'s> Run<'s> {
                 Manner::Contract => None,
                 Manner::Stranger(stranger) => Some(stranger.port),
             },
+            moved: 0,
         })
     }
 
@@ -135,9 +131,19 @@ impl<'s> Run<'s> {
         }
     }
 
+    /// Where the server is, seen over the link, where there is one.
+    pub(super) fn over(&self) -> Option<IpAddr> {
+        self.link.as_ref().map(|link| link.server_address)
+    }
+
+    /// Where the server runs.
+    pub(super) fn place(&self) -> Place {
+        self.link.as_ref().map_or(Place::HERE, |link| link.server.clone())
+    }
+
     /// The address at which the client finds the server.
     fn server_ip(&self) -> IpAddr {
-        self.link.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |link| link.server_address)
+        self.over().unwrap_or(Ipv4Addr::LOCALHOST.into())
     }
 
     /// The port that the subject was told to listen on, where it has to be told.
@@ -151,14 +157,19 @@ impl<'s> Run<'s> {
     /// # Errors
     /// When it does not start, or somebody else answers.
     pub async fn start(&mut self) -> Result<Target, Stop> {
-        let mut others = 0;
         loop {
-            let started = self.start_with(&[]).await;
-            if !port_taken(&started) || others == OTHER_PORTS || !self.another_port()? {
-                return started;
+            match self.start_once().await {
+                Err(stop) if self.moves(&stop)? => {}
+                started => return started,
             }
-            others += 1;
         }
+    }
+
+    async fn start_once(&mut self) -> Result<Target, Stop> {
+        if let Some(port) = self.port {
+            self.port_is_free(port).await?;
+        }
+        self.start_with(&[]).await
     }
 
     /// As [`Self::start`], on a port that the kernel gives to no client: a successor can be given the same one.
@@ -172,20 +183,26 @@ impl<'s> Run<'s> {
         let mut others = 0;
         loop {
             let port = free_port()?;
-            let started = self.start_with(&[("PORT", &port.to_string())]).await;
-            if !port_taken(&started) || others == OTHER_PORTS {
-                return started;
+            match self.start_with(&[("PORT", &port.to_string())]).await {
+                Err(stop) if stop.is_taken() && others < OTHER_PORTS => {}
+                started => return started,
             }
             self.recorder.record(Event::PortTaken { process: self.processes, port });
             others += 1;
         }
     }
 
-    /// Chooses another port; `false` where the subject does not take one.
-    fn another_port(&mut self) -> Result<bool, Stop> {
-        let Some(port) = self.port.filter(|_| self.subject.takes_port()) else { return Ok(false) };
+    /// Chooses another port where somebody else has taken this one; `false` where that is not why it did not start, or
+    /// the subject does not take another.
+    ///
+    /// # Errors
+    /// When the system has none.
+    pub fn moves(&mut self, stop: &Stop) -> Result<bool, Stop> {
+        let may = stop.is_taken() && self.moved < OTHER_PORTS && self.subject.takes_port();
+        let Some(port) = self.port.filter(|_| may) else { return Ok(false) };
         self.recorder.record(Event::PortTaken { process: self.processes, port });
         self.port = Some(free_port()?);
+        self.moved += 1;
         Ok(true)
     }
 
@@ -195,12 +212,28 @@ impl<'s> Run<'s> {
     /// As [`Self::start`].
     pub async fn start_with(&mut self, more: &[(&str, &str)]) -> Result<Target, Stop> {
         let mut process = self.spawn(more)?;
-        let listening = match &self.subject.manner {
-            Manner::Contract => process.listening().await?,
-            Manner::Stranger(stranger) => self.discover(&process, stranger).await?,
+        let subject = self.subject;
+        let (address, listening) = match &subject.manner {
+            Manner::Contract => {
+                let listening = process.listening().await?;
+                let address = SocketAddr::from((self.server_ip(), listening.port));
+                self.greet(address, listening.instance.as_deref()).await?;
+                (address, listening)
+            }
+            Manner::Stranger(stranger) => {
+                let port = self.port.unwrap_or(stranger.port);
+                let address = self.meet(&process, port, stranger).await?;
+                (address, Listening { port: address.port(), admin_port: None, instance: None })
+            }
         };
-        let address = SocketAddr::from((self.server_ip(), listening.port));
-        self.greet(address, listening.instance.as_deref()).await?;
+        self.target(process, address, listening)
+    }
+
+    /// A process that was found to answer at an address.
+    ///
+    /// # Errors
+    /// When somebody else listens there as well.
+    pub fn target(&self, process: Spawned, address: SocketAddr, listening: Listening) -> Result<Target, Stop> {
         let listeners = process.tree().listeners(address);
         if matches!(self.subject.manner, Manner::Stranger(_))
             && let Some(other) = listeners.strangers.first()
@@ -240,6 +273,7 @@ impl<'s> Run<'s> {
             Ok(target) => Ok(Some(target)),
             Err(
                 Stop::Start(StartError::Exited { .. } | StartError::Silent { .. } | StartError::NeverListened { .. })
+                | Stop::Elsewhere { .. }
                 | Stop::Impostor { .. }
                 | Stop::SharedPort { .. },
             ) => Ok(None),
@@ -277,46 +311,12 @@ impl<'s> Run<'s> {
         Ok(process::start(&launch, self.processes, &self.recorder)?)
     }
 
-    /// Finds the port of a server that does not announce it: the one that it was asked to use, or whichever its
-    /// processes listen on.
-    async fn discover(&self, process: &Spawned, stranger: &Stranger) -> Result<Listening, Stop> {
-        let deadline = Instant::now() + stranger.start_within;
-        loop {
-            let ports = process.tree().ports();
-            let found = self.port.filter(|port| ports.contains(port)).or(ports.first().copied());
-            if let Some(port) = found {
-                sleep(5 * LOOK).await; // a daemon's parent ends right after its child listens
-                if process.exit().is_some() {
-                    return Err(StartError::Daemonised.into());
-                }
-                return Ok(Listening { port, admin_port: None, instance: None });
-            }
-            if let Some(exit) = process.exit() {
-                sleep(10 * LOOK).await; // its last words may still be in the pipe, and its child not listening yet
-                if !process.tree().ports().is_empty() {
-                    return Err(StartError::Daemonised.into());
-                }
-                return Err(StartError::Exited { exit, output: process.last_lines() }.into());
-            }
-            if Instant::now() > deadline {
-                return Err(
-                    StartError::NeverListened { within: stranger.start_within, output: process.last_lines() }.into()
-                );
-            }
-            sleep(LOOK).await;
-        }
-    }
-
     async fn greet(&self, address: SocketAddr, instance: Option<&str>) -> Result<(), Stop> {
-        let stranger = matches!(self.subject.manner, Manner::Stranger(_));
-        let mut connection = self.client.connect(address, Role::Warmup).await.map_err(|why| match why {
-            NotOpened::Refused if stranger && self.link.is_some() => Stop::Skipped(
-                "the server listens where no link leads: have it listen on all addresses (0.0.0.0)".to_owned(),
-            ),
-            why => unconfirmed("the server answers", format!("connecting to {address}: {}", why.words())),
-        })?;
+        let connecting = self.client.connect(address, Role::Warmup).await;
+        let mut connection = connecting
+            .map_err(|why| unconfirmed("the server answers", format!("connecting to {address}: {}", why.words())))?;
         let answer = connection.ask(self.subject.ask(Role::Warmup).patience(PATIENCE)).await;
-        if answer.outcome != Outcome::Answered || (!stranger && answer.status != Some(200)) {
+        if answer.outcome != Outcome::Answered || answer.status != Some(200) {
             let status = answer.status.map_or(String::new(), |status| format!(" with status {status}"));
             return Err(unconfirmed("the server answers", format!("{}{status}", answer.outcome)));
         }
@@ -429,91 +429,5 @@ impl<'s> Run<'s> {
             }
             sleep(LOOK).await;
         }
-    }
-
-    /// Waits until the server counts no request in flight: one whose response has just arrived may still be counted.
-    ///
-    /// # Errors
-    /// When it does not get there.
-    pub async fn quiet(&self, target: &Target) -> Result<(), Stop> {
-        match target.admin.is_none() || self.metrics_say(target, |in_flight| in_flight == 0).await? {
-            true => Ok(()),
-            false => {
-                Err(unconfirmed("no request is in flight", format!("not by the server's metrics within {PATIENCE:?}")))
-            }
-        }
-    }
-
-    /// Waits until the server has accepted at least so many of these connections, and has read whatever was sent
-    /// on those of them that are open.
-    ///
-    /// # Errors
-    /// When it does not get there.
-    pub async fn read(&self, target: &Target, client_ports: &[u16], at_least: usize) -> Result<(), Stop> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut gone = 0;
-        loop {
-            let sides = process::server_sides(target.process().place(), target.address.port())
-                .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
-            let open = sides.iter().filter(|side| client_ports.contains(&side.client_port));
-            let read: Vec<bool> = open.map(|side| side.accepted && side.unread == 0).collect();
-            if read.len() >= at_least && read.iter().all(|read| *read) {
-                return Ok(());
-            }
-            let what = || format!("{at_least} requests are read");
-            if Instant::now() > deadline {
-                return Err(unconfirmed(&what(), format!("not by the kernel's word within {PATIENCE:?}")));
-            }
-            gone = if read.len() < at_least { gone + 1 } else { 0 };
-            if gone > GONE {
-                return Err(unconfirmed(&what(), "the server has ended the connection"));
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    /// Waits until the server's count of requests in flight is as wanted; `false` where it does not get there.
-    ///
-    /// # Errors
-    /// When the server has no metrics.
-    pub async fn metrics_say(&self, target: &Target, wanted: impl Fn(u64) -> bool) -> Result<bool, Stop> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut admin = target.connect_admin(Role::Metrics).await?;
-        loop {
-            let answer = admin.ask(Ask::get("/metrics", Role::Metrics)).await;
-            let text = String::from_utf8_lossy(&answer.body);
-            let value = text.lines().find_map(|line| line.strip_prefix("http_requests_in_flight "));
-            let Some(in_flight) = value.and_then(|value| value.trim().parse().ok()) else {
-                return Err(unconfirmed(
-                    "metrics tell the requests in flight",
-                    format!("GET /metrics: {} without the gauge", answer.outcome),
-                ));
-            };
-            let met = wanted(in_flight);
-            if met || Instant::now() > deadline {
-                self.recorder.record(Event::InFlight { process: target.id(), requests: in_flight });
-                return Ok(met);
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    /// Records, and returns, which of the requests under way the server has read whole, by the kernel's word.
-    ///
-    /// # Errors
-    /// Where the kernel's table cannot be read.
-    pub fn note_read(&self, target: &Target) -> Result<Vec<RequestId>, Stop> {
-        let before = self.client.under_way();
-        let sides = process::server_sides(target.process().place(), target.address.port())
-            .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
-        // Still the same request after the look: so the look was at this one.
-        let after = self.client.under_way();
-        let read = sides.iter().filter(|side| side.accepted && side.unread == 0);
-        let requests: Vec<RequestId> = read
-            .filter_map(|side| before.get(&side.client_port).filter(|id| after.get(&side.client_port) == Some(id)))
-            .cloned()
-            .collect();
-        self.recorder.record(Event::Read { requests: requests.clone() });
-        Ok(requests)
     }
 }

@@ -301,7 +301,7 @@ async fn sigterm_during_startup(run: &mut Run<'_>) -> Result<(), Stop> {
     for wait in at_first.into_iter().chain(steps) {
         let process = run.spawn(&[])?;
         tokio::time::sleep(wait).await;
-        listened += u32::from(!process.tree().ports().is_empty());
+        listened += u32::from(!process.tree().listening().is_empty());
         process.signal(run.stop_signal(), run.subject.addressee());
         let within = Duration::from_secs(6) + run.duration(Param::ShutdownDelay);
         let ended = process.exited(within).await.is_some();

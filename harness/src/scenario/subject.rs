@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Patience;
 use crate::catalog::{Feature, Server};
-use crate::client::{Ask, Payload};
+use crate::client::{Ask, Expected, Framing, Payload};
 use crate::link::Place;
 use crate::process::{Addressee, Launch};
 use crate::timeline::{Param, Role};
@@ -53,8 +53,16 @@ pub struct Stranger {
     pub quick: Route,
     /// What takes its time.
     pub slow: Option<Route>,
+    /// A response in pieces that has an end.
+    pub finite: Option<Route>,
+    /// A response in pieces that has none.
+    pub endless: Option<Route>,
+    /// What takes a body that is some time on its way.
+    pub upload: Option<Route>,
     /// The path of its readiness probe.
     pub ready: Option<String>,
+    /// Requests a second that it takes before it answers 429, where it has such a limit.
+    pub rate: Option<f64>,
     /// Header fields of every request.
     pub headers: HeaderMap,
     /// The signal that stops it.
@@ -63,7 +71,8 @@ pub struct Stranger {
     pub to: Addressee,
     /// Whether it has children, so that a signal to the whole group is something else than one to the leader.
     pub children: bool,
-    /// The port that it is asked to listen on: in the place of `{port}` in its command, and in the variable PORT.
+    /// The port that it is asked to listen on, in the place of `{port}` in its command and in the variable PORT, or was
+    /// found to.
     pub port: u16,
     /// Whether it can be asked for another one, as far as is known.
     pub takes_port: bool,
@@ -97,8 +106,10 @@ pub struct Route {
 /// What a request gets when nobody stops the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Normal {
-    /// The status of the response. Its body may well differ between two starts.
-    pub status: u16,
+    /// The status of the response, and its length and content where they do not change.
+    pub due: Expected,
+    /// How the end of its body is told.
+    pub framing: Framing,
     /// How long it takes: the median.
     pub takes: Duration,
 }
@@ -123,11 +134,19 @@ impl Stranger {
             Some(body) => ask.payload(Payload::Whole(body.clone())),
             None => ask,
         };
-        match route.normal {
-            Some(normal) => ask.expect_status(normal.status),
-            None => ask,
-        }
+        ask.expect(route.normal.map_or(Expected::default(), |normal| normal.due))
     }
+
+    /// An upload on one of its routes, with this pause between its pieces.
+    pub fn ask_upload(&self, route: &Route, pause: Duration, role: Role) -> Ask {
+        self.ask(route, role).payload(upload(pause))
+    }
+}
+
+/// A body in fifteen pieces, with this pause before each.
+fn upload(pause: Duration) -> Payload {
+    let pieces = (0..15u8).map(|piece| Bytes::from(vec![b'a' + piece; 16 << 10])).collect();
+    Payload::Dripped { pieces, pause }
 }
 
 impl Subject {
@@ -151,7 +170,7 @@ impl Subject {
 
     /// Whether it can do this.
     pub fn has(&self, feature: Feature) -> bool {
-        self.features.contains(&feature)
+        self.features.iter().any(|own| own.includes(feature))
     }
 
     /// Whether it can be asked to listen on another port.
@@ -216,6 +235,14 @@ impl Subject {
         }
     }
 
+    /// Requests a second that a rate limiter lets through, where it has one.
+    pub fn rate(&self) -> Option<f64> {
+        match &self.manner {
+            Manner::Contract => None,
+            Manner::Stranger(stranger) => stranger.rate,
+        }
+    }
+
     /// A request that is answered at once.
     pub fn ask(&self, role: Role) -> Ask {
         match &self.manner {
@@ -244,5 +271,49 @@ impl Subject {
     /// Whether a request takes as long as it is asked to.
     pub fn has_routes(&self) -> bool {
         matches!(self.manner, Manner::Contract)
+    }
+
+    /// A request whose response comes in pieces and has an end.
+    pub fn ask_finite(&self, role: Role) -> Ask {
+        match &self.manner {
+            Manner::Contract => {
+                let length: usize = (0..10).map(|number| format!("chunk {number}\n").len()).sum();
+                Ask::get("/stream?chunks=10&interval=0.15", role).expect_bytes(length as u64)
+            }
+            Manner::Stranger(stranger) => stranger.ask(stranger.finite.as_ref().unwrap_or(&stranger.quick), role),
+        }
+    }
+
+    /// A request whose response comes in pieces and has no end of its own.
+    pub fn ask_endless(&self, role: Role) -> Ask {
+        match &self.manner {
+            Manner::Contract => Ask::get("/events", role),
+            Manner::Stranger(stranger) => stranger.ask(stranger.endless.as_ref().unwrap_or(&stranger.quick), role),
+        }
+    }
+
+    /// A request with this body.
+    pub fn ask_posted(&self, body: &'static str, role: Role) -> Ask {
+        let payload = Payload::Whole(body.into());
+        match &self.manner {
+            Manner::Contract => Ask::post("/echo", role, payload),
+            Manner::Stranger(stranger) => {
+                stranger.ask(stranger.upload.as_ref().unwrap_or(&stranger.quick), role).payload(payload)
+            }
+        }
+    }
+
+    /// A request with a body of fifteen pieces, with this pause before each.
+    pub fn ask_upload(&self, pause: Duration, role: Role) -> Ask {
+        match &self.manner {
+            Manner::Contract => {
+                let payload = upload(pause);
+                let length = payload.length().unwrap_or_default() as u64;
+                Ask::post("/echo", role, payload).expect_bytes(length)
+            }
+            Manner::Stranger(stranger) => {
+                stranger.ask_upload(stranger.upload.as_ref().unwrap_or(&stranger.quick), pause, role)
+            }
+        }
     }
 }

@@ -123,6 +123,11 @@ impl Target {
         self.client.connect(self.address, role).await
     }
 
+    /// Whether a connection could not be opened because this program had no descriptor left.
+    pub fn starved(&self) -> bool {
+        self.client.starved()
+    }
+
     /// Opens a connection to the traffic port, for bytes.
     ///
     /// # Errors

@@ -180,7 +180,7 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NotOpened {
-    /// The kernel answered RST to the SYN: nobody listens. Nothing was sent.
+    /// The kernel answered RST to the SYN, or right after the handshake: nobody listens. Nothing was sent.
     Refused,
     /// No answer in time.
     TimedOut,
@@ -303,10 +303,14 @@ pub enum Event {
         expect_status: Option<u16>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         begun_us: Option<Micros>,
+        /// Whether a body that is cut would look like a whole one: it ends with the connection, and its length changes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut_hidden: bool,
     },
     /// A request could not be written at all: the connection had ended.
     Unsent { connection: ConnectionId, request: RequestId, role: Role },
-    /// The kernel says that the server has accepted the connections of these requests and read all of them.
+    /// The kernel says that the server has accepted the connections of these requests and read all of them, and that
+    /// nothing of their answers has come.
     Read { requests: Vec<RequestId> },
     /// The last byte of a request's body was written.
     Uploaded { request: RequestId },

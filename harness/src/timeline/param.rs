@@ -54,6 +54,10 @@ params! {
     KeepAliveTimeout "keep_alive_timeout",
     /// How long its user says that the lame-duck lasts; 0 where nobody does.
     LameDuck "lame_duck",
+    /// Requests a second that a stranger's rate limiter lets through for certain, where it has one.
+    Limited "limited",
+    /// The share of requests that a stranger loses while nobody stops it, from 0 to 1.
+    LostInPeace "lost_in_peace",
     /// Requests that the server takes at once.
     MaxInFlight "max_in_flight",
     /// Endless responses that the server takes at once.
@@ -92,6 +96,8 @@ impl Param {
             | Self::Idle
             | Self::InFlightFor
             | Self::LameDuck
+            | Self::Limited
+            | Self::LostInPeace
             | Self::Over
             | Self::Rounds
             | Self::RoundTrip => None,

@@ -2,6 +2,9 @@
 
 use super::{Break, ConnectionId, Ending, Micros, NotOpened, Role, Seen};
 
+/// Status of a rate limiter (RFC 6585, section 4).
+const LIMITED: u16 = 429;
+
 /// One request and what became of it.
 #[derive(Debug)]
 pub struct Request<'t> {
@@ -19,6 +22,8 @@ pub struct Request<'t> {
     pub begun: Micros,
     /// When the server had certainly read it, where that is known.
     pub read: Option<Micros>,
+    /// When it had certainly read it and had not answered yet, the last time that this was looked at.
+    pub in_hand: Option<Micros>,
     /// When the last byte of its body was written, where it has one.
     pub uploaded: Option<Micros>,
     /// When `100 Continue` came.
@@ -37,6 +42,10 @@ pub struct Request<'t> {
     pub expect_bytes: Option<u64>,
     /// Status of the response that this server gives when nobody stops it, where that was learnt.
     pub expect_status: Option<u16>,
+    /// Whether a body that is cut would look like a whole one.
+    pub cut_hidden: bool,
+    /// Whether a rate limiter may answer it in the server's place.
+    pub limited: bool,
     /// When the last piece of its body came, to a client that reads slowly.
     pub received: Option<Micros>,
     /// Bytes of the body that came.
@@ -183,6 +192,7 @@ impl<'t> Request<'t> {
             sent,
             begun: sent,
             read: None,
+            in_hand: None,
             uploaded: None,
             continued: None,
             head: None,
@@ -192,6 +202,8 @@ impl<'t> Request<'t> {
             instance: None,
             expect_bytes: None,
             expect_status: None,
+            cut_hidden: false,
+            limited: false,
             received: None,
             body_bytes: 0,
             intact: None,
@@ -217,13 +229,18 @@ impl<'t> Request<'t> {
         self.answered() && self.has_status_due() && self.whole()
     }
 
-    /// Whether the status is the one that is due.
+    /// Whether the status is the one that is due. The 429 of a rate limiter that was seen in peace, too, is no more than
+    /// our load deserves.
     pub fn has_status_due(&self) -> bool {
-        self.status.is_some_and(|status| self.expect_status.map_or(status < 400, |expected| status == expected))
+        let due = |status| self.expect_status.map_or(status < 400, |expected| status == expected);
+        self.status.is_some_and(|status| due(status) || (self.limited && status == LIMITED))
     }
 
     /// Whether the body is as long as it should be and what it should be, as far as that is known.
     pub fn whole(&self) -> bool {
-        self.expect_bytes.is_none_or(|expected| expected == self.body_bytes) && self.intact != Some(false)
+        // What was learnt of the body belongs to the status that was learnt with it.
+        let other = self.expect_status.is_some_and(|expected| self.status.is_some_and(|status| status != expected));
+        let long = self.expect_bytes.is_none_or(|expected| expected == self.body_bytes);
+        (other && self.answered()) || (long && self.intact != Some(false))
     }
 }

@@ -21,6 +21,8 @@ pub struct View<'t> {
     pub connections: Vec<Connection>,
     /// All processes.
     pub processes: BTreeMap<ProcessId, Process>,
+    /// When it was looked which requests the server had read, see [`Event::Read`].
+    pub looks: Vec<Micros>,
     /// Preconditions that did not hold: what, and why.
     pub unconfirmed: Vec<(&'t str, &'t str)>,
     /// What this machine lacked, where nothing was played for it.
@@ -78,6 +80,7 @@ impl<'t> View<'t> {
             requests: Vec::new(),
             connections: Vec::new(),
             processes: BTreeMap::new(),
+            looks: Vec::new(),
             unconfirmed: Vec::new(),
             skipped: None,
             aborted: None,
@@ -163,13 +166,15 @@ impl<'t> View<'t> {
                     self.connections[index].ended.get_or_insert((t, *how));
                 }
             }
-            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status, begun_us } => {
+            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status, cut_hidden, begun_us } => {
                 requests.insert(id, self.requests.len());
                 let mut request = Request::new(id, *connection, *role, t);
                 request.path = path;
                 request.expect_bytes = *expect_bytes;
                 request.expect_status = *expect_status;
                 request.begun = begun_us.unwrap_or(t).min(t);
+                request.cut_hidden = *cut_hidden;
+                request.limited = self.param(Param::Limited).is_some();
                 self.requests.push(request);
             }
             Event::Unsent { connection, request: id, role } => {
@@ -180,8 +185,10 @@ impl<'t> View<'t> {
                 self.requests.push(request);
             }
             Event::Read { requests: read } => {
+                self.looks.push(t);
                 for index in read.iter().filter_map(request) {
                     self.requests[index].read.get_or_insert(t);
+                    self.requests[index].in_hand = Some(t);
                 }
             }
             Event::Uploaded { request: id } => {

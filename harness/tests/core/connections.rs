@@ -12,6 +12,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(late_request_answered());
     cases.extend(close_announced());
     cases.extend(nothing_lost());
+    cases.extend(nothing_lost_in_peace());
     cases.extend(losses_have_their_rule());
     cases.extend(listener_closes_first());
     cases.extend(new_connections_refused());
@@ -161,6 +162,21 @@ fn close_announced() -> Vec<Case> {
     ]
 }
 
+fn nothing_lost_in_peace() -> Vec<Case> {
+    let rule = "nothing-lost-in-peace";
+    let load = || run().param(Param::Clients, 2.0).sent("a", Role::Sustained).answered("a", 200);
+    let more = || load().sent("b", Role::Storm).answered("b", 200).sent("c", Role::Storm);
+    vec![
+        holds(rule, "all answered", more().answered("c", 200)),
+        holds(rule, "an error is an answer", more().answered("c", 500)),
+        violated(rule, "one lost by RST", more().broken("c", Break::Reset)),
+        violated(rule, "one without an end", more()),
+        unclear(rule, "one waited for in vain", more().broken("c", Break::TimedOut)),
+        unclear(rule, "there was not load enough", load()),
+        unclear(rule, "a signal was sent", more().answered("c", 200).at(1_000).signal("SIGTERM")),
+    ]
+}
+
 fn nothing_lost() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rule, role) in [("nothing-lost-on-keep-alive", Role::KeepAlive), ("nothing-lost-in-accept-queue", Role::Storm)]
@@ -171,6 +187,16 @@ fn nothing_lost() -> Vec<Case> {
             holds(rule, "all answered", load().answered("c", 200).exited(0)),
             holds(rule, "a 503 is an answer", load().answered_close("c", 503).exited(0)),
             violated(rule, "one lost by RST", load().broken("c", Break::Reset).exited(0)),
+            holds(rule, "one lost before the signal, which is not its doing", {
+                before()
+                    .sent("b", role)
+                    .broken("b", Break::Reset)
+                    .at(1_000)
+                    .signal("SIGTERM")
+                    .sent("c", role)
+                    .answered("c", 200)
+                    .exited(0)
+            }),
             violated(rule, "one lost by FIN", load().broken("c", Break::Fin).exited(0)),
             violated(rule, "one waited for in vain", load().broken("c", Break::TimedOut).exited(0)),
             violated(rule, "one without an end", load().exited(0)),

@@ -121,8 +121,15 @@ fn events() -> impl Strategy<Value = Event> {
     ];
     let of_requests = prop_oneof![
         (connection(), requests(), roles(), any::<String>(), prop::option::of(bytes()), any::<Option<u64>>()).prop_map(
-            |(connection, request, role, path, expect_bytes, begun_us)| {
-                Event::Sent { connection, request, role, path, expect_bytes, expect_status: None, begun_us }
+            |(connection, request, role, path, expect_bytes, begun_us)| Event::Sent {
+                connection,
+                request,
+                role,
+                path,
+                expect_bytes,
+                expect_status: None,
+                begun_us,
+                cut_hidden: false,
             }
         ),
         (requests(), bytes()).prop_map(|(request, body_bytes)| Event::Received { request, body_bytes }),

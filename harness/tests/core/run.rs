@@ -223,7 +223,35 @@ impl Run {
         expect_status: Option<u16>,
     ) -> Self {
         let (request, path) = (request.to_owned(), "/".to_owned());
-        self.record(Event::Sent { connection, request, role, path, expect_bytes, expect_status, begun_us: None })
+        self.record(Event::Sent {
+            connection,
+            request,
+            role,
+            path,
+            expect_bytes,
+            expect_status,
+            begun_us: None,
+            cut_hidden: false,
+        })
+    }
+
+    /// As `sent_expecting_status`, of a body whose length was learnt as well.
+    pub fn sent_learnt(self, request: &str, role: Role, status: u16) -> Self {
+        self.send(1, request, role, Some(BODY), Some(status))
+    }
+
+    /// As `sent_expecting_status`, of a body that ends with the connection and whose length changes.
+    pub fn sent_without_length(self, request: &str, role: Role) -> Self {
+        self.record(Event::Sent {
+            connection: 1,
+            request: request.to_owned(),
+            role,
+            path: "/".to_owned(),
+            expect_bytes: None,
+            expect_status: Some(200),
+            begun_us: None,
+            cut_hidden: true,
+        })
     }
 
     pub fn unsent(self, request: &str, role: Role) -> Self {
@@ -233,6 +261,11 @@ impl Run {
     /// The kernel says that the server has read it.
     pub fn read(self, request: &str) -> Self {
         self.record(Event::Read { requests: vec![request.to_owned()] })
+    }
+
+    /// A look that finds nothing read and unanswered.
+    pub fn looked(self) -> Self {
+        self.record(Event::Read { requests: Vec::new() })
     }
 
     /// More `executed` lines come than are recorded.

@@ -108,8 +108,8 @@ async fn a_load_accounts_for_each_request() {
     for one_each in [false, true] {
         let (tape, address, ask) = (Tape::new(), server(usize::MAX).await, Ask::get("/", Role::Storm));
         let load = match one_each {
-            true => connect_storm(&tape.client, address, &ask, 3),
-            false => back_to_back(&tape.client, address, &ask, 3),
+            true => connect_storm(&tape.client, address, &ask, 3, Duration::ZERO),
+            false => back_to_back(&tape.client, address, &ask, 3, Duration::ZERO),
         };
         load.warm(20).await.expect("it is answered");
         load.stop().await;
@@ -126,7 +126,7 @@ async fn a_load_counts_what_is_answered_and_nothing_else() {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { while listener.accept().await.is_ok() {} }); // closes at once
     let tape = Tape::new();
-    let load = back_to_back(&tape.client, address, &Ask::get("/", Role::KeepAlive), 1);
+    let load = back_to_back(&tape.client, address, &Ask::get("/", Role::KeepAlive), 1, Duration::ZERO);
     tape.until("a third connection", |event| matches!(event, Event::Opened { connection: 3, .. })).await;
     assert_eq!(load.answered(), 0);
     load.stop().await;

@@ -42,6 +42,7 @@ fn sent() -> Event {
         expect_bytes: None,
         expect_status: None,
         begun_us: None,
+        cut_hidden: false,
     }
 }
 

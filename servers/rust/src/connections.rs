@@ -176,7 +176,8 @@ impl ConnectionIo {
             self.timer.as_mut().reset(deadline);
             ready!(self.timer.as_mut().poll(cx));
         }
-        // The runtime learns late that bytes have come, the kernel knows. rule: nothing-lost-on-keep-alive
+        // The runtime learns late that bytes have come, the kernel knows.
+        // rule: nothing-lost-on-keep-alive, nothing-lost-in-peace
         if self.connection.standing().state != ConnectionState::Active && self.input_waits() {
             self.connection.activate();
             return Poll::Pending; // the runtime is about to report them

@@ -1,16 +1,20 @@
 """Its response is the same again and again, until another process gives it."""
 
 import os
+import queue
 import signal
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Status(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    timeout = 2
 
     def do_GET(self):
+        if self.path == "/report":
+            time.sleep(1)
         body = f"process {os.getpid()}".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -22,8 +26,9 @@ class Status(BaseHTTPRequestHandler):
 
 
 server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Status)
-signal.signal(
-    signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start()
-)
+server.daemon_threads = False
+stop = queue.SimpleQueue()  # a handler may not start a thread, nor wait for a lock
+threading.Thread(target=lambda: stop.get() or server.shutdown(), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: stop.put(None))
 server.serve_forever()
 server.server_close()

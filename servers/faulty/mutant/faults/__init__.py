@@ -35,6 +35,7 @@ FAULTS: dict[str, Callable[[], None]] = {
         requests.requests_in_flight_cut,
         requests.requests_in_flight_turned_away,
         requests.one_response_in_fifty_lost,
+        requests.requests_lost_in_peace,
         requests.uploads_turned_away,
         requests.short_body_with_matching_length,
         requests.finite_stream_cut,

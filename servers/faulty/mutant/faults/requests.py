@@ -33,6 +33,18 @@ def one_response_in_fifty_lost() -> None:
     _after_slow(lambda app: Cut() if next(answered) % 50 == 11 else None)
 
 
+def requests_lost_in_peace() -> None:
+    """The 300th to the 309th request are dropped, unless the server drains by then."""
+    root, asked = App.root, itertools.count(1)
+
+    def root_or_cut(self, exchange):
+        if 300 <= next(asked) < 310 and self.lifecycle.phase() < Phase.DRAINING:
+            raise Cut
+        root(self, exchange)
+
+    App.root = root_or_cut
+
+
 def _after_slow(end) -> None:
     """Ends /slow otherwise where it is done while the server drains."""
 
