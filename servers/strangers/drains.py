@@ -35,7 +35,9 @@ class Server(ThreadingHTTPServer):
 def main():
     server = Server(("127.0.0.1", int(sys.argv[1])), Reports)
     stop = queue.SimpleQueue()  # a handler may not start a thread, nor wait for a lock
-    threading.Thread(target=lambda: stop.get() or server.shutdown(), daemon=True).start()
+    threading.Thread(
+        target=lambda: stop.get() or server.shutdown(), daemon=True
+    ).start()
     signal.signal(signal.SIGTERM, lambda *_: stop.put(None))
     server.serve_forever()
     server.server_close()

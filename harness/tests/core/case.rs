@@ -34,6 +34,7 @@ fn table() -> Vec<Case> {
     let mut table = crate::signals::cases();
     table.extend(crate::requests::cases());
     table.extend(crate::connections::cases());
+    table.extend(crate::peace::cases());
     table.extend(crate::health::cases());
     table
 }

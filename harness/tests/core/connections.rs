@@ -12,7 +12,6 @@ pub fn cases() -> Vec<Case> {
     cases.extend(late_request_answered());
     cases.extend(close_announced());
     cases.extend(nothing_lost());
-    cases.extend(nothing_lost_in_peace());
     cases.extend(losses_have_their_rule());
     cases.extend(listener_closes_first());
     cases.extend(new_connections_refused());
@@ -159,21 +158,6 @@ fn close_announced() -> Vec<Case> {
         unclear(rule, "no response came", slow().broken("slow", Break::Reset)),
         unclear(rule, "nothing was asked", stopped()),
         unclear(rule, "no signal", run()),
-    ]
-}
-
-fn nothing_lost_in_peace() -> Vec<Case> {
-    let rule = "nothing-lost-in-peace";
-    let load = || run().param(Param::Clients, 2.0).sent("a", Role::Sustained).answered("a", 200);
-    let more = || load().sent("b", Role::Storm).answered("b", 200).sent("c", Role::Storm);
-    vec![
-        holds(rule, "all answered", more().answered("c", 200)),
-        holds(rule, "an error is an answer", more().answered("c", 500)),
-        violated(rule, "one lost by RST", more().broken("c", Break::Reset)),
-        violated(rule, "one without an end", more()),
-        unclear(rule, "one waited for in vain", more().broken("c", Break::TimedOut)),
-        unclear(rule, "there was not load enough", load()),
-        unclear(rule, "a signal was sent", more().answered("c", 200).at(1_000).signal("SIGTERM")),
     ]
 }
 

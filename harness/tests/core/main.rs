@@ -6,6 +6,7 @@ mod connections;
 mod health;
 mod judging;
 mod measuring;
+mod peace;
 mod properties;
 mod reading;
 mod requests;

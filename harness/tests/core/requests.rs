@@ -88,20 +88,6 @@ fn in_flight_answered() -> Vec<Case> {
         unclear(rule, "saturated, and the last look before the signal no longer saw it unanswered", {
             saturated_and(|run| run.at(990).looked()).broken("full", Break::Reset)
         }),
-        unclear(rule, "a stranger answered what it had in hand, and dropped the others", {
-            let run =
-                run().at(800).sent_learnt("full", Role::Saturated, 200).sent_learnt("other", Role::Saturated, 200);
-            let run = run.at(900).read("full").at(1_000).signal("SIGTERM");
-            run.answered("full", 200).broken("other", Break::Reset)
-        }),
-        violated(rule, "answered 429, where no limiter was seen", learnt(200).answered("slow", 429).exited(0)),
-        holds(rule, "answered 429 by a limiter that was seen in peace", {
-            let run = run().param(Param::Limited, 50.0).sent_expecting_status("slow", Role::InFlight, 200);
-            run.at(1_000).signal("SIGTERM").answered("slow", 429).exited(0)
-        }),
-        unclear(rule, "it loses requests in peace as well", {
-            saturated(900_000).param(Param::LostInPeace, 0.02).broken("full", Break::Reset)
-        }),
         unclear(rule, "answered before the signal", {
             run().sent("slow", Role::InFlight).answered("slow", 200).at(1_000).signal("SIGTERM").exited(0)
         }),
@@ -128,18 +114,6 @@ fn response_untruncated() -> Vec<Case> {
             "an error of another length, whole",
             in_flight(Role::Finite).head("slow", 503).complete("slow", 20),
         ),
-        unclear(rule, "a body without a length that changes: a cut does not show", {
-            let run = run().at(900).sent_without_length("slow", Role::Finite).head("slow", 200);
-            run.at(1_000).signal("SIGTERM").complete("slow", 7)
-        }),
-        violated(rule, "a body without a length that changes, by RST", {
-            let run = run().at(900).sent_without_length("slow", Role::Finite).head("slow", 200);
-            run.at(1_000).signal("SIGTERM").broken("slow", Break::Reset)
-        }),
-        violated(rule, "a stranger's response is shorter than in peace", {
-            let run = run().at(900).sent_learnt("slow", Role::Finite, 200).head("slow", 200);
-            run.at(1_000).signal("SIGTERM").complete("slow", BODY - 1)
-        }),
         violated(rule, "FIN in the middle", begun().broken("slow", Break::Fin)),
         violated(rule, "RST in the middle", begun().broken("slow", Break::Reset)),
         violated(rule, "no end", begun()),
