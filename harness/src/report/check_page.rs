@@ -88,5 +88,8 @@ fn not_tested(out: &mut String, results: &CheckResults) {
     for (option, scenarios) in left_out(results) {
         let _ = writeln!(out, "- With `{option}`: {}", scenarios.join(", "));
     }
+    if !results.left_out.is_empty() {
+        let _ = writeln!(out, "- Without `--without-load`: {}", results.left_out.join(", "));
+    }
     let _ = writeln!(out, "- By no check: {}", results.untestable.join(", "));
 }

@@ -119,8 +119,7 @@ async fn keep_alive_race(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..run.param(Param::Rounds) as usize {
         let mut target = run.start().await?;
         let load = run.load(&target, &run.subject.ask(Role::KeepAlive), false)?;
-        under_load(run, &mut target, load).await?;
-        let ended = target.has_exited();
+        let ended = under_load(run, &mut target, load).await?;
         target.kill().await; // whatever is left of it, before the next one starts
         if !ended {
             break;
@@ -133,8 +132,7 @@ async fn accept_queue_storm(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..run.param(Param::Rounds) as usize {
         let mut target = run.start().await?;
         let load = run.load(&target, &run.subject.ask(Role::Storm), true)?;
-        under_load(run, &mut target, load).await?;
-        let ended = target.has_exited();
+        let ended = under_load(run, &mut target, load).await?;
         target.kill().await;
         if !ended {
             break;
