@@ -45,9 +45,7 @@ def connect(until, port):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            time.sleep(
-                0.01
-            )  # no local port is left, or the listener is slow: both are meant
+            time.sleep(0.01)  # no local port is left, or the listener is slow: both are meant
 
 
 def accept(until, listener):
@@ -71,12 +69,8 @@ def work(kind, until, argument, parent):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=60, help="how long (default: 60)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60, help="how long (default: 60)")
     for kind, count in KINDS.items():
         parser.add_argument(
             f"--{kind}",
@@ -90,19 +84,11 @@ def main():
     context = multiprocessing.get_context("fork")
     until = time.monotonic() + args.seconds
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-        kinds = [
-            (kind, getattr(args, kind.__name__))
-            for kind in (compute, fork, sync, connect)
-        ]
-        jobs = [
-            (kind, listener.getsockname()[1])
-            for kind, count in kinds
-            for _ in range(count)
-        ]
+        kinds = [(kind, getattr(args, kind.__name__)) for kind in (compute, fork, sync, connect)]
+        jobs = [(kind, listener.getsockname()[1]) for kind, count in kinds for _ in range(count)]
         jobs.append((accept, listener))
         workers = [
-            context.Process(target=work, args=(kind, until, argument, os.getpid()))
-            for kind, argument in jobs
+            context.Process(target=work, args=(kind, until, argument, os.getpid())) for kind, argument in jobs
         ]
         try:
             for worker in workers:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
+
 from config import DrainPolicy, Settings, parse_integer, parse_seconds
 from connections import BLOCK, Connection, ConnectionState, Cut, Limit, Registry
 from lifecycle import Lifecycle, Phase
