@@ -1,6 +1,7 @@
 //! `drainspec check` tells the truth about strangers: `servers/strangers`, a folder a case, each with its verdicts.
 //!
-//! `STRANGERS=GLOB` chooses cases, `STRANGERS_REPEAT=N` plays each so many times.
+//! `STRANGERS=GLOB` chooses cases, `STRANGERS_SHARD=I/N` every N-th one of them, `STRANGERS_REPEAT=N` plays each so many
+//! times.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::process::CommandExt;
@@ -151,6 +152,13 @@ fn play(folder: &Path, case: &Stranger) -> (Vec<String>, String) {
     (wrong, all)
 }
 
+/// Which part, of how many.
+fn part(shard: &str) -> Option<(usize, usize)> {
+    let (part, of) = shard.split_once('/')?;
+    let (part, of) = (part.parse().ok()?, of.parse().ok()?);
+    (1..=of).contains(&part).then_some((part, of))
+}
+
 #[test]
 fn each_says_what_it_stands_for() {
     let cases = cases();
@@ -177,6 +185,11 @@ fn each_is_judged_as_is_right() {
         }
         chosen.is_match(name(folder)) && lacks.is_none()
     });
+    if let Ok(shard) = std::env::var("STRANGERS_SHARD") {
+        let (part, of) = part(&shard).unwrap_or_else(|| panic!("STRANGERS_SHARD={shard}: 2/4 is the second quarter"));
+        let mut place = 0..;
+        cases.retain(|_| place.next().is_some_and(|place: usize| place % of == part - 1));
+    }
     assert!(!cases.is_empty(), "nothing is chosen");
     let waiting: Mutex<VecDeque<_>> = Mutex::new((0..repeat).flat_map(|_| &cases).collect());
     // No case beside itself, nor beside one that has the same server: some have a port that is fixed.
