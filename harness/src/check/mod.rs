@@ -54,6 +54,9 @@ const ALONE: Duration = Duration::from_millis(6_500);
 /// what nobody has said.
 const TOLD: [&str; 2] = ["keep-alive-outlasts-balancer", "lame-duck-lasts"];
 
+/// What is judged in passing in scenarios that are about something else.
+const STREAM: &str = "endless-stream-ends";
+
 /// What one scenario came to.
 pub struct Played {
     /// The scenario.
@@ -337,6 +340,11 @@ pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> 
                 continue;
             }
             if TOLD.contains(&verdict.rule.as_str()) && verdict.verdict == Verdict::Inconclusive {
+                continue;
+            }
+            // Where a stream goes on beside all else, there may be none.
+            let beside = verdict.rule == STREAM && !one.scenario.needs.contains(&Feature::EndlessStream);
+            if beside && verdict.verdict == Verdict::Inconclusive {
                 continue;
             }
             let verdict = profile.weigh(verdict.clone());
