@@ -240,7 +240,10 @@ impl<'t> Request<'t> {
     pub fn whole(&self) -> bool {
         // What was learnt of the body belongs to the status that was learnt with it.
         let other = self.expect_status.is_some_and(|expected| self.status.is_some_and(|status| status != expected));
-        let long = self.expect_bytes.is_none_or(|expected| expected == self.body_bytes);
+        let learnt = self.expect_status.is_some();
+        // What was learnt may grow with the phase that it tells: what is shorter is cut.
+        let long = |expected| self.body_bytes == expected || (learnt && self.body_bytes > expected);
+        let long = self.expect_bytes.is_none_or(long);
         (other && self.answered()) || (long && self.intact != Some(false))
     }
 }
