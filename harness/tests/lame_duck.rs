@@ -29,7 +29,17 @@ fn drainspec() -> Command {
 /// Checks a server, and returns what failed: `RULE: what was seen`.
 fn check(server: &Server, options: &[&str], out: &Path) -> Vec<String> {
     let done = drainspec()
-        .args(["check", "--format", "json", "--ready", "/health/ready", "--profile", "kubernetes", "--out"])
+        .args([
+            "check",
+            "--format",
+            "json",
+            "--ready",
+            "/health/ready",
+            "--without-load",
+            "--profile",
+            "kubernetes",
+            "--out",
+        ])
         .arg(out)
         .args(options)
         .arg("--")
