@@ -290,11 +290,11 @@ def pipelined_out_of_order() -> None:
         rest = exchange.http.trailing_data[0]
         if rest:
             ahead = Exchange(exchange.connection, exchange.app, exchange.answer)
-            ahead.http = new_parser(rest)
+            ahead.http, ahead.ahead = new_parser(rest), len(rest)
             ahead.handle_one_request()
 
             def go_on_behind():
-                exchange.http = ahead.http
+                exchange.http, exchange.ahead = ahead.http, ahead.ahead
                 del exchange.next_cycle
 
             exchange.next_cycle = go_on_behind
@@ -309,7 +309,8 @@ def answers_after_close() -> None:
     def handle(self):
         while not self.close_connection or self.http.trailing_data[0]:
             if self.close_connection:
-                self.http = new_parser(self.http.trailing_data[0])
+                rest = self.http.trailing_data[0]
+                self.http, self.ahead = new_parser(rest), len(rest)
             self.handle_one_request()
 
     Exchange.handle = handle
