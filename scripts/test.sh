@@ -46,7 +46,7 @@ main() {
     step 'faulty servers: the half of today' faulty_half
 }
 
-# One stranger of each kind. All of them, `cargo test --test strangers`, take ten minutes and more on a quiet machine.
+# A dozen of the strangers. All of them, `cargo test --test strangers`, take ten minutes and more on a quiet machine.
 harness_tests() {
     local kinds=ends-at-once,imitates-waitress,older-shares,longer-than-its-grace,no-descriptors,root-is-421,root-is-302
     STRANGERS="{$kinds,tls-says-400,shell-with-exec,slow-is-quick,workers-left-behind,upload}" cargo test --quiet --locked

@@ -240,10 +240,11 @@ impl<'t> Request<'t> {
     pub fn whole(&self) -> bool {
         // What was learnt of the body belongs to the status that was learnt with it.
         let other = self.expect_status.is_some_and(|expected| self.status.is_some_and(|status| status != expected));
-        let learnt = self.expect_status.is_some();
-        // What was learnt may grow with the phase that it tells: what is shorter is cut.
-        let long = |expected| self.body_bytes == expected || (learnt && self.body_bytes > expected);
-        let long = self.expect_bytes.is_none_or(long);
+        let long = self.expect_bytes.is_none_or(|due| match self.expect_status {
+            // What was learnt may grow with the phase that it tells: what is shorter is cut.
+            Some(_) => self.body_bytes >= due,
+            None => self.body_bytes == due,
+        });
         (other && self.answered()) || (long && self.intact != Some(false))
     }
 }

@@ -54,7 +54,13 @@ fn in_flight_answered() -> Vec<Case> {
 
 fn response_untruncated() -> Vec<Case> {
     let rule = "response-untruncated";
+    let learnt = |bytes| {
+        let run = run().at(900).sent_learnt("slow", Role::Finite, 200).head("slow", 200);
+        run.at(1_000).signal("SIGTERM").complete("slow", bytes).exited(0)
+    };
     vec![
+        holds(rule, "as long as was learnt", learnt(BODY)),
+        holds(rule, "longer than was learnt: it tells its phase", learnt(BODY + 4)),
         unclear(rule, "a body without a length that changes: a cut does not show", {
             let run = run().at(900).sent_without_length("slow", Role::Finite).head("slow", 200);
             run.at(1_000).signal("SIGTERM").complete("slow", 7)
@@ -63,9 +69,6 @@ fn response_untruncated() -> Vec<Case> {
             let run = run().at(900).sent_without_length("slow", Role::Finite).head("slow", 200);
             run.at(1_000).signal("SIGTERM").broken("slow", Break::Reset)
         }),
-        violated(rule, "a stranger's response is shorter than in peace", {
-            let run = run().at(900).sent_learnt("slow", Role::Finite, 200).head("slow", 200);
-            run.at(1_000).signal("SIGTERM").complete("slow", BODY - 1)
-        }),
+        violated(rule, "a stranger's response is shorter than in peace", learnt(BODY - 1)),
     ]
 }
