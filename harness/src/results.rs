@@ -88,6 +88,10 @@ pub struct Cell {
     pub expected_verdict: Verdict,
     /// Whether exactly the rules that are known to fail failed, in every repeat.
     pub as_expected: bool,
+    /// Whether the machine was too busy to tell it of every repeat, also when that was played again: what was told is
+    /// as expected, or not.
+    #[serde(default)]
+    pub untold: bool,
     /// Why it is neither pass nor fail, or what failed.
     pub reason: Option<String>,
     /// Time taken by all repeats.
@@ -194,9 +198,15 @@ impl Results {
         cell
     }
 
-    /// Whether a cell of these results was not as expected.
+    /// Whether a cell of these results was not as expected, or not told.
     pub fn is_unexpected(&self, server: &str, scenario: &str) -> bool {
-        self.cells.iter().any(|cell| !cell.as_expected && cell.server == server && cell.scenario == scenario)
+        let unexpected = |cell: &&Cell| !cell.as_expected || cell.untold;
+        self.cells.iter().filter(unexpected).any(|cell| cell.server == server && cell.scenario == scenario)
+    }
+
+    /// How many cells the machine was too busy to tell.
+    pub fn untold(&self) -> usize {
+        self.cells.iter().filter(|cell| cell.untold).count()
     }
 
     /// Writes the file: a new one beside the old one, then renamed over it, so that no reader sees half of it.
@@ -230,6 +240,7 @@ impl Cell {
                 Some(KnownVerdict::Inconclusive) => Verdict::Inconclusive,
             },
             as_expected: true,
+            untold: false,
             reason: None,
             duration_ms: 0.0,
             repeats: Repeats { pass: 0, of: 0 },
@@ -263,7 +274,10 @@ impl Cell {
         }
         self.timelines.extend(outcome.timeline.clone());
         self.replaced.extend_from_slice(&outcome.replaced);
-        self.as_expected &= self.expects(server, outcome);
+        let expected = self.expects(server, outcome);
+        let untold = !expected && outcome.disturbed;
+        self.untold |= untold;
+        self.as_expected &= expected || untold;
     }
 
     fn expects(&self, server: &Server, outcome: &Outcome) -> bool {
@@ -300,9 +314,8 @@ mod tests {
         Server::load(folder.path(), folder.path()).unwrap()
     }
 
-    /// Whether these verdicts of two MUST rules are as expected.
-    fn expected(known: &str, first: Verdict, second: Verdict) -> bool {
-        let rule = |(slug, verdict): (&str, Verdict)| RuleVerdict {
+    fn rule(slug: &str, verdict: Verdict) -> RuleVerdict {
+        RuleVerdict {
             rule: slug.to_owned(),
             level: Level::Must,
             basis: Basis::Wire,
@@ -310,13 +323,41 @@ mod tests {
             expected: String::new(),
             actual: String::new(),
             evidence: Vec::new(),
-        };
+        }
+    }
+
+    /// Whether these verdicts of two MUST rules are as expected.
+    fn expected(known: &str, first: Verdict, second: Verdict) -> bool {
         let scenario = crate::scenario::find("many-in-flight").unwrap();
-        let rules = [("in-flight-answered", first), ("response-untruncated", second)].map(rule).to_vec();
+        let rules = [("in-flight-answered", first), ("response-untruncated", second)]
+            .map(|(slug, verdict)| rule(slug, verdict))
+            .to_vec();
         let verdict = Verdict::worst([first, second]).unwrap();
         let outcome = Outcome { rules, ..Outcome::without_run(verdict, "") };
         let mut results = Results::new(BTreeMap::new());
         results.add(&server(known), scenario, "direct", &outcome).as_expected
+    }
+
+    #[test]
+    fn what_a_busy_machine_has_left_open_is_neither_expected_nor_unexpected() {
+        let scenario = crate::scenario::find("many-in-flight").unwrap();
+        let outcome = |verdict, disturbed| {
+            let rules = vec![rule("in-flight-answered", verdict)];
+            Outcome { rules, disturbed, ..Outcome::without_run(verdict, "") }
+        };
+        let after = |outcomes: &[Outcome]| {
+            let mut results = Results::new(BTreeMap::new());
+            for outcome in outcomes {
+                results.add(&server(""), scenario, "direct", outcome);
+            }
+            (results.cells[0].as_expected, results.untold(), results.is_unexpected("", scenario.slug))
+        };
+        use Verdict::*;
+        assert_eq!(after(&[outcome(Inconclusive, true)]), (true, 1, true));
+        assert_eq!(after(&[outcome(Inconclusive, false)]), (false, 0, true));
+        assert_eq!(after(&[outcome(Pass, true)]), (true, 0, false));
+        assert_eq!(after(&[outcome(Pass, false), outcome(Inconclusive, true)]), (true, 1, true));
+        assert_eq!(after(&[outcome(Fail, false), outcome(Inconclusive, true)]), (false, 1, true));
     }
 
     #[test]

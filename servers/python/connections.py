@@ -54,6 +54,7 @@ class Connection:
         self._sock = sock
         self._fd = sock.fileno()
         self._polls: dict[tuple[int, Latch], select.poll] = {}
+        self._arrived = b""  # received before anybody asked for it
         self.registry = registry
         self._opened = time.monotonic()
         sock.setblocking(False)
@@ -73,6 +74,13 @@ class Connection:
 
     def _await_request(self) -> bool:
         """Waits for the first byte of a request. False where none came in time, or the client has left."""
+        # Whoever keeps asking has often asked by now.
+        try:
+            self._arrived = self._sock.recv(BLOCK)
+        except BlockingIOError:
+            self._arrived = b""
+        if self._arrived:
+            return True
         registry, settings = self.registry, self.registry.settings.current
         idle_since = time.monotonic()
         if self.state is ConnectionState.UNUSED:
@@ -95,7 +103,7 @@ class Connection:
         """Returns what has come, or waits for more; raises TimeoutError, or ConnectionError where the client left."""
         while True:
             try:
-                data = self._sock.recv(BLOCK)
+                data, self._arrived = self._arrived or self._sock.recv(BLOCK), b""
             except BlockingIOError:
                 if not self._wait(select.POLLIN, deadline, self.registry.cut):
                     raise TimeoutError from None

@@ -261,6 +261,7 @@ impl CheckResults {
             verdict: rule.verdict,
             expected_verdict: if rule.known { rule.verdict } else { Verdict::Pass },
             as_expected: rule.known || rule.verdict != Verdict::Fail,
+            untold: false,
             reason: Some(rule.actual.clone()),
             duration_ms: 0.0,
             repeats: Repeats { pass: u32::from(!rule.is_broken()), of: 1 },

@@ -18,7 +18,7 @@ pub enum Status {
     NothingSelected,
     /// The environment lacks something, or a cell was skipped for it.
     Environment,
-    /// Nothing failed, but a MUST rule could not be tested.
+    /// Nothing failed, but something could not be tested.
     Untested,
     /// The run was interrupted.
     Interrupted,
@@ -31,7 +31,7 @@ pub const HELP: &str = "Exit status:
   2    the command line is wrong
   3    nothing was selected
   4    the environment lacks something (see `drainspec doctor`), or a file is not in order
-  5    check: nothing failed, but a MUST rule could not be tested
+  5    nothing failed, but something could not be tested: a MUST rule of a check, or a cell of a matrix on a busy machine
   130  interrupted; everything that was started has been stopped";
 
 impl From<Status> for ExitCode {

@@ -22,6 +22,9 @@ use crate::verdict::Verdict;
 /// Builds that run side by side: compilers use several cores themselves.
 const BUILDS: usize = 2;
 
+/// How wide the matrix may be in any case: what is wider cannot be read.
+const WIDTH: usize = 180;
+
 /// Arguments of `drainspec matrix`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -62,6 +65,9 @@ pub struct Args {
     /// Exit with 0 although cells were skipped because this machine lacks something
     #[arg(long)]
     allow_missing: bool,
+    /// Exit with 0 although the machine was too busy to tell of one cell in ten
+    #[arg(long)]
+    allow_untold: bool,
     /// Folder with the servers [default: `servers`, here or above]
     #[arg(long, value_name = "DIR")]
     servers: Option<PathBuf>,
@@ -197,6 +203,8 @@ async fn play(
         Status::Unexpected
     } else if lacks_programs && !args.allow_missing {
         Status::Environment
+    } else if results.untold() > if args.allow_untold { results.cells.len() / 10 } else { 0 } {
+        Status::Untested
     } else {
         Status::AsExpected
     })
@@ -308,8 +316,12 @@ fn print(
     }
     results.cells.iter().filter(|cell| !cell.as_expected).try_for_each(tell)?;
     // Last, where it is seen.
-    say!("{}", report::table(results, colour))?;
+    let width = terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0).max(WIDTH));
+    say!("{}", report::overview(results, colour, width))?;
     say!("\n{}", report::summary(results, seconds))?;
+    for line in report::unexpected(results) {
+        say!("{line}")?;
+    }
     if let Some(told) = report::all_played_again(results.cells.iter().map(|cell| cell.replaced.len())) {
         say!("{told}")?;
     }

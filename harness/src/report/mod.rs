@@ -16,4 +16,4 @@ pub use failures::failures;
 pub use markdown::markdown;
 pub use progress::Progress;
 pub use style::{paint, tell, verdict_style};
-pub use table::{all_played_again, played_again, skipped, summary, table};
+pub use table::{all_played_again, overview, played_again, skipped, summary, unexpected};

@@ -5,12 +5,68 @@ use std::collections::BTreeMap;
 use anstyle::Style;
 use comfy_table::{Cell as TableCell, CellAlignment, Color, ContentArrangement, Table, presets};
 
+use textwrap::core::display_width;
+
 use crate::catalog::language_order;
 use crate::results::{Cell, Results};
 use crate::verdict::Verdict;
 
-/// The matrix as text. Cells of servers that failed where that is known are plain; an unexpected result is marked.
-pub fn table(results: &Results, colour: bool) -> String {
+/// The matrix as text, no wider than this: a table where it fits, else a paragraph for each server.
+pub fn overview(results: &Results, colour: bool, width: usize) -> String {
+    let table = table(results, colour);
+    let fits = |line: &str| display_width(anstream::adapter::strip_str(line).to_string().as_str()) <= width;
+    if table.lines().all(fits) { table } else { list(results, colour, width) }
+}
+
+/// Each server with what did not pass, by verdict.
+fn list(results: &Results, colour: bool, width: usize) -> String {
+    let mut out = String::new();
+    for server in columns(results) {
+        let cells: Vec<&Cell> = results.cells.iter().filter(|cell| cell.server == server).collect();
+        let mut told = Vec::new();
+        for verdict in Verdict::BY_SEVERITY.into_iter().rev() {
+            let with_it: Vec<&&Cell> = cells.iter().filter(|cell| cell.verdict == verdict).collect();
+            let names: Vec<String> = match verdict {
+                _ if with_it.is_empty() => continue,
+                Verdict::Pass => vec![with_it.len().to_string()],
+                _ => with_it.iter().map(|cell| format!("{}{}", cell.scenario, mark(cell))).collect(),
+            };
+            told.push(format!("{}: {}", verdict.word(), names.join(", ")));
+        }
+        let options = textwrap::Options::new(width).subsequent_indent("    ");
+        for line in textwrap::wrap(&format!("{server}  {}", told.join("; ")), options) {
+            let unexpected = colour && line.contains(UNEXPECTED);
+            out += &if unexpected { super::paint(Style::new().bold(), &line) } else { line.into_owned() };
+            out.push('\n');
+        }
+    }
+    out.trim_end().to_owned()
+}
+
+/// What nobody expected, and what was not told, a line for each cell.
+pub fn unexpected(results: &Results) -> Vec<String> {
+    let cells = results.cells.iter().filter(|cell| !cell.as_expected || cell.untold);
+    let line = |cell: &Cell| {
+        let what = if cell.as_expected { "not told" } else { "unexpected" };
+        let why = cell.reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
+        format!("{what}: {} · {} · {}{why}", cell.server, cell.scenario, cell.verdict.word())
+    };
+    cells.map(line).collect()
+}
+
+/// The mark of an unexpected result.
+const UNEXPECTED: &str = " !";
+
+fn mark(cell: &Cell) -> &'static str {
+    match cell.as_expected {
+        false => UNEXPECTED,
+        true if cell.untold => " ?",
+        true => "",
+    }
+}
+
+/// Cells of servers that failed where that is known are plain; an unexpected result is marked.
+fn table(results: &Results, colour: bool) -> String {
     let servers = columns(results);
     let mut cells = BTreeMap::new();
     for cell in &results.cells {
@@ -54,8 +110,7 @@ fn verdict_cell(cell: &Cell, colour: bool) -> TableCell {
         }
         _ => String::new(),
     };
-    let mark = if cell.as_expected { "" } else { " !" };
-    let text = TableCell::new(format!("{word}{count}{mark}"));
+    let text = TableCell::new(format!("{word}{count}{}", mark(cell)));
     if !colour {
         return text;
     }
@@ -83,7 +138,11 @@ pub fn summary(results: &Results, seconds: f64) -> String {
         1 => super::paint(bold, "1 unexpected result"),
         n => super::paint(bold, &format!("{n} unexpected results")),
     };
-    format!("{} cells in {seconds:.0} s: {}; {outcome}", results.cells.len(), counts.join(", "))
+    let untold = match results.untold() {
+        0 => String::new(),
+        n => format!("; {n} not told, because the machine was too busy"),
+    };
+    format!("{} cells in {seconds:.0} s: {}; {outcome}{untold}", results.cells.len(), counts.join(", "))
 }
 
 /// What is said of a cell that was played again.

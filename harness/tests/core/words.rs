@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use drainspec::catalog::Kind;
-use drainspec::report::{excerpt, failures, summary, table};
+use drainspec::report::{excerpt, failures, overview, summary, unexpected};
 use drainspec::results::{Cell, FORMAT, Repeats, Results};
 use drainspec::timeline::{Break, Ending, Role, Timeline};
 use drainspec::verdict::{Verdict, judge};
@@ -25,6 +25,7 @@ fn cell(server: &str, scenario: &str, verdict: Verdict) -> Cell {
         verdict,
         expected_verdict: Verdict::Pass,
         as_expected: matches!(verdict, Verdict::Pass | Verdict::Warn),
+        untold: false,
         reason: None,
         duration_ms: 1_234.5,
         repeats: Repeats { pass: 1, of: 1 },
@@ -74,14 +75,28 @@ fn judged(server: &str, scenario: &str, timeline: &Timeline) -> (Cell, BTreeMap<
 
 #[test]
 fn the_table_has_a_row_for_each_scenario_in_its_group() {
-    insta::assert_snapshot!(table(&results(), false));
+    insta::assert_snapshot!(overview(&results(), false, 180));
 }
 
 #[test]
 fn the_colours_of_the_table_change_no_word() {
-    let coloured = table(&results(), true);
+    let coloured = overview(&results(), true, 180);
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(words(&plain(&coloured)), words(&table(&results(), false)));
+    assert_eq!(words(&plain(&coloured)), words(&overview(&results(), false, 180)));
+}
+
+#[test]
+fn what_is_too_wide_for_a_table_is_told_server_by_server() {
+    insta::assert_snapshot!(overview(&results(), false, 40));
+}
+
+#[test]
+fn what_nobody_expected_and_what_was_not_told_have_a_line_each() {
+    let mut results = results();
+    let clean = results.cells.iter().position(|cell| cell.as_expected).unwrap();
+    results.cells[clean].untold = true;
+    insta::assert_snapshot!(unexpected(&results).join("\n"));
+    insta::assert_snapshot!(plain(&summary(&results, 12.4)));
 }
 
 #[test]
