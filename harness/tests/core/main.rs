@@ -12,4 +12,6 @@ mod reading;
 mod requests;
 mod run;
 mod signals;
+mod target_group;
+mod target_group_properties;
 mod words;
