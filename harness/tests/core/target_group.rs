@@ -163,9 +163,11 @@ fn each_limit_is_where_aws_has_it() {
     }
 }
 
+type Spoil = fn(&mut Settings);
+
 #[test]
 fn an_error_names_the_value_the_limits_and_the_way_out() {
-    let table: [(fn(&mut Settings), &str); 6] = [
+    let table: [(Spoil, &str); 6] = [
         (
             |s| s.deregistration_delay = at(1500),
             "deregistration_delay.timeout_seconds is 1.5 s, allowed is 0 to 3600 whole seconds: the nearest is 1 s",
@@ -444,6 +446,24 @@ fn the_api_waits_for_the_last_node_before_it_says_healthy() {
 }
 
 #[test]
+fn a_report_of_an_earlier_registration_is_none_of_this_one() {
+    let mut group = TargetGroup::new(Settings::default(), &[seconds(2)]);
+    let checks = |said: Vec<(Duration, Output)>| {
+        said.into_iter().find_map(|(_, output)| match output {
+            Output::CheckDue { check } => Some(check),
+            _ => None,
+        })
+    };
+    let _ = group.apply(at(0), Input::Register(A));
+    let check = checks(group.advance(seconds(2))).unwrap();
+    let _ = group.apply(seconds(10), Input::Checked { check, outcome: OK });
+    let _ = group.apply(seconds(11), Input::Deregister(A));
+    let _ = group.apply(at(11_500), Input::Register(A));
+    let _ = group.advance(seconds(20));
+    assert_eq!(group.state(Observer::Api, A), State::Initial, "the node has not checked it again");
+}
+
+#[test]
 fn with_nobody_healthy_a_node_sends_to_all_that_are_registered() {
     let mut play = play(Settings::default());
     assert_eq!(play.group.choose(at(0), NEAR), None, "no target: 503");
@@ -488,22 +508,34 @@ fn a_target_that_starts_slowly_gets_a_share_that_grows_linearly() {
 
 #[test]
 fn who_starts_slowly() {
-    let settings = Settings { slow_start: seconds(100), ..Settings::default() };
+    let settings = Settings { slow_start: seconds(100), healthy_threshold: 2, ..Settings::default() };
     let share =
         |play: &mut Play, now| play.chosen(seconds(now), NEAR, 1000).into_iter().filter(|target| *target == 2).count();
     let mut both = two_healthy(settings.clone());
-    let of_b = share(&mut both, 10);
-    assert!(of_b < 200, "the second starts slowly beside the first: {of_b}");
+    assert_eq!(share(&mut both, 10), 500, "nobody does who is registered into an empty group");
 
-    let mut first = play(settings.clone());
-    first.input(at(0), Input::Register(B)).live(seconds(1)).input(seconds(1), Input::Register(A)).live(seconds(2));
-    let of_b = share(&mut first, 2);
-    assert!(of_b > 900, "the first does not: {of_b}");
+    let mut second = play(settings.clone());
+    second.input(at(0), Input::Register(A)).live(seconds(1)).input(seconds(1), Input::Register(B)).live(seconds(2));
+    let of_b = share(&mut second, 2);
+    assert!(of_b < 20, "the second beside a healthy one: {of_b}");
+    second.input(seconds(3), Input::Deregister(B)).input(seconds(4), Input::Register(B)).live(seconds(4));
+    second.live(seconds(5));
+    let of_b = share(&mut second, 5);
+    assert!(of_b < 20, "and again, where it is registered again: {of_b}");
 
-    let mut sick = two_healthy(Settings { healthy_threshold: 2, ..settings });
-    sick.live(seconds(200)).answers(B, BUSY).live(seconds(300)).answers(B, OK).live(seconds(340));
-    let of_b = share(&mut sick, 340);
-    assert!(of_b < 300, "who was unhealthy starts slowly again: {of_b}");
+    let mut third = second;
+    third.input(seconds(6), Input::Deregister(A)).input(seconds(7), Input::Register(A)).live(seconds(8));
+    let of_b = share(&mut third, 8);
+    assert!(of_b < 50, "not where the only other one starts slowly itself: {of_b}");
+
+    let mut sick = two_healthy(settings.clone());
+    sick.live(seconds(200)).answers(B, BUSY).live(seconds(300)).answers(B, OK).live(seconds(370));
+    let of_b = share(&mut sick, 370);
+    assert!((85..95).contains(&of_b), "who was unhealthy, until 360 s: {of_b}");
+
+    sick.answers(A, BUSY).answers(B, BUSY).live(seconds(430));
+    assert_eq!(sick.states(B), [State::Unhealthy; 3]);
+    assert_eq!(share(&mut sick, 430), 500, "who is unhealthy does no longer, should it be asked nevertheless");
 }
 
 #[test]
@@ -523,9 +555,9 @@ fn checks_come_at_the_interval_however_long_an_answer_takes() {
     let mut play = play(Settings::default());
     play.input(seconds(1), Input::Register(A));
     let check = play.due[0];
-    play.input(seconds(5), Input::Checked { check, outcome: OK }).pass(seconds(30)).pass(seconds(61));
+    play.input(seconds(5), Input::Checked { check, outcome: OK }).pass(seconds(30)).pass(seconds(70));
     let checks: Vec<_> = play.said.iter().filter(|line| line.contains("node 0: check")).map(|l| l.trim()).collect();
-    assert_eq!(checks, ["1.000 node 0: check 1", "31.000 node 0: check 1"], "late: one for two that were missed");
+    assert_eq!(checks, ["1.000 node 0: check 1", "31.000 node 0: check 1"], "late: one for the two of 31 s and 61 s");
     play.said.clear();
     play.pass(seconds(91));
     assert!(play.said.iter().any(|line| line.trim() == "91.000 node 0: check 1"), "{:?}", play.said);

@@ -228,14 +228,14 @@ impl TargetGroup {
         let Some(node) = self.nodes.get_mut(id.0) else { return };
         let (state, reason) = match news {
             News::Registered => {
-                node.registered(target, registration);
+                node.registered(at, target, registration, self.settings.slow_start);
                 self.found(at, check);
                 return self.check(at, now, check);
             }
             News::Deregistered => (State::Draining, Reason::DeregistrationInProgress),
             News::DelayOver => (State::Unused, Reason::NotRegistered),
         };
-        let Some(open) = node.withdrawn(target, registration, state, reason) else { return };
+        let open = node.withdrawn(target, state, reason);
         self.say(at, Output::State { observer: Observer::Node(id), target, state, reason: Some(reason) });
         match state {
             State::Draining if open == 0 => self.say(at, Output::Completed { node: id, target }),

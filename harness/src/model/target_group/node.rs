@@ -33,6 +33,8 @@ struct Seen {
     reason: Option<Reason>,
     /// How many checks in a row have spoken against the state.
     against: u32,
+    /// Whether it is to start slowly once it is healthy.
+    warms: bool,
     /// When it began to start slowly, if it does.
     warming_since: Option<Duration>,
     /// What it is owed of the requests so far.
@@ -67,23 +69,22 @@ impl Node {
     }
 
     /// The target belongs to the group, and nothing is known of its health. Connections from before stay open.
-    pub(super) fn registered(&mut self, target: TargetId, registration: u64) {
+    ///
+    /// It starts slowly where another one is healthy and does not, as AWS documents it: not with others into an empty
+    /// group.
+    pub(super) fn registered(&mut self, now: Duration, target: TargetId, registration: u64, slow_start: Duration) {
+        let warms = self.starts_others_slowly(now, slow_start);
         let seen = self.seen(target);
-        seen.registration = registration;
+        (seen.registration, seen.warms) = (registration, warms);
         seen.enter(State::Initial, Some(Reason::InitialHealthChecking));
     }
 
-    /// The target is draining or unused, and has so many connections; `None` where that is no news any more.
-    pub(super) fn withdrawn(
-        &mut self,
-        target: TargetId,
-        registration: u64,
-        state: State,
-        reason: Reason,
-    ) -> Option<u32> {
-        let seen = self.targets.get_mut(&target).filter(|seen| seen.registration == registration)?;
+    /// The target is draining or unused; returns how many connections there are to it. News comes in order, so that it
+    /// is never about a registration before the last.
+    pub(super) fn withdrawn(&mut self, target: TargetId, state: State, reason: Reason) -> u32 {
+        let seen = self.seen(target);
         seen.enter(state, Some(reason));
-        Some(seen.open)
+        seen.open
     }
 
     /// Takes the result of a check; says whether state or reason have changed.
@@ -101,7 +102,7 @@ impl Node {
         if !self.checks(target, registration) {
             return false;
         }
-        let warms = settings.slow_start > Duration::ZERO && self.has_warm_target(now, settings.slow_start);
+        let warms = self.starts_others_slowly(now, settings.slow_start);
         let failure = match outcome {
             Outcome::Answered(status) if settings.matcher.accepts(status) => None,
             Outcome::Answered(_) => Some(Reason::ResponseCodeMismatch),
@@ -116,6 +117,7 @@ impl Node {
             (_, None) => {
                 seen.against += 1;
                 if seen.state == State::Initial || seen.against >= settings.healthy_threshold {
+                    let warms = if seen.state == State::Initial { seen.warms } else { warms };
                     seen.enter(State::Healthy, None);
                     seen.warming_since = warms.then_some(now);
                 }
@@ -165,9 +167,10 @@ impl Node {
         Some(Choice { target, failed_open })
     }
 
-    /// A target starts slowly only where another one is healthy and does not, as AWS documents it.
-    fn has_warm_target(&self, now: Duration, slow_start: Duration) -> bool {
-        self.targets.values().any(|seen| seen.state == State::Healthy && seen.weight(now, slow_start) == FULL)
+    /// Whether another target is to start slowly just now: one is healthy, and has its full share.
+    fn starts_others_slowly(&self, now: Duration, slow_start: Duration) -> bool {
+        let warm = |seen: &Seen| seen.state == State::Healthy && seen.weight(now, slow_start) == FULL;
+        slow_start > Duration::ZERO && self.targets.values().any(warm)
     }
 
     fn seen(&mut self, target: TargetId) -> &mut Seen {
@@ -176,6 +179,7 @@ impl Node {
             state: State::Unused,
             reason: None,
             against: 0,
+            warms: false,
             warming_since: None,
             credit: 0,
             open: 0,
