@@ -14,4 +14,5 @@ mod run;
 mod signals;
 mod target_group;
 mod target_group_properties;
+mod target_group_settings;
 mod words;

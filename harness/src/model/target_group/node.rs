@@ -89,8 +89,8 @@ impl Node {
 
     /// Takes the result of a check; says whether state or reason have changed.
     ///
-    /// Documented: one success makes a new target healthy; after that it takes a threshold of results in a row to change
-    /// its state. Assumed: a new target that fails is unhealthy after as many failures as an old one.
+    /// Documented: one success makes a new target healthy; after that it takes a threshold of results in a row to
+    /// change its state. Assumed: a new target that fails is unhealthy after as many failures as an old one.
     pub(super) fn checked(
         &mut self,
         now: Duration,
