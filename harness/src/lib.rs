@@ -1,8 +1,8 @@
 //! drainspec is to graceful shutdown what h2spec is to HTTP/2: it sends real signals to real servers over real
 //! sockets, records what happens, and judges it.
 //!
-//! A pure core ([`timeline`] → [`rules`] → [`verdict`], [`measures`]) knows nothing of the world; around it,
-//! [`process`] and [`client`] act, [`scenario`] says in which order, [`recorder`] writes the timeline,
+//! A pure core ([`timeline`] → [`rules`] → [`verdict`], [`measures`], and [`model`] beside them) knows nothing of the
+//! world; around it, [`process`] and [`client`] act, [`scenario`] says in which order, [`recorder`] writes the timeline,
 //! [`report`] and [`cli`] face the user.
 
 pub mod bench;
@@ -13,6 +13,7 @@ pub mod client;
 pub mod compare;
 pub mod link;
 pub mod measures;
+pub mod model;
 pub mod process;
 mod quiet;
 pub mod recorder;

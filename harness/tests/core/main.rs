@@ -12,4 +12,7 @@ mod reading;
 mod requests;
 mod run;
 mod signals;
+mod target_group;
+mod target_group_properties;
+mod target_group_settings;
 mod words;
