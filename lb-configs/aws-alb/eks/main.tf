@@ -1,6 +1,6 @@
 # An ALB in front of pods, registered by the AWS Load Balancer Controller. It learns of the end of a pod at the moment
-# at which the pod gets its SIGTERM, and ALB takes seconds more to act on it: meanwhile the pod has to serve. So pods.yaml
-# sleeps before SIGTERM (preStop). The numbers have to nest:
+# at which the pod is told to stop, and ALB takes seconds more to act on it: meanwhile the pod has to serve. So
+# pods.yaml sleeps before SIGTERM (preStop). The numbers have to nest:
 #
 #   controller and ALB, some 10 s  < preStop sleep (20)      or ALB sends to a port that is closed: 502
 #   longest request (30)           < deregistration_delay    or ALB cuts it
