@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # What the scripts share.
 
+# Where Debian has nginx and HAProxy, and whoever is not root does not look.
+PATH=$PATH:/usr/sbin
+
 # The folders of reference, naive and adopted servers that have this file: a new one needs no change here. Frameworks
 # and faulty servers fetch and build what they need when they are played.
 servers_with() {

@@ -13,6 +13,7 @@ exec </dev/null # whatever would ask a question goes on without an answer
 
 # Where a version is also written elsewhere (Cargo.toml, servers/*), that place is the one that is enforced.
 readonly PYTHON=3.11 NODE=20 GO=1.24 RUST=1.90
+readonly NGINX=1.22 HAPROXY=2.6
 readonly STATICCHECK=v0.8.2
 readonly TOOLS=target/tools
 
@@ -26,6 +27,8 @@ main() {
     need_node
     need_go
     need_rust
+    need_nginx
+    need_haproxy
     if ((${#unmet[@]} > 0)); then
         printf '\n%s\n' 'Not ready. What is left to do by hand, then run this script again:' >&2
         printf '\n%s\n' "${unmet[@]}" >&2
@@ -124,6 +127,46 @@ Debian 13 also has it in its backports:
     fi
 }
 
+need_nginx() {
+    local version
+    version=$(nginx -v 2>&1 | sed -n 's,^nginx version: nginx/,,p' || true)
+    if at_least "$version" "$NGINX"; then
+        ok nginx "$version"
+    else
+        provide "nginx >= $NGINX (${version:-none} here), for lb-configs; it runs only while something is tested" \
+            "nginx-light>=$NGINX" --brew nginx \
+            "nginx $NGINX or later: Debian 12 and later have it; else https://nginx.org/en/linux_packages.html"
+        recheck nginx
+        leave_stopped nginx "$version"
+    fi
+}
+
+need_haproxy() {
+    local version
+    version=$(haproxy -v 2>/dev/null | sed -n 's,^HAProxy version \([0-9.]*\).*,\1,p' || true)
+    if at_least "$version" "$HAPROXY"; then
+        ok haproxy "$version"
+    else
+        provide "haproxy >= $HAPROXY (${version:-none} here), for lb-configs; it runs only while something is tested" \
+            "haproxy>=$HAPROXY" --brew haproxy \
+            "HAProxy $HAPROXY or later: Debian 12 and later have it; else https://haproxy.debian.net/"
+        recheck haproxy
+        leave_stopped haproxy "$version"
+    fi
+}
+
+# leave_stopped SERVICE VERSION-BEFORE: Debian starts a service when it installs it, and again when the machine
+# starts. Nobody asked for one here; but one that was there before is somebody's.
+leave_stopped() {
+    if [[ -n $2 ]] || ! command -v apt-get >/dev/null; then
+        return
+    elif [[ -d /run/systemd/system ]]; then
+        as_root systemctl disable --quiet --now "$1"
+    elif command -v service >/dev/null; then
+        as_root service "$1" stop >/dev/null 2>&1 || true # it may not have been started
+    fi
+}
+
 # provide WHY APT-PACKAGE[>=VERSION]… --brew FORMULA BY-HAND: says why, then installs; where the package manager
 # cannot, what to do by hand is kept for the end. A package that apt has only in an older version is not
 # installed at all: it would be in the way of the right one.
@@ -219,7 +262,7 @@ fetch_packages() {
     while read -r folder; do
         fetch "npm, for $folder" npm_packages "$folder"
     done < <(servers_with package-lock.json)
-    fetch 'pip, into .venv: the linters of the Python servers and of these scripts' python_linters
+    fetch 'pip, into .venv: what checks the Python servers, these scripts and lb-configs' python_linters
 }
 
 go_linter() {

@@ -21,8 +21,9 @@ main() {
     step 'set-up' scripts/setup.sh
 
     step 'scripts: shellcheck' .venv/bin/shellcheck --external-sources scripts/*.sh .ci/run
-    step 'scripts: ruff' python_lint --line-length=112 scripts
+    step 'scripts: ruff' python_lint --line-length=112 scripts lb-configs
     step 'docs: links, names and lists' python3 scripts/check-docs.py
+    step 'lb-configs: valid, and as said' .venv/bin/python scripts/check-lb-configs.py
     step 'sabotages: each still applies' python3 scripts/sabotage.py --check
     step 'harness: rustfmt' cargo fmt --check
 
