@@ -323,6 +323,8 @@ mod tests {
             expected: String::new(),
             actual: String::new(),
             evidence: Vec::new(),
+            reason: None,
+            share: None,
         }
     }
 

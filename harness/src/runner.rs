@@ -10,9 +10,10 @@ use crate::process;
 use crate::recorder::Recorder;
 use crate::report::excerpt;
 use crate::results::Outcome;
+use crate::rules::Reason;
 use crate::scenario::{DEFAULTS, Run, Scenario, Stop, Subject};
 use crate::timeline::{self, Event, Header, Param, Timeline, View};
-use crate::verdict::{NoVerdict, Verdict, judge};
+use crate::verdict::{NoVerdict, RuleVerdict, Verdict, judge};
 
 /// The machine that this runs on.
 pub fn machine() -> BTreeMap<String, String> {
@@ -98,7 +99,11 @@ pub fn verdict(timeline: &Timeline) -> Outcome {
     let view = View::new(timeline);
     // Whatever a rule has found counts, if the next play finds it or not: only what has found nothing is played again.
     let broken = rules.iter().any(|rule| matches!(rule.verdict, Verdict::Fail | Verdict::Warn));
-    let disturbed = verdict == Verdict::Inconclusive && !broken && view.lost(0, view.end) >= DISTURBED_US;
+    // Where a rule says another reason, it says the same on a quiet machine.
+    let stalled = |rule: &RuleVerdict| {
+        rule.verdict == Verdict::Inconclusive && matches!(rule.reason, None | Some(Reason::Stalled))
+    };
+    let disturbed = !broken && rules.iter().any(stalled) && view.lost(0, view.end) >= DISTURBED_US;
     let measures = measures(&view);
     Outcome {
         verdict,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{self, Basis, Finding, Level, Outcome, Rule};
+use crate::rules::{self, Basis, Finding, Level, Outcome, Reason, Rule, Share};
 use crate::timeline::{Timeline, View};
 
 /// What a rule, or a cell, comes to.
@@ -72,6 +72,12 @@ pub struct RuleVerdict {
     /// Times (µs) of the records that show it.
     #[serde(skip)]
     pub evidence: Vec<u64>,
+    /// What it comes from, where others have to know.
+    #[serde(skip)]
+    pub reason: Option<Reason>,
+    /// How many requests were not as they should be, where that is what was seen.
+    #[serde(skip)]
+    pub share: Option<Share>,
 }
 
 /// Judges a run by the rules that its header names. Pure: the same timeline, the same verdicts.
@@ -126,6 +132,8 @@ fn judge_rule(rule: &Rule, view: &View, rounds: &[View]) -> RuleVerdict {
         expected: rule.sentence.to_owned(),
         actual: finding.actual,
         evidence: finding.evidence,
+        reason: finding.reason,
+        share: finding.share,
     }
 }
 

@@ -28,7 +28,7 @@ pub async fn against_lower_bound(servers: &[Arc<Server>], rounds: usize) -> Resu
     let cells = servers.len() * scenario::all().count();
     let ratio =
         Figure::of(format!("wall time of {cells} cells over its lower bound"), "ratio", Bar::AtMost(1.3), &ratios);
-    let wall = Figure::of(format!("wall time of {cells} cells, everything built"), "s", Bar::AtMost(90.0), &seconds);
+    let wall = Figure::of(format!("wall time of {cells} cells, everything built"), "s", Bar::AtMost(120.0), &seconds);
     Ok([ratio, wall].into_iter().flatten().collect())
 }
 

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Diagnosis, Played, RuleSummary};
-use crate::rules::{self, MISSED};
+use crate::rules::{self, MISSED, Reason};
 use crate::verdict::Verdict;
 
 /// A process that ends so soon after the signal, in milliseconds, and loses what is in flight, has not drained.
@@ -146,7 +146,7 @@ impl<'s> Seen<'s> {
 fn signal_missed<'s>(seen: &Seen<'s>) -> Option<Found<'s>> {
     let lead = seen.broken("signal-reaches-server")?;
     let claims = |rule: &RuleSummary| {
-        rule.verdict.actual.starts_with(MISSED) || (rule.is_broken() && SIGNALS.contains(&rule.slug()))
+        rule.verdict.reason == Some(Reason::Missed) || (rule.is_broken() && SIGNALS.contains(&rule.slug()))
     };
     Some(Found::new(MISSED, lead, claims))
 }

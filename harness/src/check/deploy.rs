@@ -1,6 +1,7 @@
 //! What a check means for whoever deploys the server. Pure.
 
 use super::{CheckResults, CheckedRule, Profile};
+use crate::rules::Reason;
 use crate::verdict::Verdict;
 
 /// Rules about losses, and what is lost where one is broken.
@@ -40,7 +41,7 @@ pub fn deploy(results: &CheckResults) -> String {
     let grace = results.grace_s;
     if broken("signal-reaches-server").is_some() {
         parts.push(format!("{each} never hears of the signal: it is killed with all that it is doing, or left behind"));
-    } else if broken("term-ends-process").is_some_and(|rule| rule.actual.contains("had not ended")) {
+    } else if broken("term-ends-process").is_some_and(|rule| rule.reason == Some(Reason::Never)) {
         parts.push(format!("{each} may be killed when the {grace} s of grace are over, with all that it is doing"));
     } else if broken("term-ends-process").is_some() && !HELD.iter().any(|slug| broken(slug).is_some()) {
         parts.push(format!("{each} takes longer to stop than it needs"));

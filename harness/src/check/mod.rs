@@ -33,7 +33,7 @@ use crate::catalog::{Feature, KnownFailures};
 use crate::process::Addressee;
 use crate::quiet::quiet;
 use crate::results::Outcome;
-use crate::rules::{self, Level};
+use crate::rules::{self, Level, Reason};
 use crate::runner;
 use crate::scenario::{self, Manner, Pace, Patience, Scenario, Subject};
 use crate::timeline::Param;
@@ -47,6 +47,12 @@ const SIGNAL_FIRST: [&str; 2] = [IDLE, "immediate-rebind"];
 
 /// What is played beside all else, for as long as that takes: in it a connection waits, and nothing happens.
 const BESIDE: &str = "idle-in-balancers-pool";
+/// What catches requests in flight where no path is slow enough to have one there for certain.
+const WITHOUT_SLOW: &str = "saturated-in-flight";
+
+/// So many of those that load the machine are played side by side: each does so for a moment, and waits then.
+const HEAVY: usize = 2;
+
 /// For how long, where a server cannot be started beside another: longer than the five seconds that many keep.
 const ALONE: Duration = Duration::from_millis(6_500);
 
@@ -109,7 +115,8 @@ pub fn choose(subject: &Subject) -> (Vec<&'static Scenario>, Vec<Left>) {
     (chosen, left)
 }
 
-/// A signal to the group is another stimulus than one to the leader only where there are others.
+/// Whether it tells anything that others do not: a signal to the group is another stimulus than one to the leader only
+/// where there are others.
 fn differs(subject: &Subject, scenario: &Scenario) -> bool {
     match &subject.manner {
         Manner::Stranger(stranger) if scenario.slug == "group-signal" => {
@@ -118,6 +125,7 @@ fn differs(subject: &Subject, scenario: &Scenario) -> bool {
         Manner::Stranger(_) if scenario.slug == BESIDE => {
             subject.params.iter().any(|(param, _)| *param == Param::BalancerIdle)
         }
+        Manner::Stranger(_) if scenario.slug == WITHOUT_SLOW => !subject.has(Feature::Slow),
         _ => true,
     }
 }
@@ -223,6 +231,8 @@ fn untested(scenario: &'static Scenario, why: &str) -> Played {
             expected: rule.sentence.to_owned(),
             actual: why.to_owned(),
             evidence: Vec::new(),
+            reason: Some(Reason::Missed),
+            share: None,
         })
         .collect();
     Played { scenario, outcome }
@@ -273,28 +283,32 @@ async fn play_each(
 ) -> Vec<(Played, bool)> {
     let mut all = Vec::new();
     let (heavy, mut light): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|s| s.pace == Pace::Heavy);
-    light.sort_by_key(|scenario| scenario.slug != IDLE); // what it comes to says how long others are waited for
+    // What it comes to says how long others are waited for; then those that wait longest.
+    light.sort_by_key(|scenario| (scenario.slug != IDLE, scenario.pace));
     let (mut light, mut heavy) = (light.into_iter(), heavy.into_iter());
     let mut running = JoinSet::new();
-    let mut idles = false;
+    let mut paces: Vec<Pace> = Vec::new();
+    let play = |scenario| play_one(scenario, subject(), patience.of_another_run(), 0, out.to_owned());
     loop {
         while running.len() < side_by_side
             && let Some(scenario) = light.next()
         {
-            idles |= scenario.slug == IDLE;
-            running.spawn(play_one(scenario, subject(), patience.of_another_run(), 0, out.to_owned()));
+            paces.push(pace(scenario));
+            running.spawn(play(scenario));
         }
-        // One that does nothing but wait for its end disturbs nobody.
-        let others = running.len() - usize::from(idles);
-        if others == 0
-            && (running.is_empty() || side_by_side > 1)
+        // Those that do nothing but wait for their end are disturbed by nobody.
+        while !paces.contains(&Pace::Short)
+            && running.len() < side_by_side
+            && paces.iter().filter(|pace| **pace == Pace::Heavy).count() < HEAVY
             && let Some(scenario) = heavy.next()
         {
-            running.spawn(play_one(scenario, subject(), patience.of_another_run(), 0, out.to_owned()));
+            paces.push(Pace::Heavy);
+            running.spawn(play(scenario));
         }
         match running.join_next().await {
             Some(Ok((played, ran_out))) => {
-                idles &= played.scenario.slug != IDLE;
+                let over = paces.iter().position(|other| *other == pace(played.scenario));
+                over.map(|at| paces.swap_remove(at));
                 if !played.outcome.disturbed {
                     done(&played);
                 }
@@ -305,6 +319,11 @@ async fn play_each(
         }
     }
     all
+}
+
+/// What a scenario does with its time. A server that has nothing to do, and does not end, is waited for longest.
+fn pace(scenario: &Scenario) -> Pace {
+    if scenario.slug == IDLE { Pace::Long } else { scenario.pace }
 }
 
 /// What was seen of rules that came to no verdict, and of which no more is to be known, in words.

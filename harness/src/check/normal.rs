@@ -13,9 +13,9 @@ const ENDLESS_AFTER: Duration = Duration::from_secs(8);
 /// Pause between two looks at it.
 const LOOK: Duration = Duration::from_millis(20);
 /// Samples of one route from one instance that are further apart than this show what changes with the time.
-const SPREAD: Duration = Duration::from_millis(1_200);
+const SPREAD: Duration = Duration::from_secs(1);
 /// Pause between two samples.
-const GAP: Duration = Duration::from_millis(400);
+const GAP: Duration = Duration::from_millis(350);
 /// A route that takes longer is asked no more often than it must be.
 const LONG: Duration = Duration::from_millis(500);
 /// Attempts at one sample: a server may lose requests in peace.

@@ -15,7 +15,7 @@ const CLIENTS: usize = 8;
 /// Longest wait for one answer.
 const ONE: Duration = Duration::from_secs(3);
 /// How long they ask.
-const LASTS: Duration = Duration::from_millis(1_200);
+const LASTS: Duration = Duration::from_secs(1);
 /// How long a server that answers 429 is watched for answering otherwise again.
 const RECOVERS: Duration = Duration::from_secs(4);
 /// Pause between two looks at that.

@@ -161,6 +161,8 @@ mod tests {
             expected: String::new(),
             actual: String::new(),
             evidence: Vec::new(),
+            reason: None,
+            share: None,
         };
         let weighed = |profile: Profile, verdict| {
             let weighed = profile.weigh(found(verdict));

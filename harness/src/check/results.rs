@@ -9,7 +9,7 @@ use super::causes::{self, Cause};
 use super::{Learned, Left, Played, Profile, RuleSummary, deploy};
 use crate::catalog::{Feature, Kind, KnownFailures};
 use crate::results::{Cell, ReadError, Repeats, Results};
-use crate::rules::{self, Level};
+use crate::rules::{Level, Reason};
 use crate::scenario::Scenario;
 use crate::timeline::Seen;
 use crate::verdict::{RuleVerdict, Verdict};
@@ -121,6 +121,9 @@ pub struct CheckedRule {
     pub expected: String,
     /// What was seen.
     pub actual: String,
+    /// What it comes from, where others have to know.
+    #[serde(default)]
+    pub reason: Option<Reason>,
     /// Why it matters in this profile.
     pub why: Option<String>,
     /// What to do where it is broken.
@@ -298,12 +301,12 @@ impl LeftOut {
 }
 
 fn checked(summary: &RuleSummary, profile: Profile, learned: &Learned, played: &[Played]) -> CheckedRule {
-    let RuleVerdict { rule, level, verdict, expected, actual, .. } = &summary.verdict;
+    let RuleVerdict { rule, level, verdict, expected, actual, reason, share, .. } = &summary.verdict;
     let outcome = played.iter().find(|played| played.scenario.slug == summary.scenario).map(|played| &played.outcome);
     let broken = matches!(verdict, Verdict::Fail | Verdict::Warn);
     // A request in flight that gets another answer than in peace has failed, too.
     let loses = causes::loses(summary, played) || (broken && rule == "in-flight-answered");
-    let counted = rules::counted(actual).filter(|_| loses);
+    let share = share.filter(|_| loses);
     let remedy = learned.identity.remedy(rule).filter(|_| broken);
     CheckedRule {
         rule: rule.clone(),
@@ -313,11 +316,12 @@ fn checked(summary: &RuleSummary, profile: Profile, learned: &Learned, played: &
         scenario: summary.scenario.to_owned(),
         expected: expected.clone(),
         actual: actual.clone(),
+        reason: *reason,
         why: profile.why(rule).map(str::to_owned),
         remedy: remedy.map(|(remedy, _)| remedy.to_owned()),
         source: remedy.and_then(|(_, source)| source).map(str::to_owned),
-        lost: counted.map(|(lost, _)| lost),
-        of: counted.map(|(_, of)| of),
+        lost: share.map(|share| share.bad),
+        of: share.map(|share| share.of),
         excerpt: outcome.and_then(|outcome| outcome.excerpts.get(rule)).filter(|_| broken).cloned().unwrap_or_default(),
     }
 }

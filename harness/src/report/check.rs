@@ -7,7 +7,7 @@ use anstyle::Style;
 
 use super::{paint, verdict_style};
 use crate::check::{Cause, CheckResults, CheckedRule};
-use crate::rules::STALLED;
+use crate::rules::Reason;
 use crate::verdict::Verdict;
 
 /// The report as text.
@@ -86,7 +86,9 @@ pub(super) fn to_test(results: &CheckResults, reason: &str, rules: &[&CheckedRul
     let slow_is_named = results.not_tested.iter().all(|left| left.with.as_deref() != Some("--slow PATH"));
     let in_flight = |rule: &&CheckedRule| ["in-flight-answered", "response-untruncated"].contains(&rule.rule.as_str());
     match reason {
-        reason if reason.contains(STALLED) => Some("the machine was busy: run it again when it is quieter"),
+        _ if rules.iter().any(|rule| rule.reason == Some(Reason::Stalled)) => {
+            Some("the machine was busy: run it again when it is quieter")
+        }
         reason if reason.contains("--slow") || slow_is_named => None,
         _ if rules.iter().any(in_flight) => Some("name a path that takes half a second or more: --slow PATH"),
         _ => None,

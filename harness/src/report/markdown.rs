@@ -164,6 +164,8 @@ mod tests {
             expected: "it ends".to_owned(),
             actual: "it did not".to_owned(),
             evidence: Vec::new(),
+            reason: None,
+            share: None,
         };
         Outcome { rules: vec![rule], ..Outcome::without_run(verdict, "") }
     }

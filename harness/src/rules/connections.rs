@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::signals::LONGER;
 use super::{
     Basis, Finding, Level, Rule, SLACK_US, TOLERANCE_US, busy, but_for_peace, cost, each, ended, ending_word, fate,
     health, in_flight, lingering, ms, opened, seconds, stalled, stopped,
@@ -170,8 +169,11 @@ fn late_request_answered(view: &View) -> Finding {
         Role::LateRejected => in_time(request) && !unaware(request),
         _ => false,
     });
-    let nothing = format!("nothing was asked within the linger, while a request drained: {LONGER}");
-    each(late, &nothing, |request| match request.role {
+    let late: Vec<&Request> = late.collect();
+    if late.is_empty() {
+        return Finding::too_short("nothing was asked within the linger, while a request drained");
+    }
+    each(late.into_iter(), "", |request| match request.role {
         Role::LateRejected => request.status == Some(503) && request.retry_after && request.close && request.answered(),
         _ => request.served() && request.close,
     })
@@ -271,7 +273,8 @@ fn nothing_lost(
             Finding::violated(
                 format!("{} of {} lost: {}", lost.len(), asked.len(), fate(first)),
                 lost.iter().take(5).map(|request| request.ended.unwrap_or(request.sent)),
-            ),
+            )
+            .share(lost.len(), asked.len()),
         ),
     }
 }
@@ -352,7 +355,7 @@ fn new_connections_refused(view: &View) -> Finding {
             Opening::Failed(NotOpened::Refused) => refused += 1,
             Opening::Opened if listening && begun < half => taken += 1,
             Opening::Opened if drained - from < TELLING_US => {
-                return Finding::inconclusive(format!("the request drained for {} only: {LONGER}", ms(drained - from)));
+                return Finding::too_short(&format!("the request drained for {} only", ms(drained - from)));
             }
             // Who has not had the time to take the signal has not had the time to close.
             Opening::Opened if listening && stalled(view, from, at, at - half) => {
@@ -375,7 +378,7 @@ fn new_connections_refused(view: &View) -> Finding {
     let answered = in_flight(view, Role::InFlight, from).all(|request| request.answered());
     if let Some(closed) = process.listener_closed.filter(|closed| answered && *closed > drained) {
         if drained - from < TELLING_US {
-            return Finding::inconclusive(format!("the request drained for {} only: {LONGER}", ms(drained - from)));
+            return Finding::too_short(&format!("the request drained for {} only", ms(drained - from)));
         }
         // What closes between two looks may have closed before the answer was read.
         let Some(open) = process.listener_open_until.filter(|open| *open > drained) else {

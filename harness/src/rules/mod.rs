@@ -3,11 +3,13 @@
 mod breakage;
 mod connections;
 mod due;
+mod finding;
 mod health;
 mod requests;
 mod signals;
 mod texts;
 
+pub use finding::{Finding, Outcome, Reason, Share};
 pub use texts::{Text, text};
 
 use serde::{Deserialize, Serialize};
@@ -89,45 +91,6 @@ impl Rule {
     }
 }
 
-/// What a rule finds in a timeline.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// Whether the rule holds.
-    pub outcome: Outcome,
-    /// What was seen.
-    pub actual: String,
-    /// Times (µs) of the records that show it.
-    pub evidence: Vec<u64>,
-}
-
-/// Whether a rule holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It does.
-    Holds,
-    /// It does not.
-    Violated,
-    /// The timeline does not tell.
-    Inconclusive,
-}
-
-impl Finding {
-    /// The rule holds.
-    pub fn holds(actual: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Holds, actual: actual.into(), evidence: Vec::new() }
-    }
-
-    /// The rule is violated, as the records at these times show.
-    pub fn violated(actual: impl Into<String>, evidence: impl IntoIterator<Item = u64>) -> Self {
-        Self { outcome: Outcome::Violated, actual: actual.into(), evidence: evidence.into_iter().collect() }
-    }
-
-    /// The timeline does not tell.
-    pub fn inconclusive(actual: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Inconclusive, actual: actual.into(), evidence: Vec::new() }
-    }
-}
-
 /// All rules, group by group.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
     [signals::RULES, requests::RULES, connections::RULES, health::RULES].into_iter().flatten()
@@ -160,18 +123,14 @@ const WITHOUT_SERVER: [&str; 4] =
 /// What is said of a rule that tells nothing because what got the signal was not the server.
 pub const MISSED: &str = "the signal did not reach the server";
 
-/// What is said of a rule that tells nothing because this machine was busy: the one case in which it helps to run it
-/// again.
-pub const STALLED: &str = "the machine was busy";
-
 /// What is said of a rule that is about the end of a process which was not waited for long enough.
-pub const NOT_WAITED_FOR: &str = "its end was not waited for: it does not come when nothing is going on, either";
+const NOT_WAITED_FOR: &str = "its end was not waited for: it does not come when nothing is going on, either";
 
 /// Why nothing can be said of a rule although all preconditions hold: what got the signal was not the server.
 pub fn untold(rule: &Rule, view: &View) -> Option<Finding> {
     let process = view.process().filter(|_| !WITHOUT_SERVER.contains(&rule.slug))?;
     let missed = signals::missed(process)?;
-    Some(Finding::inconclusive(format!("{MISSED}: {missed}")))
+    Some(Finding::inconclusive(format!("{MISSED}: {missed}")).because(Reason::Missed))
 }
 
 // What several groups need.
@@ -214,10 +173,11 @@ fn stalled(view: &View, from: u64, to: u64, overdue: u64) -> bool {
 /// Nobody is accused of what a stall can explain.
 fn busy(what: &str, view: &View, from: u64, to: u64) -> Finding {
     Finding::inconclusive(format!(
-        "{what}, but {STALLED}: {} of {} were lost",
+        "{what}, but the machine was busy: {} of {} were lost",
         ms(view.lost(from, to)),
         ms(to.saturating_sub(from))
     ))
+    .because(Reason::Stalled)
 }
 
 /// Whether something happened within `limit` (µs) and slack of `from`. Where it did not, but stalls can explain that,
@@ -240,7 +200,7 @@ fn within(view: &View, what: &str, from: u64, at: Option<u64>, limit: u64) -> Fi
                 _ => format!("after {}", ms(latest.saturating_sub(from))),
             };
             let allowed = format!("{} and {} of slack are allowed", ms(limit), ms(SLACK_US));
-            Finding::violated(format!("{} {when}, where {allowed}", not_yet(what)), [from])
+            Finding::violated(format!("{} {when}, where {allowed}", not_yet(what)), [from]).because(Reason::Never)
         }
     }
 }
@@ -325,18 +285,9 @@ where
         Some(first) => Finding::violated(
             format!("{} of {count} not: {}", bad.len(), fate(first)),
             bad.iter().take(5).flat_map(|request| [Some(request.sent), request.ended]).flatten(),
-        ),
+        )
+        .share(bad.len(), count),
     }
-}
-
-/// How many of how many requests were not as they should be, where that is what was seen: it is said by [`each`], and
-/// by the rules about losses.
-pub fn counted(actual: &str) -> Option<(u64, u64)> {
-    let words: Vec<&str> = actual.split_whitespace().collect();
-    words.windows(4).find_map(|words| match words {
-        [bad, "of", all, "not:" | "lost:"] => Some((bad.parse().ok()?, all.parse().ok()?)),
-        _ => None,
-    })
 }
 
 /// What became of a request, in words.
@@ -411,19 +362,6 @@ mod tests {
             ("somebody else was served", "somebody else had not been served"),
         ] {
             assert_eq!(not_yet(what), said);
-        }
-    }
-
-    #[test]
-    fn what_was_lost_is_counted() {
-        for (actual, counts) in [
-            ("1 of 1 not: /slow (request r3, connection 2) was lost by FIN", Some((1, 1))),
-            ("in 2 of 3 starts: 5 of 812 lost: / (request r1, connection 1)", Some((5, 812))),
-            ("0 of 812 lost", None),
-            ("4 of 4", None),
-            ("asked meanwhile: 2 of 3 not: / was answered 503", Some((2, 3))),
-        ] {
-            assert_eq!(counted(actual), counts, "{actual}");
         }
     }
 }

@@ -1,10 +1,9 @@
 //! Requests in flight: they finish, or their end is bounded.
 
 use super::due::each_due;
-use super::signals::LONGER;
 use super::{
-    Basis, Finding, Level, Outcome, Rule, TOLERANCE_US, busy, but_for_peace, each, ended, fate, in_flight, lingering,
-    ms, seconds, signals, stalled, stopped, within,
+    Basis, Finding, Level, Outcome, Reason, Rule, TOLERANCE_US, busy, but_for_peace, each, ended, fate, in_flight,
+    lingering, ms, seconds, signals, stalled, stopped, within,
 };
 use crate::timeline::{Break, End, Ending, Lines, Param, Request, Role, View};
 
@@ -155,6 +154,7 @@ fn in_flight_answered(view: &View) -> Finding {
                 "only quick requests were in flight, and may have been answered when the signal came: it takes a path \
                  that lasts half a second or more (--slow PATH)",
             )
+            .because(Reason::TooShort)
         }
         // One single request is not lost by chance.
         _ if view.requests(Role::Saturated).next().is_some() => but_for_peace(view, found),
@@ -344,7 +344,7 @@ fn client_gone_releases(view: &View) -> Finding {
             }
             match left >= TELLING_US && (done..done.saturating_add(TOLD_US)).contains(&(at + TOLERANCE_US)) {
                 true => Finding::violated(actual, [from, at]),
-                false => Finding::inconclusive(format!("{actual}: {LONGER}")),
+                false => Finding::too_short(&actual),
             }
         }
         _ => finding,

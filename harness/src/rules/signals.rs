@@ -314,8 +314,8 @@ fn second_signal_ends(view: &View, process: &Process) -> Finding {
         && (gone.is_some() || second.is_some())
     {
         let after = ms(answered.ended.unwrap_or(*first).saturating_sub(*first));
-        return Finding::inconclusive(format!(
-            "the request in flight was answered {after} after the first signal, before a second one could come: {LONGER}"
+        return Finding::too_short(&format!(
+            "the request in flight was answered {after} after the first signal, before a second one could come"
         ));
     }
     if let Some((at, code, signal)) = gone {
@@ -331,7 +331,7 @@ fn second_signal_ends(view: &View, process: &Process) -> Finding {
     let lasts = view.param(Param::InFlightFor).map_or(u64::MAX / 2, seconds);
     let left = holding().map(|request| request.sent.saturating_add(lasts)).max().unwrap_or(0).saturating_sub(*second);
     if left < LEFT_US {
-        return Finding::inconclusive(format!("the drain would have been over after another {}: {LONGER}", ms(left)));
+        return Finding::too_short(&format!("the drain would have been over after another {}", ms(left)));
     }
     let number = match name.as_str() {
         "SIGINT" => 2,
@@ -367,9 +367,6 @@ fn second_signal_ends(view: &View, process: &Process) -> Finding {
         _ => bounded,
     }
 }
-
-/// What to do where a slow path is not slow enough.
-pub(super) const LONGER: &str = "it takes a path that lasts longer, such as five seconds (--slow PATH)";
 
 fn hup_keeps_serving(view: &View) -> Finding {
     let (process, hup) = match stopped(view) {

@@ -6,7 +6,7 @@ use drainspec::check::{Cause, CheckResults, CheckedRule, Diagnosis, LeftOut, Pla
 use drainspec::check::{causes, deploy, promote, summarise};
 use drainspec::report::{check, check_page};
 use drainspec::results::Outcome;
-use drainspec::rules;
+use drainspec::rules::{self, Reason};
 use drainspec::scenario;
 use drainspec::timeline::Seen;
 use drainspec::verdict::Verdict::{Fail, Inconclusive, Pass, Warn};
@@ -14,6 +14,12 @@ use drainspec::verdict::{RuleVerdict, Verdict};
 
 const ENDED: &str = "exit_after_signal_ms";
 const LOST: &str = "requests_lost";
+
+/// What a verdict comes from that says this.
+fn reason(actual: &str) -> Option<Reason> {
+    let reasons = [(rules::MISSED, Reason::Missed), ("was busy", Reason::Stalled), ("had not ended", Reason::Never)];
+    reasons.into_iter().find(|(words, _)| actual.contains(words)).map(|(_, reason)| reason)
+}
 
 /// A scenario with what its rules came to, and what was measured.
 fn played(slug: &str, found: &[(&str, Verdict, &str)], measures: &[(&str, f64)]) -> Played {
@@ -27,6 +33,8 @@ fn played(slug: &str, found: &[(&str, Verdict, &str)], measures: &[(&str, f64)])
             expected: rule.sentence.to_owned(),
             actual: (*actual).to_owned(),
             evidence: Vec::new(),
+            reason: reason(actual),
+            share: None,
         }
     });
     let outcome = Outcome {
@@ -167,7 +175,8 @@ fn a_warning_becomes_a_failure_where_that_is_asked_for() {
 
 fn rule(slug: &str, verdict: Verdict, scenario: &str, actual: &str) -> CheckedRule {
     let known = rules::find(slug).unwrap();
-    let counted = rules::counted(actual);
+    let broken = matches!(verdict, Fail | Warn);
+    let number = |place| actual.split(' ').nth(place).filter(|_| broken).and_then(|word| word.parse().ok());
     CheckedRule {
         rule: slug.to_owned(),
         level: known.level_for(false),
@@ -176,11 +185,12 @@ fn rule(slug: &str, verdict: Verdict, scenario: &str, actual: &str) -> CheckedRu
         scenario: scenario.to_owned(),
         expected: known.sentence.to_owned(),
         actual: actual.to_owned(),
+        reason: reason(actual),
         why: Profile::Standalone.why(slug).map(str::to_owned),
         remedy: None,
         source: None,
-        lost: counted.map(|(lost, _)| lost),
-        of: counted.map(|(_, of)| of),
+        lost: number(0).filter(|_| number(2).is_some()),
+        of: number(2),
         excerpt: Vec::new(),
     }
 }
@@ -261,7 +271,7 @@ fn reported() -> CheckResults {
     failed.remedy = Some("Count requests and wait for the count.".to_owned());
     failed.source = Some("https://example.org/stop".to_owned());
     failed.excerpt = vec!["▶     +0.0 ms  SIGTERM".to_owned(), "      +2.1 ms  process killed by signal 15".to_owned()];
-    let stalled = format!("accepted, but {}", rules::STALLED);
+    let stalled = "accepted, but the machine was busy";
     let mut results = results(
         Profile::Standalone,
         vec![
@@ -269,7 +279,7 @@ fn reported() -> CheckResults {
             failed,
             rule("int-like-term", Warn, "sigint-like-sigterm", lost),
             rule("close-announced", Inconclusive, "in-flight-completes", "no response came after the signal"),
-            rule("new-connections-refused", Inconclusive, "new-connection-refused", &stalled),
+            rule("new-connections-refused", Inconclusive, "new-connection-refused", stalled),
             rule("response-untruncated", Inconclusive, "in-flight-completes", "no response had begun"),
             rule("idle-holds-nothing", Pass, "idle-keep-alive-closes", "the process ended after 5.0 ms"),
             rule("term-ends-process", Pass, "idle-exit", "the process ended after 3.0 ms"),
@@ -321,7 +331,7 @@ fn advice_is_given_where_it_helps() {
         results.not_tested = missing.iter().map(left).collect();
         check(&results)
     };
-    assert!(said(&format!("accepted, but {}", rules::STALLED), &[]).contains("run it again"));
+    assert!(said("accepted, but the machine was busy", &[]).contains("run it again"));
     // Where it has its reason, it has it again.
     assert!(!said("no request drained", &[]).contains("run it again"));
     assert!(said("no request drained", &["--slow PATH"]).contains("name a path"));

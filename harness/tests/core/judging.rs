@@ -1,6 +1,6 @@
 //! From what a rule finds to the verdict: levels, preconditions, and the worst of several.
 
-use drainspec::rules::{self, Basis, Level};
+use drainspec::rules::{self, Basis, Level, Reason, Share};
 use drainspec::timeline::{Break, Param, Role};
 use drainspec::verdict::{NoVerdict, Verdict, judge};
 
@@ -32,6 +32,20 @@ fn a_wire_rule_fails_whoever_breaks_it() {
     let lossy = run().sent("slow", Role::InFlight).at(1_000).signal("SIGTERM").broken("slow", Break::Reset);
     assert_eq!(verdict(&lossy, "in-flight-answered"), Verdict::Fail);
     assert_eq!(verdict(&lossy.without_promise(), "in-flight-answered"), Verdict::Fail);
+}
+
+#[test]
+fn what_others_conclude_from_is_told_apart_from_the_words() {
+    let both = run().sent("lost", Role::InFlight).sent("kept", Role::InFlight);
+    let lost = both.at(1_000).signal("SIGTERM").broken("lost", Break::Reset).answered("kept", 200);
+    let told = |run: &Run, rule: &str| judge(&run.judged_by(&[rule])).unwrap().remove(0);
+    let share = told(&lost, "in-flight-answered").share;
+    assert_eq!(share, Some(Share { bad: 1, of: 2 }));
+    let goes_on = stopped().at(60_000);
+    assert_eq!(told(&goes_on, "term-ends-process").reason, Some(Reason::Never));
+    assert_eq!(told(&stopped().at(60_000).exited(0), "term-ends-process").reason, None);
+    let orphaned = run().at(200).seen(1, &[2]).at(1_000).signal("SIGTERM").killed_by(15).at(3_000).seen(1, &[2]);
+    assert_eq!(told(&orphaned, "in-flight-answered").reason, Some(Reason::Missed));
 }
 
 #[test]
@@ -123,6 +137,15 @@ fn what_has_broken_a_rule_is_never_played_again_whatever_else_is_unclear() {
     assert_eq!((warned.verdict, warned.disturbed), (Verdict::Inconclusive, false));
     let unclear = told(lossy, &["endless-stream-ends"]);
     assert_eq!((unclear.verdict, unclear.disturbed), (Verdict::Inconclusive, true));
+}
+
+#[test]
+fn what_would_be_unclear_on_a_quiet_machine_is_not_played_again() {
+    let told = |run: Run| drainspec::runner::verdict(&run.judged_by(&["second-signal-exits"]));
+    let short = run().param(Param::InFlightFor, 1.0).at(800).sent("slow", Role::Doomed).stalled(400);
+    let short = short.at(1_000).signal("SIGTERM").at(1_700).signal("SIGTERM").at(1_710).killed_by(15);
+    let short = told(short);
+    assert_eq!((short.verdict, short.disturbed), (Verdict::Inconclusive, false), "{:?}", short.reason);
 }
 
 #[test]
