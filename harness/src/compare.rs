@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::expectation::CellId;
 use crate::results::{Cell, Results};
 use crate::verdict::Verdict;
 
@@ -47,18 +48,12 @@ pub fn changes(before: &Results, after: &Results) -> Vec<Change> {
     changes
 }
 
-type Key<'r> = (&'r str, &'r str, &'r str);
-
-fn index(results: &Results) -> BTreeMap<Key<'_>, &Cell> {
-    results
-        .cells
-        .iter()
-        .map(|cell| ((cell.server.as_str(), cell.topology.as_str(), cell.scenario.as_str()), cell))
-        .collect()
+fn index(results: &Results) -> BTreeMap<CellId, &Cell> {
+    results.cells.iter().map(|cell| (cell.id(), cell)).collect()
 }
 
 fn change(cell: &Cell, what: String, regression: bool) -> Change {
-    Change { cell: format!("{} · {} · {}", cell.server, cell.topology, cell.scenario), what, regression }
+    Change { cell: cell.id().to_string(), what, regression }
 }
 
 fn verdict_change(before: &Cell, after: &Cell) -> Option<Change> {

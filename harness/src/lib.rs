@@ -11,6 +11,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod compare;
+pub mod expectation;
 pub mod link;
 pub mod measures;
 pub mod model;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Kind, KnownVerdict, Server};
-use crate::rules::Level;
+use crate::catalog::{Kind, Server};
+use crate::expectation::{self, CellId};
 use crate::scenario::Scenario;
 use crate::verdict::{RuleVerdict, Verdict};
 
@@ -187,10 +187,9 @@ impl Results {
 
     /// Adds one repeat to its cell.
     pub fn add(&mut self, server: &Server, scenario: &Scenario, topology: &str, outcome: &Outcome) -> &Cell {
-        let same =
-            |cell: &Cell| cell.server == server.name && cell.scenario == scenario.slug && cell.topology == topology;
-        let index = self.cells.iter().position(same).unwrap_or_else(|| {
-            self.cells.push(Cell::new(server, scenario, topology));
+        let id = CellId::new(&server.name, topology, scenario.slug);
+        let index = self.cells.iter().position(|cell| cell.id() == id).unwrap_or_else(|| {
+            self.cells.push(Cell::new(id, server, scenario));
             self.cells.len() - 1
         });
         let cell = &mut self.cells[index];
@@ -199,9 +198,8 @@ impl Results {
     }
 
     /// Whether a cell of these results was not as expected, or not told.
-    pub fn is_unexpected(&self, server: &str, scenario: &str) -> bool {
-        let unexpected = |cell: &&Cell| !cell.as_expected || cell.untold;
-        self.cells.iter().filter(unexpected).any(|cell| cell.server == server && cell.scenario == scenario)
+    pub fn is_unexpected(&self, id: &CellId) -> bool {
+        self.cells.iter().any(|cell| cell.id() == *id && (!cell.as_expected || cell.untold))
     }
 
     /// How many cells the machine was too busy to tell.
@@ -225,20 +223,20 @@ impl Results {
 }
 
 impl Cell {
-    fn new(server: &Server, scenario: &Scenario, topology: &str) -> Self {
-        let known = server.known.find_any(scenario.slug, scenario.rules);
+    /// Its key.
+    pub fn id(&self) -> CellId {
+        CellId::new(&self.server, &self.topology, &self.scenario)
+    }
+
+    fn new(id: CellId, server: &Server, scenario: &Scenario) -> Self {
         Self {
-            server: server.name.clone(),
+            server: id.server,
             kind: server.spec.kind,
             language: server.spec.language.clone(),
-            topology: topology.to_owned(),
-            scenario: scenario.slug.to_owned(),
+            topology: id.topology,
+            scenario: id.scenario,
             verdict: Verdict::Skipped,
-            expected_verdict: match known.map(|known| known.verdict) {
-                None => Verdict::Pass,
-                Some(KnownVerdict::Fail | KnownVerdict::Sometimes) => Verdict::Fail,
-                Some(KnownVerdict::Inconclusive) => Verdict::Inconclusive,
-            },
+            expected_verdict: expectation::verdict(&server.known, scenario.slug, scenario.rules),
             as_expected: true,
             untold: false,
             reason: None,
@@ -274,37 +272,18 @@ impl Cell {
         }
         self.timelines.extend(outcome.timeline.clone());
         self.replaced.extend_from_slice(&outcome.replaced);
-        let expected = self.expects(server, outcome);
+        let (known, kind) = (&server.known, server.spec.kind);
+        let expected = expectation::is_met(known, kind, &self.scenario, outcome.verdict, &outcome.rules);
         let untold = !expected && outcome.disturbed;
         self.untold |= untold;
         self.as_expected &= expected || untold;
-    }
-
-    fn expects(&self, server: &Server, outcome: &Outcome) -> bool {
-        match outcome.verdict {
-            // A reference supports everything; whoever lacks a feature has nothing to break.
-            Verdict::Unsupported => server.spec.kind != Kind::Reference,
-            Verdict::Skipped => true,
-            Verdict::Error => false,
-            Verdict::Pass | Verdict::Warn | Verdict::Fail | Verdict::Inconclusive => outcome.rules.iter().all(|rule| {
-                let known = server.known.find(&self.scenario, &rule.rule).map(|known| known.verdict);
-                match (known, rule.verdict) {
-                    (Some(KnownVerdict::Inconclusive), verdict) => verdict == Verdict::Inconclusive,
-                    (Some(KnownVerdict::Sometimes), Verdict::Pass | Verdict::Fail) => true,
-                    (Some(KnownVerdict::Fail), verdict) if rule.level == Level::Must => verdict == Verdict::Fail,
-                    // What failed may leave other rules without anything to judge.
-                    (_, Verdict::Inconclusive) => outcome.verdict == Verdict::Fail,
-                    (_, verdict) => verdict != Verdict::Fail,
-                }
-            }),
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::Basis;
+    use crate::rules::{Basis, Level};
 
     fn server(known: &str) -> Server {
         let folder = tempfile::tempdir().unwrap();
@@ -328,18 +307,6 @@ mod tests {
         }
     }
 
-    /// Whether these verdicts of two MUST rules are as expected.
-    fn expected(known: &str, first: Verdict, second: Verdict) -> bool {
-        let scenario = crate::scenario::find("many-in-flight").unwrap();
-        let rules = [("in-flight-answered", first), ("response-untruncated", second)]
-            .map(|(slug, verdict)| rule(slug, verdict))
-            .to_vec();
-        let verdict = Verdict::worst([first, second]).unwrap();
-        let outcome = Outcome { rules, ..Outcome::without_run(verdict, "") };
-        let mut results = Results::new(BTreeMap::new());
-        results.add(&server(known), scenario, "direct", &outcome).as_expected
-    }
-
     #[test]
     fn what_a_busy_machine_has_left_open_is_neither_expected_nor_unexpected() {
         let scenario = crate::scenario::find("many-in-flight").unwrap();
@@ -352,7 +319,7 @@ mod tests {
             for outcome in outcomes {
                 results.add(&server(""), scenario, "direct", outcome);
             }
-            (results.cells[0].as_expected, results.untold(), results.is_unexpected("", scenario.slug))
+            (results.cells[0].as_expected, results.untold(), results.is_unexpected(&results.cells[0].id()))
         };
         use Verdict::*;
         assert_eq!(after(&[outcome(Inconclusive, true)]), (true, 1, true));
@@ -360,33 +327,5 @@ mod tests {
         assert_eq!(after(&[outcome(Pass, true)]), (true, 0, false));
         assert_eq!(after(&[outcome(Pass, false), outcome(Inconclusive, true)]), (true, 1, true));
         assert_eq!(after(&[outcome(Fail, false), outcome(Inconclusive, true)]), (false, 1, true));
-    }
-
-    #[test]
-    fn only_what_is_known_is_expected() {
-        use Verdict::*;
-        let fails = "[[known]]\npattern = \"*/in-flight-answered\"\nreason = \"lost\"";
-        let unclear = "[[known]]\npattern = \"*/*\"\nverdict = \"inconclusive\"\nreason = \"one at a time\"";
-        let races = "[[known]]\npattern = \"*/in-flight-answered\"\nverdict = \"sometimes\"\nreason = \"a race\"";
-        for (known, first, second, as_expected) in [
-            ("", Pass, Warn, true),
-            ("", Fail, Pass, false),
-            ("", Inconclusive, Pass, false),
-            (fails, Fail, Pass, true),
-            (fails, Fail, Inconclusive, true),
-            (fails, Fail, Fail, false),
-            (fails, Pass, Pass, false),
-            (fails, Inconclusive, Inconclusive, false),
-            (races, Fail, Pass, true),
-            (races, Pass, Pass, true),
-            (races, Inconclusive, Pass, false),
-            (races, Pass, Fail, false),
-            (unclear, Inconclusive, Inconclusive, true),
-            (unclear, Inconclusive, Pass, false),
-            (unclear, Fail, Inconclusive, false),
-            (unclear, Pass, Pass, false),
-        ] {
-            assert_eq!(expected(known, first, second), as_expected, "{known:?}: {first:?}, {second:?}");
-        }
     }
 }

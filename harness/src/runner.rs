@@ -1,10 +1,11 @@
 //! Plays one scenario against one server and judges it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::client::NO_DESCRIPTOR;
+use crate::expectation::{CellId, DIRECT};
 use crate::measures::measures;
 use crate::process;
 use crate::recorder::Recorder;
@@ -40,7 +41,7 @@ pub async fn play(subject: &Subject, scenario: &Scenario, repeat: u32, again: u3
         return Outcome::without_run(Verdict::Unsupported, format!("the server lacks `{}`", lacking.word()));
     }
     let began = Instant::now();
-    let path = timeline_path(subject, scenario, repeat, again);
+    let path = CellId::new(&subject.name, DIRECT, scenario.slug).timeline(repeat, again);
     let header = header(subject, scenario, repeat);
     let mut outcome = match Recorder::create(header, &out.join(&path)) {
         Ok(recorder) => record(subject, scenario, recorder).await,
@@ -128,7 +129,7 @@ fn header(subject: &Subject, scenario: &Scenario, repeat: u32) -> Header {
         scenario: scenario.slug.to_owned(),
         rules: scenario.rules.iter().map(|rule| (*rule).to_owned()).collect(),
         server: subject.name.clone(),
-        topology: "direct".to_owned(),
+        topology: DIRECT.to_owned(),
         repeat,
         promises_contract: subject.promises_contract,
         features: subject.features.iter().map(|feature| feature.word().to_owned()).collect(),
@@ -145,7 +146,7 @@ pub fn plain_header(subject: &Subject, what: &str) -> Header {
         scenario: what.to_owned(),
         rules: Vec::new(),
         server: subject.name.clone(),
-        topology: "direct".to_owned(),
+        topology: DIRECT.to_owned(),
         repeat: 1,
         promises_contract: subject.promises_contract,
         features: Vec::new(),
@@ -153,10 +154,4 @@ pub fn plain_header(subject: &Subject, what: &str) -> Header {
         environment: machine(),
         learned: subject.learned.clone(),
     }
-}
-
-fn timeline_path(subject: &Subject, scenario: &Scenario, repeat: u32, again: u32) -> PathBuf {
-    let server = subject.name.replace('/', "-");
-    let again = if again > 0 { format!("-again-{again}") } else { String::new() };
-    Path::new("timelines").join(server).join(format!("{}-{repeat}{again}.ndjson", scenario.slug))
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use crate::catalog::{KnownVerdict, Server};
+use crate::expectation::{CellId, DIRECT};
 use crate::quiet::quiet;
 use crate::results::Outcome;
 use crate::runner;
@@ -29,6 +30,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// The key of its cell.
+    pub fn id(&self) -> CellId {
+        CellId::new(&self.server.name, DIRECT, self.scenario.slug)
+    }
+
     /// Whether it is to be played again: never what has failed, and not what is known to be inconclusive.
     fn again(&self, outcome: &Outcome) -> bool {
         let known = self.server.known.find_any(self.scenario.slug, self.scenario.rules);
@@ -64,9 +70,9 @@ pub struct Shard {
 
 impl Shard {
     /// Whether a cell belongs to it.
-    pub fn has(self, server: &str, scenario: &str) -> bool {
+    pub fn has(self, id: &CellId) -> bool {
         // FNV-1a. The hasher of the standard library may change with its version.
-        let hash = format!("{server} {scenario}")
+        let hash = format!("{} {}", id.server, id.scenario)
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         // The low bits of it depend on the low bits of the bytes alone.
@@ -95,7 +101,7 @@ pub struct Schedule {
     /// Until when a quiet machine is waited for, once something is played again.
     quiet_until: Option<Instant>,
     tasks: JoinSet<(Job, Outcome)>,
-    running: Vec<(Arc<Server>, &'static str)>,
+    running: Vec<CellId>,
     side_by_side: usize,
     out: PathBuf,
 }
@@ -144,9 +150,9 @@ impl Schedule {
         }
     }
 
-    /// What is being played: server and scenario.
-    pub fn running(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.running.iter().map(|(server, scenario)| (server.name.as_str(), *scenario))
+    /// What is being played.
+    pub fn running(&self) -> &[CellId] {
+        &self.running
     }
 
     /// The next outcome; `None` when nothing is being played. What stalls have left without a verdict comes when it
@@ -170,10 +176,7 @@ impl Schedule {
         self.start();
         match self.tasks.join_next().await? {
             Ok((job, outcome)) => {
-                let same = |(server, scenario): &(Arc<Server>, &str)| {
-                    server.name == job.server.name && *scenario == job.scenario.slug
-                };
-                if let Some(at) = self.running.iter().position(same) {
+                if let Some(at) = self.running.iter().position(|id| *id == job.id()) {
                     self.running.remove(at);
                 }
                 Some((job, outcome))
@@ -183,7 +186,7 @@ impl Schedule {
     }
 
     fn play(&mut self, job: Job) {
-        self.running.push((Arc::clone(&job.server), job.scenario.slug));
+        self.running.push(job.id());
         let (out, again, quiet_until) = (self.out.clone(), job.replaced.len() as u32, self.quiet_until);
         self.tasks.spawn(async move {
             if let Some(until) = quiet_until.filter(|_| again > 0) {
@@ -248,22 +251,24 @@ mod tests {
     fn a_cell_belongs_to_one_part_of_all_and_for_ever_to_the_same() {
         let scenarios: Vec<&str> = crate::scenario::all().map(|scenario| scenario.slug).collect();
         let servers = ["go", "naive/go", "faulty/none", "faulty/no-drain", "faulty/one-signal", "frameworks/express"];
-        let cells = || servers.iter().flat_map(|server| scenarios.iter().map(move |scenario| (*server, *scenario)));
+        let of = |server: &&str, scenario: &&str| CellId::new(server, DIRECT, scenario);
+        let cells: Vec<CellId> =
+            servers.iter().flat_map(|server| scenarios.iter().map(move |scenario| of(server, scenario))).collect();
         for of in [1, 2, 3, 8] {
             let parts: Vec<Shard> = (1..=of).map(|number| format!("{number}/{of}").parse().unwrap()).collect();
-            for (server, scenario) in cells() {
-                assert_eq!(parts.iter().filter(|part| part.has(server, scenario)).count(), 1, "{server} {scenario}");
+            for id in &cells {
+                assert_eq!(parts.iter().filter(|part| part.has(id)).count(), 1, "{id}");
             }
-            let all = cells().count();
+            let all = cells.len();
             for part in parts {
-                let size = cells().filter(|(server, scenario)| part.has(server, scenario)).count();
+                let size = cells.iter().filter(|id| part.has(id)).count();
                 assert!(size * of >= all / 2 && size * of <= all * 2, "{size} of {all} in {part:?}");
             }
         }
         // Another hash would deal out other cells for the same date.
         let third: Shard = "3/8".parse().unwrap();
         for scenario in ["sighup-keeps-serving", "sigterm-during-startup", "slow-headers-bounded"] {
-            assert!(third.has("go", scenario), "{scenario}");
+            assert!(third.has(&of(&"go", &scenario)), "{scenario}");
         }
     }
 

@@ -47,6 +47,7 @@ fn subject(folder: &Path, taken: u32, work: u32, takes_port: bool) -> Subject {
             headers: Default::default(),
             stop: Signal::SIGTERM,
             to: Addressee::Leader,
+            takes_signal: false,
             children: false,
             port: free_port().unwrap(),
             takes_port,

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use super::programs::{self, Framework, Launcher};
-use crate::process;
+use crate::process::{self, Disposition};
 use crate::scenario::Target;
 use crate::timeline::Seen;
 
@@ -18,6 +18,8 @@ pub struct Identity {
     pub leader_listens: bool,
     /// Whether there are others beside the leader.
     pub children: bool,
+    /// Whether the server takes the signal, as far as the kernel tells.
+    pub takes_signal: bool,
     /// What the leader is, where it only starts others and is known for that.
     pub launcher: Option<&'static Launcher>,
     /// What the server is made with, where it shows.
@@ -117,6 +119,7 @@ impl Identity {
             server: process::see(server),
             leader_listens,
             children: tree.pids.len() > 1,
+            takes_signal: Disposition::of(server, signal) == Some(Disposition::Taken),
             launcher,
             framework,
             language: framework.map(|framework| framework.language.as_str()).or_else(|| programs::language(server)),
@@ -159,68 +162,11 @@ impl Identity {
 }
 
 fn diagnose(pid: i32, signal: Signal, launcher: bool) -> Option<Diagnosis> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let (process, signal_name) = (process::see(pid), signal.as_str());
-    Some(match Disposition::of(&status, signal)? {
-        Disposition::Ignored => Diagnosis::Ignored { process, signal: signal_name },
-        Disposition::Default if is_first(&status) => Diagnosis::FirstProcess { process, signal: signal_name },
-        Disposition::Default => Diagnosis::NoHandler { process, signal: signal_name, launcher },
+    let (disposition, process, signal) = (Disposition::of(pid, signal)?, process::see(pid), signal.as_str());
+    Some(match disposition {
+        Disposition::Ignored => Diagnosis::Ignored { process, signal },
+        Disposition::DroppedAsFirst => Diagnosis::FirstProcess { process, signal },
+        Disposition::Default => Diagnosis::NoHandler { process, signal, launcher },
         Disposition::Taken => return None,
     })
-}
-
-/// What a process does with a signal, proc_pid_status(5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Disposition {
-    Default,
-    Ignored,
-    /// By a handler, or, where it is blocked, perhaps by sigwait(3) or signalfd(2). The runtimes of Go, Java and
-    /// Node.js have one of their own: nothing is told of them.
-    Taken,
-}
-
-impl Disposition {
-    fn of(status: &str, signal: Signal) -> Option<Self> {
-        let bit = 1u64 << (signal as i32 - 1);
-        let has = |name| Some(u64::from_str_radix(field(status, name)?, 16).ok()? & bit != 0);
-        Some(match (has("SigIgn:")?, has("SigCgt:")? || has("SigBlk:")?) {
-            (true, _) => Self::Ignored,
-            (false, true) => Self::Taken,
-            (false, false) => Self::Default,
-        })
-    }
-}
-
-/// Whether it is the first process of a namespace of its own.
-fn is_first(status: &str) -> bool {
-    field(status, "NSpid:").is_some_and(|pids| pids.split_whitespace().last() == Some("1"))
-}
-
-fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
-    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status(blocked: u64, ignored: u64, caught: u64) -> String {
-        format!(
-            "Name:\tserver\nNSpid:\t4711\t1\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n"
-        )
-    }
-
-    #[test]
-    fn the_kernel_tells_what_becomes_of_a_signal() {
-        const TERM: u64 = 1 << 14;
-        let of = |blocked, ignored, caught| Disposition::of(&status(blocked, ignored, caught), Signal::SIGTERM);
-        assert_eq!(of(0, 0, 0), Some(Disposition::Default));
-        assert_eq!(of(0, 0, !TERM), Some(Disposition::Default));
-        assert_eq!(of(0, TERM, 0), Some(Disposition::Ignored));
-        assert_eq!(of(0, 0, TERM), Some(Disposition::Taken));
-        assert_eq!(of(TERM, 0, 0), Some(Disposition::Taken));
-        assert_eq!(Disposition::of("Name:\tserver\n", Signal::SIGTERM), None);
-        assert!(is_first(&status(0, 0, 0)));
-        assert!(!is_first("NSpid:\t4711\n"));
-    }
 }

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{CliError, Status, project};
+use super::{CliError, Status, project, session};
 use crate::bench::{self, Bar, BenchError, Figure, LANGUAGES};
 use crate::catalog::{Kind, Server};
-use crate::process::{self, guardian::Guardian};
+use crate::process;
 use crate::report;
 use crate::verdict::Verdict;
 
@@ -39,18 +39,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Status, CliError> {
     let folder = project::servers_folder(args.servers.as_deref())?;
     let servers = project::servers(&folder)?;
-    let guardian = Guardian::start().map_err(CliError::Guardian)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
-    let status = runtime.block_on(async {
-        tokio::select! {
-            status = measure(args, &servers) => status,
-            () = super::matrix::interrupted() => Ok(Status::Interrupted),
-        }
-    });
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-    process::kill_all();
-    drop(guardian);
-    status
+    session::run(async || measure(args, &servers).await)
 }
 
 async fn measure(args: &Args, servers: &[Server]) -> Result<Status, CliError> {

@@ -10,11 +10,11 @@ use hyper::{HeaderMap, Method};
 use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 
-use super::{Among, CliError, Status};
+use super::{Among, CliError, Status, session};
 use crate::catalog::KnownFailures;
 use crate::check::{self, Asked, CheckResults, CheckedRule, Learned, NotLearned, Profile};
 use crate::link::Place;
-use crate::process::{self, Addressee, Launch, guardian::Guardian};
+use crate::process::{self, Addressee, Launch, guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
 use crate::rules::{self, Level};
@@ -170,22 +170,13 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
         Some(file) => KnownFailures::read(file)?,
         None => KnownFailures::default(),
     };
-    let guardian = Guardian::start().map_err(CliError::Guardian)?;
-    let out = args.out.clone().unwrap_or_else(|| crate::process::guardian::run_folder().join("check"));
-    let io = |source| CliError::Io { path: out.clone(), source };
-    std::fs::create_dir_all(&out).map_err(io)?;
-    let out = out.canonicalize().map_err(io)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
-    let status = runtime.block_on(async {
-        tokio::select! {
-            status = checkup(args, &known, &out) => status,
-            () = super::matrix::interrupted() => Ok(Status::Interrupted),
-        }
-    });
-    runtime.shutdown_timeout(Duration::from_secs(2));
-    crate::process::kill_all();
-    drop(guardian);
-    status
+    session::run(async || {
+        let out = args.out.clone().unwrap_or_else(|| guardian::run_folder().join("check"));
+        let io = |source| CliError::Io { path: out.clone(), source };
+        std::fs::create_dir_all(&out).map_err(io)?;
+        let out = out.canonicalize().map_err(io)?;
+        checkup(args, &known, &out).await
+    })
 }
 
 async fn checkup(args: &Args, known: &KnownFailures, out: &std::path::Path) -> Result<Status, CliError> {
@@ -304,6 +295,7 @@ impl Args {
                     StopSignal::Int => Signal::SIGINT,
                 },
                 to: self.signal_to,
+                takes_signal: learned.is_some_and(|learned| learned.identity.takes_signal),
                 children: learned.is_some_and(|learned| learned.identity.children),
                 port,
                 takes_port: self.port.or(fixed).is_none(),

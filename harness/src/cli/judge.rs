@@ -89,7 +89,7 @@ fn against_results(folder: &Path, servers: &[Server]) -> Result<bool, CliError> 
         }
         differing += usize::from(!differences.is_empty());
         for difference in differences {
-            say!("{} · {}{difference}", cell.server, cell.scenario)?;
+            say!("{}{difference}", cell.id())?;
         }
     }
     if !unknown.is_empty() {

@@ -1,17 +1,17 @@
 //! `drainspec matrix`: every chosen scenario against every chosen server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::{CliError, Status, project};
+use super::{CliError, Status, project, session};
 use crate::catalog::{Kind, Server};
-use crate::process::{self, guardian::Guardian};
+use crate::expectation::{CellId, DIRECT};
+use crate::process;
 use crate::report::{self, Progress};
 use crate::results::{Cell, Outcome, Results};
 use crate::runner;
@@ -85,7 +85,7 @@ enum Failures {
 /// What has come so far.
 struct Board {
     results: Results,
-    excerpts: BTreeMap<(String, String), BTreeMap<String, Vec<String>>>,
+    excerpts: BTreeMap<CellId, BTreeMap<String, Vec<String>>>,
     progress: Progress,
     out: PathBuf,
     /// When what has come is to be written, where it has not been yet.
@@ -109,30 +109,7 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     let io = |source| CliError::Io { path: args.out.clone(), source };
     std::fs::create_dir_all(&args.out).map_err(io)?;
     let out = args.out.canonicalize().map_err(io)?;
-    let _guardian = Guardian::start().map_err(CliError::Guardian)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
-    let status = runtime.block_on(async {
-        tokio::select! {
-            status = play(args, servers, scenarios, unexpected, out) => status,
-            () = interrupted() => Ok(Status::Interrupted),
-        }
-    });
-    // Ends every task, and with it what it started; then whatever group is left.
-    runtime.shutdown_timeout(Duration::from_secs(2));
-    process::kill_all();
-    status
-}
-
-/// Resolves on Ctrl-C and on SIGTERM.
-pub(super) async fn interrupted() {
-    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
-    }
-    tell!("drainspec: interrupted; stopping everything that was started");
+    session::run(async || play(args, servers, scenarios, unexpected, out).await)
 }
 
 async fn play(
@@ -152,13 +129,13 @@ async fn play(
         }
     }
     if let Some(earlier) = unexpected {
-        jobs.retain(|job| earlier.is_unexpected(&job.server.name, job.scenario.slug));
+        jobs.retain(|job| earlier.is_unexpected(&job.id()));
         if jobs.is_empty() {
             return Err(CliError::NothingUnexpected);
         }
     }
     if let Some(shard) = args.shard {
-        jobs.retain(|job| shard.has(&job.server.name, job.scenario.slug));
+        jobs.retain(|job| shard.has(&job.id()));
         if jobs.is_empty() {
             return Err(CliError::NothingInShard);
         }
@@ -212,15 +189,14 @@ async fn play(
 
 impl Board {
     fn add(&mut self, job: &Job, outcome: Outcome) {
-        let cell = self.results.add(&job.server, job.scenario, "direct", &outcome);
+        let cell = self.results.add(&job.server, job.scenario, DIRECT, &outcome);
         let mark = if cell.as_expected { "" } else { " (unexpected)" };
         let style = report::verdict_style(outcome.verdict);
         let word = report::paint(style, outcome.verdict.word());
         let seconds = outcome.duration_ms / 1e3;
         let again = report::played_again(outcome.replaced.len());
         self.progress.step(&format!("{} {} {word}{mark} {seconds:.1} s{again}", job.server.name, job.scenario.slug));
-        let key = (job.server.name.clone(), job.scenario.slug.to_owned());
-        self.excerpts.entry(key).or_default().extend(outcome.excerpts);
+        self.excerpts.entry(job.id()).or_default().extend(outcome.excerpts);
         self.due.get_or_insert(self.rested.max(Instant::now()));
     }
 
@@ -250,9 +226,8 @@ impl Board {
 /// Says so where the results of a larger run are about to be replaced by those of a smaller one.
 fn tell_of_replaced(out: &std::path::Path, jobs: &[Job]) {
     let Ok(earlier) = Results::read(out) else { return };
-    let again =
-        |cell: &Cell| jobs.iter().any(|job| job.server.name == cell.server && job.scenario.slug == cell.scenario);
-    let lost = earlier.cells.iter().filter(|cell| !again(cell)).count();
+    let again: BTreeSet<CellId> = jobs.iter().map(Job::id).collect();
+    let lost = earlier.cells.iter().filter(|cell| !again.contains(&cell.id())).count();
     if lost > 0 {
         tell!(
             "replacing the run of {} in {}: {lost} of its {} cells not played now (--out DIR keeps both)",
@@ -299,16 +274,13 @@ async fn build_all(servers: &[Arc<Server>]) -> BTreeMap<String, (Verdict, String
 
 fn print(
     results: &Results,
-    excerpts: &BTreeMap<(String, String), BTreeMap<String, Vec<String>>>,
+    excerpts: &BTreeMap<CellId, BTreeMap<String, Vec<String>>>,
     failures: Failures,
     seconds: f64,
 ) -> Result<(), CliError> {
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let none = BTreeMap::new();
-    let tell = |cell: &Cell| {
-        let key = (cell.server.clone(), cell.scenario.clone());
-        say!("{}\n", report::failures(cell, excerpts.get(&key).unwrap_or(&none)).trim_end())
-    };
+    let tell = |cell: &Cell| say!("{}\n", report::failures(cell, excerpts.get(&cell.id()).unwrap_or(&none)).trim_end());
     let known: Vec<&Cell> =
         results.cells.iter().filter(|cell| cell.as_expected && cell.verdict == Verdict::Fail).collect();
     if failures == Failures::All {

@@ -24,6 +24,7 @@ mod matrix;
 mod project;
 mod report;
 mod rulebook;
+mod session;
 
 pub use exit::{Among, CliError, Status};
 

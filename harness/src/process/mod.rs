@@ -1,6 +1,7 @@
 //! Processes: built, started, signalled, watched, and none left behind.
 
 mod build;
+mod disposition;
 mod groups;
 pub mod guardian;
 mod listeners;
@@ -12,6 +13,7 @@ mod starved;
 mod tree;
 
 pub use build::{BuildError, build};
+pub use disposition::Disposition;
 pub use groups::kill_all;
 pub use listeners::holders;
 pub use ports::{free_port, says_taken};

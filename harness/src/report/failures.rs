@@ -15,7 +15,7 @@ pub fn failures(cell: &Cell, excerpts: &BTreeMap<String, Vec<String>>) -> String
     let mut out = String::new();
     let bold = Style::new().bold();
     let known = if cell.as_expected { " (known)" } else { "" };
-    let title = format!("{} · {} · {}{known}", cell.server, cell.scenario, cell.verdict.word());
+    let title = format!("{} · {}{known}", cell.id(), cell.verdict.word());
     let _ = writeln!(out, "{}", paint(verdict_style(cell.verdict).bold(), &title));
     let told: Vec<_> = cell.rules.iter().filter(|rule| rule.verdict != Verdict::Pass).collect();
     if told.is_empty() {

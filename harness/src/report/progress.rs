@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::tell;
+use crate::expectation::CellId;
 
 /// Progress of a long task.
 pub struct Progress {
@@ -38,9 +39,9 @@ impl Progress {
     }
 
     /// What is under way, where there is a bar to show it.
-    pub fn running<'n>(&self, names: impl Iterator<Item = (&'n str, &'n str)>) {
+    pub fn running(&self, cells: &[CellId]) {
         if !self.plain {
-            let names: Vec<String> = names.map(|(server, scenario)| format!("{server} {scenario}")).collect();
+            let names: Vec<String> = cells.iter().map(CellId::to_string).collect();
             self.bar.set_message(names.join(", "));
         }
     }

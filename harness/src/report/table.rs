@@ -49,7 +49,7 @@ pub fn unexpected(results: &Results) -> Vec<String> {
     let line = |cell: &Cell| {
         let what = if cell.as_expected { "not told" } else { "unexpected" };
         let why = cell.reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
-        format!("{what}: {} · {} · {}{why}", cell.server, cell.scenario, cell.verdict.word())
+        format!("{what}: {} · {}{why}", cell.id(), cell.verdict.word())
     };
     cells.map(line).collect()
 }

@@ -10,7 +10,7 @@ use super::run::Run;
 use super::stop::{Stop, starved, unconfirmed};
 use super::subject::Stranger;
 use crate::client::Outcome;
-use crate::process::{self, Spawned, StartError};
+use crate::process::{self, Disposition, Spawned, StartError};
 use crate::timeline::{NotOpened, Role};
 
 /// Pause between two looks.
@@ -76,6 +76,19 @@ pub fn reachable(listening: &[SocketAddr]) -> Vec<SocketAddr> {
     let likely = |at: SocketAddr| (!at.ip().is_loopback(), at);
     let ways: BTreeSet<_> = ways.map(likely).collect();
     ways.into_iter().map(|(_, at)| at).collect()
+}
+
+/// Waits until whoever listens takes the signal, where it is known that it will: a signal that comes before hits the start,
+/// which is another scenario's concern. Where it does not come to that, rules will say so.
+pub(super) async fn takes_signal(process: &Spawned, address: SocketAddr, stranger: &Stranger) {
+    let deadline = Instant::now() + ONE;
+    let takes = |pid: &i32| Disposition::of(*pid, stranger.stop) == Some(Disposition::Taken);
+    while stranger.takes_signal && Instant::now() < deadline {
+        if process.tree().listeners(address).own.iter().any(takes) {
+            return;
+        }
+        sleep(LOOK).await;
+    }
 }
 
 impl Run<'_> {

@@ -8,6 +8,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
+use super::discover::takes_signal;
 use super::stop::{Stop, unconfirmed};
 use super::subject::{Manner, Subject};
 use super::target::{Stopping, Target};
@@ -223,6 +224,7 @@ impl<'s> Run<'s> {
             Manner::Stranger(stranger) => {
                 let port = self.port.unwrap_or(stranger.port);
                 let address = self.meet(&process, port, stranger).await?;
+                takes_signal(&process, address, stranger).await;
                 (address, Listening { port: address.port(), admin_port: None, instance: None })
             }
         };

@@ -71,6 +71,8 @@ pub struct Stranger {
     pub to: Addressee,
     /// Whether it has children, so that a signal to the whole group is something else than one to the leader.
     pub children: bool,
+    /// Whether it takes the signal once it has started, as far as is known.
+    pub takes_signal: bool,
     /// The port that it is asked to listen on, in the place of `{port}` in its command and in the variable PORT, or was
     /// found to.
     pub port: u16,
