@@ -1,5 +1,6 @@
 """A server that listens first and installs its handler a moment later."""
 
+import queue
 import signal
 import sys
 import threading
@@ -14,8 +15,10 @@ def main():
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
     time.sleep(0.3)
-    stop = threading.Thread(target=server.shutdown)
-    signal.signal(signal.SIGTERM, lambda *_: stop.ident or stop.start())
+    stop = queue.SimpleQueue()
+    signal.signal(signal.SIGTERM, lambda *_: stop.put(None))
+    stop.get()
+    server.shutdown()
     serving.join()
     server.server_close()
 
