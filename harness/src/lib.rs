@@ -20,6 +20,7 @@ mod quiet;
 pub mod recorder;
 pub mod report;
 pub mod results;
+pub mod rollout;
 pub mod rules;
 pub mod runner;
 pub mod scenario;

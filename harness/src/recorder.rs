@@ -52,6 +52,11 @@ impl Recorder {
         recorder
     }
 
+    /// A recorder that writes no file.
+    pub fn in_memory(header: Header) -> Self {
+        Self::new(header, None)
+    }
+
     fn new(header: Header, file: Option<BufWriter<File>>) -> Self {
         let timeline = Timeline { header, records: Vec::new() };
         let shared = Shared { timeline, file, discard: false, failed: None };
@@ -110,6 +115,11 @@ impl Recorder {
     pub fn lost(&self) -> Duration {
         let now = self.micros(Instant::now());
         Duration::from_micros(View::new(&self.lock().timeline).lost(0, now))
+    }
+
+    /// What was recorded so far.
+    pub fn so_far(&self) -> Timeline {
+        self.lock().timeline.clone()
     }
 
     /// Ends the timeline and returns it.

@@ -39,7 +39,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Status, CliError> {
     let folder = project::servers_folder(args.servers.as_deref())?;
     let servers = project::servers(&folder)?;
-    session::run(async || measure(args, &servers).await)
+    session::guarded(async || measure(args, &servers).await)
 }
 
 async fn measure(args: &Args, servers: &[Server]) -> Result<Status, CliError> {

@@ -142,7 +142,7 @@ fn path(text: &str) -> Result<String, String> {
     good.then(|| text.to_owned()).ok_or_else(|| "expected a path that begins with /, without spaces".to_owned())
 }
 
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("expected `Name: value`")?;
     let name = name.trim().parse().map_err(|_| format!("{name:?} is no name of a header field"))?;
     let value = value.trim().parse().map_err(|_| format!("{:?} is no value of a header field", value.trim()))?;
@@ -170,7 +170,7 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
         Some(file) => KnownFailures::read(file)?,
         None => KnownFailures::default(),
     };
-    session::run(async || {
+    session::guarded(async || {
         let out = args.out.clone().unwrap_or_else(|| guardian::run_folder().join("check"));
         let io = |source| CliError::Io { path: out.clone(), source };
         std::fs::create_dir_all(&out).map_err(io)?;

@@ -31,7 +31,8 @@ pub const HELP: &str = "Exit status:
   2    the command line is wrong
   3    nothing was selected
   4    the environment lacks something (see `drainspec doctor`), or a file is not in order
-  5    nothing failed, but something could not be tested: a MUST rule of a check, or a cell of a matrix on a busy machine
+  5    nothing failed, but something could not be tested: a MUST rule of a check, a cell of a matrix on a busy machine,
+       a deploy of which nothing can be said
   130  interrupted; everything that was started has been stopped";
 
 impl From<Status> for ExitCode {
@@ -217,6 +218,17 @@ pub enum CliError {
     /// The guardian could not be started.
     #[error("the process that cleans up after this one could not be started: {0}")]
     Guardian(std::io::Error),
+    /// An address is none that a rollout can ask.
+    #[error("--url {url}: {why}")]
+    Url {
+        /// The address.
+        url: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// A rollout could not be played.
+    #[error(transparent)]
+    Rollout(#[from] crate::rollout::RolloutError),
     /// The runtime could not be started.
     #[error("the runtime could not be started: {0}")]
     Runtime(std::io::Error),
@@ -239,6 +251,7 @@ impl CliError {
             | Self::UnknownRule { .. }
             | Self::NotJudged { .. }
             | Self::NotAlike { .. }
+            | Self::Url { .. }
             | Self::Catalog(CatalogError::Glob { .. }) => Status::Usage,
             Self::NoServers { .. }
             | Self::Catalog(_)
@@ -248,6 +261,7 @@ impl CliError {
             | Self::Timeline { .. }
             | Self::Results(_)
             | Self::Guardian(_)
+            | Self::Rollout(_)
             | Self::Runtime(_) => Status::Environment,
         }
     }

@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     let io = |source| CliError::Io { path: args.out.clone(), source };
     std::fs::create_dir_all(&args.out).map_err(io)?;
     let out = args.out.canonicalize().map_err(io)?;
-    session::run(async || play(args, servers, scenarios, unexpected, out).await)
+    session::guarded(async || play(args, servers, scenarios, unexpected, out).await)
 }
 
 async fn play(

@@ -23,6 +23,7 @@ mod list;
 mod matrix;
 mod project;
 mod report;
+mod rollout;
 mod rulebook;
 mod session;
 
@@ -47,6 +48,8 @@ enum Command {
     Matrix(matrix::Args),
     /// Check anybody's server: drainspec check -- CMD
     Check(check::Args),
+    /// Count what anybody's deploy loses: drainspec rollout --url URL -- CMD
+    Rollout(rollout::Args),
     /// List servers, scenarios or rules
     List(list::Args),
     /// Explain a rule or a scenario, with the lines of the four reference servers
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Matrix(args) => matrix::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Rollout(args) => rollout::run(&args),
         Command::List(args) => list::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Doctor(args) => doctor::run(&args),

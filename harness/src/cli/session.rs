@@ -1,4 +1,5 @@
-//! What every command needs that starts something: nothing of it is left behind, whichever way the command ends.
+//! How a command ends that takes its time: when its work is done, or when it is interrupted; and of what it has started
+//! nothing is left behind.
 
 use std::time::Duration;
 
@@ -11,13 +12,24 @@ use crate::process::guardian::Guardian;
 /// How long tasks may take to end when their work is no longer wanted.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Does this work, and stops everything that it has started: when it is done, on Ctrl-C, on SIGTERM, and by the guardian
+/// Does this work, and kills everything that it has started: when it is done, on Ctrl-C, on SIGTERM, and by the guardian
 /// where this process is killed.
 ///
 /// # Errors
 /// When guardian or runtime cannot be started, and what the work itself says.
-pub fn run(work: impl AsyncFnOnce() -> Result<Status, CliError>) -> Result<Status, CliError> {
+pub fn guarded(work: impl AsyncFnOnce() -> Result<Status, CliError>) -> Result<Status, CliError> {
     let guardian = Guardian::start().map_err(CliError::Guardian)?;
+    let status = run(work);
+    process::kill_all();
+    drop(guardian);
+    status
+}
+
+/// Does this work until it is done, or interrupted by Ctrl-C or SIGTERM: then it is dropped.
+///
+/// # Errors
+/// When the runtime cannot be started, and what the work itself says.
+pub fn run(work: impl AsyncFnOnce() -> Result<Status, CliError>) -> Result<Status, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
     let status = runtime.block_on(async {
         tokio::select! {
@@ -25,10 +37,8 @@ pub fn run(work: impl AsyncFnOnce() -> Result<Status, CliError>) -> Result<Statu
             () = interrupted() => Ok(Status::Interrupted),
         }
     });
-    // Ends every task, and with it what it started; then whatever group is left.
+    // Ends every task, and with it what it started.
     runtime.shutdown_timeout(ENDS_WITHIN);
-    process::kill_all();
-    drop(guardian);
     status
 }
 

@@ -188,6 +188,11 @@ impl Ask {
         Self { carries_id: false, ..self }
     }
 
+    /// For something else.
+    pub fn with_role(self, role: Role) -> Self {
+        Self { role, ..self }
+    }
+
     /// What it is for.
     pub fn role(&self) -> Role {
         self.role

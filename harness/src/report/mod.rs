@@ -6,6 +6,7 @@ mod excerpt;
 mod failures;
 mod markdown;
 mod progress;
+mod rollout;
 mod style;
 mod table;
 
@@ -15,5 +16,6 @@ pub use excerpt::excerpt;
 pub use failures::failures;
 pub use markdown::markdown;
 pub use progress::Progress;
+pub use rollout::rollout;
 pub use style::{paint, tell, verdict_style};
 pub use table::{all_played_again, overview, played_again, skipped, summary, unexpected};

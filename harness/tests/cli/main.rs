@@ -6,6 +6,7 @@ mod interruption;
 mod judging;
 mod misbehaving;
 mod results;
+mod rollout;
 mod servers;
 #[cfg(target_os = "linux")]
 mod skipping;

@@ -10,6 +10,7 @@ mod peace;
 mod properties;
 mod reading;
 mod requests;
+mod rollout;
 mod run;
 mod signals;
 mod target_group;

@@ -20,6 +20,11 @@ pub struct Run {
 
 /// A server that promises the contract, started and listening. Defaults are those of the scenarios.
 pub fn run() -> Run {
+    idle().started().at(100).listening("first")
+}
+
+/// Nothing was started yet.
+pub fn idle() -> Run {
     let params = [(Param::ShutdownDelay, 0.0), (Param::DrainTimeout, 15.0), (Param::IdleLinger, 1.0)];
     let header = Header {
         format: FORMAT,
@@ -35,7 +40,7 @@ pub fn run() -> Run {
         learned: Vec::new(),
     };
     let timeline = Timeline { header, records: Vec::new() };
-    Run { timeline, next_us: 0, process: 1 }.started().at(100).listening("first")
+    Run { timeline, next_us: 0, process: 1 }
 }
 
 /// As [`run`], up to a SIGTERM after a second.
@@ -94,6 +99,12 @@ impl Run {
     pub fn listening(self, instance: &str) -> Self {
         let process = self.process;
         self.record(Event::Listening { process, port: 40_000, admin_port: None, instance: Some(instance.to_owned()) })
+    }
+
+    /// A line of its output.
+    pub fn logs(self, line: &str) -> Self {
+        let process = self.process;
+        self.record(Event::Log { process, line: line.to_owned() })
     }
 
     pub fn signal(self, name: &str) -> Self {

@@ -377,7 +377,7 @@ def new_connections_get_in() -> None:
 
 
 def load_holds_exit() -> None:
-    """The signal is acted on only when nobody has asked for a moment, or after six seconds."""
+    """The signal is acted on only when nobody has asked for a moment, or after eleven seconds: no stall explains that."""
     last = [0.0]
     begin_request, shut_down = Registry.begin_request, Lifecycle._shut_down
 
@@ -387,7 +387,7 @@ def load_holds_exit() -> None:
         return begin_request(self, connection, limit)
 
     def shut_down_when_quiet(self, loop, steps, reason):
-        latest = time.monotonic() + 6
+        latest = time.monotonic() + 11
         while (quiet := min(latest, last[0] + 0.2)) > time.monotonic():
             loop.wait(None, quiet)
         return shut_down(self, loop, steps, reason)

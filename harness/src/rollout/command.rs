@@ -1,0 +1,140 @@
+//! The deploy itself: anybody's command. What it starts is its own affair and goes on; only the command is stopped, where
+//! it is no longer waited for.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use crate::recorder::Recorder;
+use crate::timeline::{Event, ProcessId};
+
+/// The command is the only process of the timeline.
+const COMMAND: ProcessId = 1;
+/// Longest line that is kept, in bytes.
+const LINE: usize = 1_000;
+/// So many lines are recorded.
+const LINES: usize = 1_000;
+/// How long its output is read when it has ended: what it has started may keep it open for ever.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// A command that runs. Dropping it tells its process group to stop.
+pub struct Deploy {
+    child: Child,
+    group: Option<Pid>,
+    readers: Vec<JoinHandle<()>>,
+    recorder: Recorder,
+}
+
+/// How a deploy ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself.
+    ByItself,
+    /// It had not, in all the time that it had, and was told to.
+    TooLate,
+}
+
+impl Deploy {
+    /// Starts it, with nothing to read, in a process group of its own.
+    ///
+    /// # Errors
+    /// When the program cannot be executed.
+    pub fn start(command: &[String], recorder: &Recorder, told: fn(&str)) -> std::io::Result<Self> {
+        let (program, arguments) = command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        let pid = child.id().unwrap_or_default();
+        recorder.record(Event::Started { process: COMMAND, pid, settings: Default::default() });
+        let mut readers = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            let event = |line| Event::Log { process: COMMAND, line };
+            readers.push(tokio::spawn(read(stdout, recorder.clone(), told, event)));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            let event = |line| Event::Stderr { process: COMMAND, line };
+            readers.push(tokio::spawn(read(stderr, recorder.clone(), told, event)));
+        }
+        let group = Some(Pid::from_raw(pid.cast_signed())).filter(|pid| pid.as_raw() > 1);
+        Ok(Self { child, group, readers, recorder: recorder.clone() })
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub async fn ended(mut self, within: Duration) -> std::io::Result<Ended> {
+        let (status, ended) = match tokio::time::timeout(within, self.child.wait()).await {
+            Ok(status) => (status?, Ended::ByItself),
+            Err(_) => {
+                self.stop();
+                (self.child.wait().await?, Ended::TooLate)
+            }
+        };
+        self.group = None;
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+        let last_words = futures_util::future::join_all(self.readers.iter_mut());
+        let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
+        self.recorder.record(Event::Exited { process: COMMAND, code: status.code(), signal });
+        Ok(ended)
+    }
+
+    fn stop(&self) {
+        if let Some(group) = self.group {
+            let _ = killpg(group, Signal::SIGTERM);
+        }
+    }
+}
+
+impl Drop for Deploy {
+    fn drop(&mut self) {
+        self.stop();
+        self.readers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Records each line, and shows it. What is no text, or too long for a line, is shown in part.
+async fn read(output: impl AsyncRead + Unpin, recorder: Recorder, told: fn(&str), event: impl Fn(String) -> Event) {
+    let (mut output, mut line, mut recorded) = (BufReader::new(output), Vec::new(), 0);
+    loop {
+        line.clear();
+        if !next_line(&mut output, &mut line).await {
+            return;
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        told(text);
+        recorded += 1;
+        if recorded <= LINES {
+            recorder.record(event(text.to_owned()));
+        }
+    }
+}
+
+/// The first part of the next line; `false` where there is none.
+async fn next_line(output: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>) -> bool {
+    let mut any = false;
+    loop {
+        let Ok(bytes) = output.fill_buf().await else { return any };
+        if bytes.is_empty() {
+            return any;
+        }
+        any = true;
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let taken = end.unwrap_or(bytes.len());
+        line.extend_from_slice(&bytes[..taken.min(LINE.saturating_sub(line.len()))]);
+        output.consume(end.map_or(taken, |end| end + 1));
+        if end.is_some() {
+            return true;
+        }
+    }
+}

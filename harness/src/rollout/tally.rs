@@ -1,0 +1,337 @@
+//! What a deploy cost, from the timeline of the load on it alone. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::timeline::{ConnectionId, End, Event, Micros, NotOpened, Opening, Timeline, View};
+
+/// Stretches of time into which losses are sorted for the eye, at most.
+const COLUMNS: u64 = 60;
+/// No shorter than this is a column, in microseconds.
+const SHORTEST_COLUMN_US: u64 = 250_000;
+/// What the harness may lose of a run to other things that its machine does, and still be believed.
+const BUSY: f64 = 0.1;
+/// What a rate limiter answers (RFC 6585, section 4): the load is more than the target takes.
+const TOO_MANY: u16 = 429;
+/// Fewer requests before the deploy say nothing of what is normal.
+const FEW: u64 = 10;
+
+/// What a deploy cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Before the command was started.
+    pub before: Count,
+    /// While it ran.
+    pub during: Count,
+    /// When it had ended.
+    pub after: Count,
+    /// What the command printed, and what was missed from there to the next line.
+    pub steps: Vec<Step>,
+    /// The whole run, in stretches of the same length.
+    pub columns: Vec<Column>,
+    /// The length of one of them, in seconds.
+    pub column_s: f64,
+    /// The longest time without a request that was served while the deploy lasted and after it, in seconds.
+    pub longest_gap_s: f64,
+    /// When each instance answered for the first and the last time, in seconds from the start of the command.
+    pub instances: BTreeMap<String, (f64, f64)>,
+    /// How long the command ran, in seconds; `null` where it had not ended.
+    pub took_s: Option<f64>,
+    /// The command's exit status; `null` where a signal ended it, or it had not ended.
+    pub status: Option<i32>,
+    /// Why nothing can be said, where that is so.
+    pub untold: Option<String>,
+}
+
+/// What became of the requests of one stretch of time. The outcomes are never mixed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Count {
+    /// Requests that were to be sent.
+    pub asked: u64,
+    /// Complete responses that are in order.
+    pub served: u64,
+    /// Complete responses of 500 and above, 429, and of 400 and above where nobody got that before the command was started.
+    pub failed: u64,
+    /// Requests of which a byte was written, and no complete response came.
+    pub lost: u64,
+    /// Requests that were not sent: refused, no answer in time, or the connection was reset first.
+    pub unsent: u64,
+    /// How many responses had which status.
+    pub statuses: BTreeMap<u16, u64>,
+    /// The median of the time from when a request was due to its last byte, in milliseconds.
+    pub p50_ms: Option<f64>,
+    /// The 99th percentile of that.
+    pub p99_ms: Option<f64>,
+}
+
+/// A line of the command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Seconds since the command was started.
+    pub at_s: f64,
+    /// What it printed.
+    pub line: String,
+    /// What was missed until the next line, or the end.
+    pub missed: u64,
+}
+
+/// A stretch of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Requests that came to an end in it.
+    pub ended: u64,
+    /// Of these, what was lost, unsent or failed.
+    pub missed: u64,
+    /// Whether the command ran in it.
+    pub deploying: bool,
+}
+
+impl Count {
+    /// Requests that a user would have missed: lost, unsent or failed.
+    pub fn missed(&self) -> u64 {
+        self.lost + self.unsent + self.failed
+    }
+}
+
+impl Tally {
+    /// What was missed from the start of the command on.
+    pub fn missed(&self) -> u64 {
+        self.during.missed() + self.after.missed()
+    }
+}
+
+/// One request that was to be sent.
+struct Attempt<'t> {
+    due: Micros,
+    ended: Micros,
+    fate: Fate,
+    served: bool,
+    instance: Option<&'t str>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered(u16),
+    Lost,
+    Unsent,
+}
+
+/// Counts it. The command is the only process of the timeline.
+pub fn tally(timeline: &Timeline) -> Tally {
+    let view = View::new(timeline);
+    let process = view.process();
+    let started = process.map_or(view.end, |process| process.started);
+    let exited = process.and_then(|process| process.exited);
+    let over = exited.map_or(view.end, |(at, ..)| at);
+    let attempts = attempts(&view, started);
+
+    // What was cut belongs to the time in which it was cut, whenever it was asked.
+    let at = |attempt: &Attempt| if attempt.served { attempt.due } else { attempt.ended };
+    let count = |from: Micros, to: Micros| {
+        let these = attempts.iter().filter(|attempt| (from..to).contains(&at(attempt)));
+        Count::of(these)
+    };
+    let misses = |attempt: &&Attempt| !attempt.served;
+    let seconds = |at: Micros| (at as f64 - started as f64) / 1e6;
+    let served_at: Vec<Micros> = {
+        let served = attempts.iter().filter(|attempt| attempt.served);
+        let mut at: Vec<Micros> = served.map(|attempt| attempt.ended).collect();
+        at.sort_unstable();
+        at
+    };
+    let mut instances: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+    for attempt in &attempts {
+        let Some(instance) = attempt.instance else { continue };
+        let at = seconds(attempt.ended);
+        let span = instances.entry(instance.to_owned()).or_insert((at, at));
+        *span = (span.0.min(at), span.1.max(at));
+    }
+    let column = (view.end / COLUMNS).max(SHORTEST_COLUMN_US);
+    let columns = (0..view.end.div_ceil(column)).map(|number| {
+        let (from, to) = (number * column, (number + 1) * column);
+        let these = || attempts.iter().filter(|attempt| (from..to).contains(&attempt.ended));
+        Column {
+            ended: these().count() as u64,
+            missed: these().filter(misses).count() as u64,
+            deploying: to > started && from < over,
+        }
+    });
+    Tally {
+        before: count(0, started),
+        during: count(started, over),
+        after: count(over, Micros::MAX),
+        steps: steps(timeline, started, |from, to| {
+            attempts.iter().filter(misses).filter(|attempt| (from..to).contains(&at(attempt))).count() as u64
+        }),
+        columns: columns.collect(),
+        column_s: column as f64 / 1e6,
+        longest_gap_s: longest_gap(&served_at, started, view.end) as f64 / 1e6,
+        instances,
+        took_s: exited.map(|(at, ..)| seconds(at)),
+        status: exited.and_then(|(_, code, _)| code),
+        untold: untold(&view, process.is_some(), started, &attempts),
+    }
+}
+
+/// What was to be sent, and what became of it, in the order in which it was due. The command was started at `started`.
+fn attempts<'t>(view: &View<'t>, started: Micros) -> Vec<Attempt<'t>> {
+    let answered = view.requests.iter().filter(|request| request.ended.is_some_and(|ended| ended < started));
+    let usual: BTreeSet<u16> = answered.filter_map(|request| request.status).collect();
+    let in_order = |status: u16| match status {
+        TOO_MANY => false,
+        400..500 => usual.contains(&status),
+        status => status < 400,
+    };
+    let mut attempts = Vec::new();
+    let mut begun: BTreeMap<ConnectionId, Micros> = BTreeMap::new();
+    for connection in &view.connections {
+        match connection.opening {
+            Opening::Opened => drop(begun.insert(connection.id, connection.begun)),
+            Opening::Failed(NotOpened::Refused | NotOpened::TimedOut) => attempts.push(Attempt {
+                due: connection.begun,
+                ended: connection.at,
+                fate: Fate::Unsent,
+                served: false,
+                instance: None,
+            }),
+            Opening::Failed(NotOpened::Other) => {} // this side's own doing
+        }
+    }
+    for request in &view.requests {
+        // The first request of a connection was due when connecting began.
+        let due = begun.remove(&request.connection).unwrap_or(request.begun);
+        let fate = match request.end {
+            End::Answered => Fate::Answered(request.status.unwrap_or_default()),
+            End::Unsent => Fate::Unsent,
+            End::Lost(_) | End::Open => Fate::Lost,
+        };
+        let ended = request.ended.unwrap_or(view.end);
+        let served = matches!(fate, Fate::Answered(status) if in_order(status));
+        attempts.push(Attempt { due, ended, fate, served, instance: request.instance });
+    }
+    attempts.sort_by_key(|attempt| attempt.due);
+    attempts
+}
+
+impl Count {
+    fn of<'a>(attempts: impl Iterator<Item = &'a Attempt<'a>>) -> Self {
+        let mut count = Self::default();
+        let mut took = Vec::new();
+        for attempt in attempts {
+            count.asked += 1;
+            match attempt.fate {
+                Fate::Answered(status) => {
+                    *count.statuses.entry(status).or_default() += 1;
+                    took.push(attempt.ended.saturating_sub(attempt.due));
+                    match attempt.served {
+                        true => count.served += 1,
+                        false => count.failed += 1,
+                    }
+                }
+                Fate::Lost => count.lost += 1,
+                Fate::Unsent => count.unsent += 1,
+            }
+        }
+        took.sort_unstable();
+        let at = |share: f64| {
+            let last = took.len().checked_sub(1)?;
+            Some(took[(last as f64 * share).round() as usize] as f64 / 1e3)
+        };
+        (count.p50_ms, count.p99_ms) = (at(0.5), at(0.99));
+        count
+    }
+}
+
+fn steps(timeline: &Timeline, started: Micros, missed: impl Fn(Micros, Micros) -> u64) -> Vec<Step> {
+    let lines: Vec<(Micros, &str)> = timeline
+        .records
+        .iter()
+        .filter_map(|record| match &record.event {
+            Event::Log { line, .. } | Event::Stderr { line, .. } => Some((record.t_us, line.as_str())),
+            _ => None,
+        })
+        .collect();
+    let ends = lines.iter().skip(1).map(|(at, _)| *at).chain([Micros::MAX]);
+    lines
+        .iter()
+        .zip(ends)
+        .map(|((at, line), to)| Step {
+            at_s: at.saturating_sub(started) as f64 / 1e6,
+            line: (*line).to_owned(),
+            missed: missed(*at, to),
+        })
+        .collect()
+}
+
+fn longest_gap(served: &[Micros], from: Micros, to: Micros) -> Micros {
+    let within = served.iter().copied().filter(|at| (from..=to).contains(at));
+    let moments: Vec<Micros> = [from].into_iter().chain(within).chain([to]).collect();
+    moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+}
+
+/// Why a deploy that began now could not be judged: the target is not in order under this load.
+pub fn unfit(timeline: &Timeline) -> Option<String> {
+    let view = View::new(timeline);
+    not_in_order(view.end, &attempts(&view, view.end))
+}
+
+/// Why the deploy cannot be judged: the target was not in order before it, or this side was not.
+fn untold(view: &View, deployed: bool, started: Micros, attempts: &[Attempt]) -> Option<String> {
+    if let Some((what, why)) = view.unconfirmed.first() {
+        return Some(format!("{what}: {why}"));
+    }
+    if !deployed {
+        return Some("the command was not started".to_owned());
+    }
+    if let Some(why) = not_in_order(started, attempts) {
+        return Some(why);
+    }
+    let failed = view.connections.iter().filter(|one| one.opening == Opening::Failed(NotOpened::Other)).count();
+    if failed > 0 {
+        return Some(format!(
+            "{failed} connections could not be made from here: no local port, or no descriptor, was left"
+        ));
+    }
+    let busy = view.lost(0, view.end) as f64 / view.end.max(1) as f64;
+    (busy > BUSY).then(|| {
+        let percent = busy * 100.0;
+        format!(
+            "this machine was too busy to tell: {percent:.0} % of the time was lost. A lower --rate, or another machine"
+        )
+    })
+}
+
+/// What is wrong with the target by then, before anything is deployed.
+fn not_in_order(started: Micros, attempts: &[Attempt]) -> Option<String> {
+    let before: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.due < started).collect();
+    let ended: Vec<&&Attempt> = before.iter().filter(|attempt| attempt.ended < started).collect();
+    if let Some(first) = ended.iter().find(|attempt| !attempt.served) {
+        let missed = ended.iter().filter(|attempt| !attempt.served).count();
+        let first = match first.fate {
+            Fate::Answered(status) => format!("answered {status}"),
+            Fate::Lost => "lost".to_owned(),
+            Fate::Unsent => "refused, or not answered in time".to_owned(),
+        };
+        return Some(format!(
+            "{missed} of {} requests were missed before the command was started, the first of them {first}: nobody knows \
+             what the deploy is to blame for",
+            ended.len()
+        ));
+    }
+    if (ended.len() as u64) < FEW || 2 * ended.len() < before.len() {
+        return Some(format!(
+            "only {} of {} requests were answered before the command was started: a longer --warm-up, or a higher --rate",
+            ended.len(),
+            before.len()
+        ));
+    }
+    let unanswered = |at: Micros| before.iter().filter(|attempt| attempt.due < at && attempt.ended >= at).count();
+    let (half, end) = (unanswered(started / 2), unanswered(started));
+    (2 * end > 3 * half + 10).then(|| {
+        format!(
+            "the target does not keep up with the load before the command is started: {half} requests waited in the middle \
+             of the warm-up, {end} at its end. A lower --rate"
+        )
+    })
+}
