@@ -31,8 +31,7 @@ pub const HELP: &str = "Exit status:
   2    the command line is wrong
   3    nothing was selected
   4    the environment lacks something (see `drainspec doctor`), or a file is not in order
-  5    nothing failed, but something could not be tested: a MUST rule of a check, a cell of a matrix on a busy machine,
-       a deploy of which nothing can be said
+  5    nothing failed, but something could not be tested: a MUST rule, a cell on a busy machine, a deploy
   130  interrupted; everything that was started has been stopped";
 
 impl From<Status> for ExitCode {
