@@ -19,6 +19,8 @@ const COMMAND: ProcessId = 1;
 const LINE: usize = 1_000;
 /// So many lines are recorded.
 const LINES: usize = 1_000;
+/// How long it may take to stop when it is told to. One that does not goes on without us: nobody kills a deploy half-way.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
 /// How long its output is read when it has ended: what it has started may keep it open for ever.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -77,7 +79,10 @@ impl Deploy {
             Ok(status) => (status?, Ended::ByItself),
             Err(_) => {
                 self.stop();
-                (self.child.wait().await?, Ended::TooLate)
+                match tokio::time::timeout(STOPS_WITHIN, self.child.wait()).await {
+                    Ok(status) => (status?, Ended::TooLate),
+                    Err(_) => return Ok(Ended::TooLate),
+                }
             }
         };
         self.group = None;

@@ -9,7 +9,7 @@ pub use load::{Asking, Seen};
 pub use tally::{Column, Count, Step, Tally, tally, unfit};
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
@@ -47,8 +47,13 @@ pub enum Stage {
 #[derive(Debug, thiserror::Error)]
 pub enum RolloutError {
     /// The timeline could not be written.
-    #[error("the timeline: {0}")]
-    Timeline(std::io::Error),
+    #[error("{}: {why}", path.display())]
+    Timeline {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        why: std::io::Error,
+    },
     /// The command could not be started.
     #[error("`{command}` cannot be started: {why}")]
     Command {
@@ -69,8 +74,9 @@ pub async fn play(
     mut watch: impl FnMut(Stage, &Seen),
     told: fn(&str),
 ) -> Result<Timeline, RolloutError> {
+    let unwritten = |why| RolloutError::Timeline { path: out.unwrap_or(Path::new("")).to_owned(), why };
     let recorder = match out {
-        Some(out) => Recorder::create(header(plan), out).map_err(RolloutError::Timeline)?,
+        Some(out) => Recorder::create(header(plan), out).map_err(unwritten)?,
         None => Recorder::in_memory(header(plan)),
     };
     let heartbeat = recorder.heartbeat();
@@ -93,7 +99,7 @@ pub async fn play(
     }
     load.stop().await;
     drop(heartbeat);
-    recorder.finish().map_err(RolloutError::Timeline)
+    recorder.finish().map_err(unwritten)
 }
 
 /// Waits for something, and says meanwhile how the load goes.
