@@ -352,8 +352,12 @@ async fn play_one(
 /// One verdict for each rule. A rule that holds in one scenario and could not be tested in another holds; one that
 /// is violated anywhere is violated.
 pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> Vec<RuleSummary> {
+    let place = |one: &&Played| scenario::all().position(|scenario| scenario.slug == one.scenario.slug);
     let mut summaries: Vec<RuleSummary> = Vec::new();
-    for one in played {
+    // In whichever order they came to an end: the same is said every time.
+    let mut in_order: Vec<&Played> = played.iter().collect();
+    in_order.sort_by_key(place);
+    for one in in_order {
         for verdict in &one.outcome.rules {
             if verdict.level == Level::Info || profile.why_not(&verdict.rule).is_some() {
                 continue;
@@ -370,8 +374,10 @@ pub fn summarise(played: &[Played], profile: Profile, known: &KnownFailures) -> 
             let failed = matches!(verdict.verdict, Verdict::Fail | Verdict::Warn);
             let known = failed && known.find(one.scenario.slug, &verdict.rule).is_some();
             let summary = RuleSummary { scenario: one.scenario.slug, known, verdict };
-            // Where nothing is going on it shows best.
-            let worth = |s: &RuleSummary| (weight(s.verdict.verdict), !s.known, s.scenario == IDLE);
+            // It shows best where nothing is going on, then where it is what the scenario is about.
+            let about =
+                |s: &RuleSummary| scenario::find(s.scenario).is_some_and(|it| it.rules.first() == Some(&s.slug()));
+            let worth = |s: &RuleSummary| (weight(s.verdict.verdict), !s.known, s.scenario == IDLE, about(s));
             match summaries.iter_mut().find(|other| other.verdict.rule == summary.verdict.rule) {
                 None => summaries.push(summary),
                 Some(other) if worth(&summary) > worth(other) => *other = summary,

@@ -154,7 +154,7 @@ pub fn tally(timeline: &Timeline) -> Tally {
         Column {
             ended: these().count() as u64,
             missed: these().filter(misses).count() as u64,
-            deploying: to > started && from < over,
+            deploying: process.is_some() && to > started && from < over,
         }
     });
     Tally {

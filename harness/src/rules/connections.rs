@@ -344,7 +344,7 @@ fn new_connections_refused(view: &View) -> Finding {
     let lasts = view.param(Param::InFlightFor).map_or(0, seconds);
     let Some(drained) = drained else { return Finding::inconclusive("no request drained") };
     let half = from + (drained - from).min(lasts) / 2;
-    let (mut refused, mut taken) = (0, 0);
+    let (mut refused, mut taken, mut unsure) = (0, 0, None);
     for connection in view.connections(Role::New) {
         let (begun, at) = (connection.begun, connection.at);
         let listening = process.listener_closed.is_none_or(|closed| closed > begun);
@@ -359,7 +359,7 @@ fn new_connections_refused(view: &View) -> Finding {
             }
             // Who has not had the time to take the signal has not had the time to close.
             Opening::Opened if listening && stalled(view, from, at, at - half) => {
-                return busy(&format!("accepted {} after the signal", ms(at - signalled)), view, signalled, at);
+                unsure = Some(busy(&format!("accepted {} after the signal", ms(at - signalled)), view, signalled, at));
             }
             Opening::Opened => {
                 let after = ms(at - signalled);
@@ -373,6 +373,9 @@ fn new_connections_refused(view: &View) -> Finding {
             }
             Opening::Failed(NotOpened::Other) => return Finding::inconclusive("connecting failed on this side"),
         }
+    }
+    if let Some(unsure) = unsure {
+        return unsure; // of none that came later is more known
     }
     // Whoever is kept out for the whole drain is refused by its end, and no sooner.
     let answered = in_flight(view, Role::InFlight, from).all(|request| request.answered());

@@ -185,9 +185,11 @@ fn busy(what: &str, view: &View, from: u64, to: u64) -> Finding {
 fn within(view: &View, what: &str, from: u64, at: Option<u64>, limit: u64) -> Finding {
     let latest = from.saturating_add(limit).saturating_add(SLACK_US);
     let until = at.unwrap_or(view.end).max(latest);
+    // Where the run was over sooner, whoever waited for it had waited from another moment on.
+    let overdue = if at.is_none() && view.end < latest { SLACK_US } else { until - latest };
     match at {
         Some(at) if at <= latest => Finding::holds(format!("{what} after {}", ms(at.saturating_sub(from)))),
-        _ if stalled(view, from, until, until - latest) => busy(&format!("{what} late"), view, from, until),
+        _ if stalled(view, from, until, overdue) => busy(&format!("{what} late"), view, from, until),
         None if view.gave_up.is_some_and(|at| at < latest) => Finding::inconclusive(NOT_WAITED_FOR),
         Some(at) => Finding::violated(
             format!("{what} after {}, where {} and {} of slack are allowed", ms(at - from), ms(limit), ms(SLACK_US)),

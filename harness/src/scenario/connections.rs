@@ -174,9 +174,11 @@ async fn kept_open_after_answer(run: &mut Run<'_>) -> Result<(), Stop> {
     run.settle(&target, &ports, ports.len()).await?;
     run.confirmed("four requests are in flight");
     target.signal(run.stop_signal());
+    let (heard, talked) = tokio::sync::oneshot::channel();
     let talking = async move {
         let mut talker = talker;
         talker.answer(&talker_id, None).await;
+        let _ = heard.send(());
         talker.talk_on(Duration::from_millis(50)).await;
     };
     let talking = AbortOnDropHandle::new(tokio::spawn(talking));
@@ -185,7 +187,7 @@ async fn kept_open_after_answer(run: &mut Run<'_>) -> Result<(), Stop> {
         deaf.answer(&deaf_id, None).await;
         deaf // and never looks again
     };
-    let (deaf, pooled) = tokio::join!(listening, pooled.finish_open());
+    let (deaf, pooled, _) = tokio::join!(listening, pooled.finish_open(), talked);
     target.exited().await;
     drop((deaf, pooled, silent, talking));
     Ok(())

@@ -293,6 +293,9 @@ async fn endless_stream_ends(run: &mut Run<'_>) -> Result<(), Stop> {
         }
     };
     tokio::join!(ends, target.exited());
+    if !target.has_exited() {
+        target.exited().await; // the clients have left by now: nothing holds it any more
+    }
     Ok(())
 }
 

@@ -56,7 +56,7 @@ fn a_check_is_told_in_order_and_can_be_reported_and_compared() {
         .arg(&after)
         .assert()
         .code(1)
-        .stdout(contains("worse check · direct · in-flight-answered: pass → fail"));
+        .stdout(contains("worse check · in-flight-answered: pass → fail"));
     drainspec().args(["compare"]).arg(&after).arg(&after).assert().success().stdout(contains("0 changes"));
     for run in [after.clone(), after.join("check.json")] {
         let title = contains("# Check: `python3 -B ends-at-once/main.py {port}`");

@@ -1,5 +1,6 @@
 //! `rollout`: what anybody's deploy loses, and where nothing can be said of it.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,11 @@ class Handler(BaseHTTPRequestHandler):
 kind = HTTPServer if sys.argv[4] == 'one' else ThreadingHTTPServer
 kind(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
 ";
+
+fn schema() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rollout.schema.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
 
 /// A server, gone when this is dropped, whoever has started its successor.
 struct Target {
@@ -63,7 +69,11 @@ impl Target {
             .output()
             .unwrap();
         let words = String::from_utf8_lossy(&done.stderr).into_owned();
-        (done.status.code(), serde_json::from_slice(&done.stdout).unwrap_or_default(), words)
+        let report = serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {words}"));
+        let validator = jsonschema::draft202012::new(&schema()).expect("the schema is a schema");
+        let faults: Vec<String> = validator.iter_errors(&report).map(|fault| fault.to_string()).collect();
+        assert_eq!(faults, Vec::<String>::new(), "{report:#}");
+        (done.status.code(), report, words)
     }
 }
 
