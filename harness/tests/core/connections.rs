@@ -330,6 +330,10 @@ fn new_connections_refused() -> Vec<Case> {
             let run = drains().at(2_400).starved(200, 1_300).at(2_500).opened(1, Role::New);
             drained(run.at(2_999).listener_closed())
         }),
+        violated(rule, "accepted late, and once more when no stall explains it any longer", {
+            let run = drains().at(2_400).starved(300, 1_300).at(2_500).opened(1, Role::New);
+            drained(run.at(2_950).opened(2, Role::New).at(2_999).listener_closed())
+        }),
         violated(rule, "accepted by another listener, whatever stalled", {
             drained(drains().listener_closed().at(2_400).starved(1_300, 1_300).at(2_500).opened(1, Role::New))
         }),

@@ -166,6 +166,7 @@ fn term_ends_process() -> Vec<Case> {
             run().opened(7, Role::Idle).ended(7, Ending::Local).at(1_000).signal("SIGTERM").at(4_500).exited(0)
         }),
         violated(rule, "never", stopped()),
+        violated(rule, "never, and a moment's stall is no excuse for that", stopped().at(1_500).stalled(20)),
         violated(rule, "not before the harness kills it", stopped().at(1_500).killed_by_harness()),
         holds(rule, "counted from the last byte", last_answer().at(9_000).exited(0)),
         violated(rule, "long after the last byte", last_answer().at(9_002).exited(0)),
