@@ -28,6 +28,8 @@ const MAX_LINES: u64 = 2_000;
 const MAX_EXECUTED: u64 = 200_000;
 /// Lines of standard error that are shown when a server does not start.
 const LAST_LINES: usize = 8;
+/// How long what a process printed may take through the pipe when it has ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Time for a server to say that it listens.
 pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -322,15 +324,17 @@ impl Spawned {
     pub async fn listening(&mut self) -> Result<Listening, StartError> {
         let mut exit = self.exit.clone();
         let ended = async move { exit.wait_for(Option::is_some).await.is_ok() };
-        tokio::select! {
+        let line = tokio::select! {
             biased;
-            line = &mut self.listening => match line {
-                Ok(Ok(listening)) => Ok(listening),
-                Ok(Err(line)) => Err(StartError::NotListening { line }),
-                Err(_) => Err(self.ended_early().await),
-            },
-            _ = ended => Err(self.ended_early().await),
-            () = tokio::time::sleep(START_TIMEOUT) => Err(StartError::Silent { output: self.last_lines() }),
+            line = &mut self.listening => line.ok(),
+            // What it has printed may still be on its way through the pipe.
+            _ = ended => tokio::time::timeout(LAST_WORDS, &mut self.listening).await.ok().and_then(Result::ok),
+            () = tokio::time::sleep(START_TIMEOUT) => return Err(StartError::Silent { output: self.last_lines() }),
+        };
+        match line {
+            Some(Ok(listening)) => Ok(listening),
+            Some(Err(line)) => Err(StartError::NotListening { line }),
+            None => Err(self.ended_early().await),
         }
     }
 
