@@ -259,7 +259,7 @@ impl CheckResults {
             server: "check".to_owned(),
             kind: Kind::Framework,
             language: self.language.clone().unwrap_or_default(),
-            topology: "direct".to_owned(),
+            topology: crate::expectation::DIRECT.to_owned(),
             scenario: rule.rule.clone(),
             verdict: rule.verdict,
             expected_verdict: if rule.known { rule.verdict } else { Verdict::Pass },

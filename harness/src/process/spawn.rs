@@ -15,13 +15,12 @@ use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 
 use super::groups::Group;
+use super::lines::Splitter;
 use super::{Tree, guardian, listener_inode, sabotage, starved};
 use crate::link::Place;
 use crate::recorder::Recorder;
 use crate::timeline::{Event, Lines, ProcessId};
 
-/// Longest line of output that is kept, in bytes; the rest of a longer one is read and thrown away.
-const MAX_LINE: usize = 8 << 10;
 /// Lines of each stream that are recorded; all further ones are read and thrown away, which the timeline tells.
 const MAX_LINES: u64 = 2_000;
 /// `executed` lines that are recorded: there are as many as requests.
@@ -463,7 +462,7 @@ impl Bound {
 /// stream open and reads no more.
 async fn read_lines(mut stream: impl AsyncRead + Unpin, mut ear: Ear, mut take: impl FnMut(String)) {
     let mut chunk = vec![0; 16 << 10];
-    let mut line = Vec::new();
+    let mut splitter = Splitter::default();
     loop {
         let length = tokio::select! {
             biased;
@@ -473,18 +472,9 @@ async fn read_lines(mut stream: impl AsyncRead + Unpin, mut ear: Ear, mut take: 
                 _ => break,
             },
         };
-        for part in chunk[..length].split_inclusive(|byte| *byte == b'\n') {
-            let text = part.strip_suffix(b"\n").unwrap_or(part);
-            line.extend_from_slice(&text[..text.len().min(MAX_LINE - line.len())]);
-            if part.ends_with(b"\n") {
-                take(String::from_utf8_lossy(&line).into_owned());
-                line.clear();
-            }
-        }
+        splitter.feed(&chunk[..length], &mut take);
     }
-    if !line.is_empty() {
-        take(String::from_utf8_lossy(&line).into_owned());
-    }
+    splitter.rest().into_iter().for_each(take);
 }
 
 fn event(line: &str) -> Option<(String, serde_json::Value)> {

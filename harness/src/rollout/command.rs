@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use crate::process::Splitter;
 use crate::recorder::Recorder;
 use crate::timeline::{Event, ProcessId};
 
 /// The command is the only process of the timeline.
 const COMMAND: ProcessId = 1;
-/// Longest line that is kept, in bytes.
-const LINE: usize = 1_000;
 /// So many lines are recorded.
 const LINES: usize = 1_000;
 /// How long it may take to stop when it is told to. One that does not goes on without us: nobody kills a deploy half-way.
@@ -107,39 +106,18 @@ impl Drop for Deploy {
     }
 }
 
-/// Records each line, and shows it. What is no text, or too long for a line, is shown in part.
-async fn read(output: impl AsyncRead + Unpin, recorder: Recorder, told: fn(&str), event: impl Fn(String) -> Event) {
-    let (mut output, mut line, mut recorded) = (BufReader::new(output), Vec::new(), 0);
-    loop {
-        line.clear();
-        if !next_line(&mut output, &mut line).await {
-            return;
-        }
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end();
-        told(text);
+/// Records each line, and shows it.
+async fn read(mut output: impl AsyncRead + Unpin, recorder: Recorder, told: fn(&str), event: impl Fn(String) -> Event) {
+    let (mut chunk, mut splitter, mut recorded) = (vec![0; 16 << 10], Splitter::default(), 0);
+    let mut take = |line: String| {
+        told(&line);
         recorded += 1;
         if recorded <= LINES {
-            recorder.record(event(text.to_owned()));
+            recorder.record(event(line));
         }
+    };
+    while let Ok(length @ 1..) = output.read(&mut chunk).await {
+        splitter.feed(&chunk[..length], &mut take);
     }
-}
-
-/// The first part of the next line; `false` where there is none.
-async fn next_line(output: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>) -> bool {
-    let mut any = false;
-    loop {
-        let Ok(bytes) = output.fill_buf().await else { return any };
-        if bytes.is_empty() {
-            return any;
-        }
-        any = true;
-        let end = bytes.iter().position(|byte| *byte == b'\n');
-        let taken = end.unwrap_or(bytes.len());
-        line.extend_from_slice(&bytes[..taken.min(LINE.saturating_sub(line.len()))]);
-        output.consume(end.map_or(taken, |end| end + 1));
-        if end.is_some() {
-            return true;
-        }
-    }
+    splitter.rest().into_iter().for_each(take);
 }

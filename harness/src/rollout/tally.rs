@@ -14,7 +14,7 @@ const SHORTEST_COLUMN_US: u64 = 250_000;
 const BUSY: f64 = 0.1;
 /// What a rate limiter answers (RFC 6585, section 4): the load is more than the target takes.
 const TOO_MANY: u16 = 429;
-/// Fewer requests before the deploy say nothing of what is normal.
+/// Fewer requests, before the deploy or from its start on, say nothing.
 const FEW: u64 = 10;
 
 /// What a deploy cost.
@@ -286,6 +286,12 @@ fn untold(view: &View, deployed: bool, started: Micros, attempts: &[Attempt]) ->
     }
     if let Some(why) = not_in_order(started, attempts) {
         return Some(why);
+    }
+    let since = attempts.iter().filter(|attempt| attempt.due >= started).count() as u64;
+    if since < FEW {
+        return Some(format!(
+            "only {since} requests were due from the start of the command on: a longer --cool-down, or a higher --rate"
+        ));
     }
     let failed = view.connections.iter().filter(|one| one.opening == Opening::Failed(NotOpened::Other)).count();
     if failed > 0 {

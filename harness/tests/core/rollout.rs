@@ -35,6 +35,12 @@ fn a_deploy_that_costs_nothing_costs_nothing() {
 }
 
 #[test]
+fn a_deploy_that_hardly_anybody_has_met_is_not_said_to_cost_nothing() {
+    let unmet = deployed().at(1_100).exited(0);
+    assert!(told(&unmet).untold.is_some_and(|why| why.contains("only 0 requests")));
+}
+
+#[test]
 fn what_is_lost_unsent_and_failed_is_never_mixed() {
     let cut = deployed().sent_on(900, "cut", Role::KeepAlive).at(1_100).broken("cut", Break::Reset);
     let refused =
@@ -56,7 +62,7 @@ fn what_is_lost_unsent_and_failed_is_never_mixed() {
 fn what_was_asked_before_and_is_cut_by_the_deploy_is_the_deploys() {
     let long = answered(idle(), 0, 200).sent_on(900, "long", Role::KeepAlive).at(1_000).started();
     let tally = told(&long.at(1_500).broken("long", Break::Fin).at(1_600).exited(0));
-    assert_eq!((tally.untold.as_deref(), tally.before.missed(), tally.during.lost), (None, 0, 1));
+    assert_eq!((tally.before.missed(), tally.during.lost), (0, 1));
 }
 
 #[test]
