@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::catalog::{Kind, KnownFailures, KnownVerdict};
+use crate::catalog::{Kind, KnownFailures, KnownVerdict, Server, Topology};
 use crate::rules::Level;
 use crate::verdict::{RuleVerdict, Verdict};
 
@@ -46,6 +46,13 @@ impl std::fmt::Display for CellId {
             topology => write!(f, "{} · {topology} · {}", self.server, self.scenario),
         }
     }
+}
+
+/// What is known to fail where this server is behind this topology: what is known of the one, and of the other.
+pub fn known(server: &Server, topology: &Topology) -> KnownFailures {
+    let mut known = server.known.behind(&topology.name);
+    known.entries.extend(topology.known.entries.iter().cloned());
+    known
 }
 
 /// The verdict of a scenario that is known, by its rules.

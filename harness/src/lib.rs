@@ -26,4 +26,5 @@ pub mod runner;
 pub mod scenario;
 pub mod schedule;
 pub mod timeline;
+pub mod topology;
 pub mod verdict;

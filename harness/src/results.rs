@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Kind, Server};
+use crate::catalog::{Kind, KnownFailures, Server, Topology};
 use crate::expectation::{self, CellId};
 use crate::scenario::Scenario;
 use crate::verdict::{RuleVerdict, Verdict};
@@ -186,14 +186,15 @@ impl Results {
     }
 
     /// Adds one repeat to its cell.
-    pub fn add(&mut self, server: &Server, scenario: &Scenario, topology: &str, outcome: &Outcome) -> &Cell {
-        let id = CellId::new(&server.name, topology, scenario.slug);
+    pub fn add(&mut self, server: &Server, topology: &Topology, scenario: &Scenario, outcome: &Outcome) -> &Cell {
+        let id = CellId::new(&server.name, &topology.name, scenario.slug);
+        let known = expectation::known(server, topology);
         let index = self.cells.iter().position(|cell| cell.id() == id).unwrap_or_else(|| {
-            self.cells.push(Cell::new(id, server, scenario));
+            self.cells.push(Cell::new(id, server, scenario, &known));
             self.cells.len() - 1
         });
         let cell = &mut self.cells[index];
-        cell.add(server, outcome);
+        cell.add(&known, outcome);
         cell
     }
 
@@ -228,7 +229,7 @@ impl Cell {
         CellId::new(&self.server, &self.topology, &self.scenario)
     }
 
-    fn new(id: CellId, server: &Server, scenario: &Scenario) -> Self {
+    fn new(id: CellId, server: &Server, scenario: &Scenario, known: &KnownFailures) -> Self {
         Self {
             server: id.server,
             kind: server.spec.kind,
@@ -236,7 +237,7 @@ impl Cell {
             topology: id.topology,
             scenario: id.scenario,
             verdict: Verdict::Skipped,
-            expected_verdict: expectation::verdict(&server.known, scenario.slug, scenario.rules),
+            expected_verdict: expectation::verdict(known, scenario.slug, scenario.rules),
             as_expected: true,
             untold: false,
             reason: None,
@@ -249,7 +250,7 @@ impl Cell {
         }
     }
 
-    fn add(&mut self, server: &Server, outcome: &Outcome) {
+    fn add(&mut self, known: &KnownFailures, outcome: &Outcome) {
         self.repeats.of += 1;
         self.repeats.pass += u32::from(matches!(outcome.verdict, Verdict::Pass | Verdict::Warn));
         let worst = Verdict::worst([self.verdict, outcome.verdict]).unwrap_or(outcome.verdict);
@@ -272,8 +273,7 @@ impl Cell {
         }
         self.timelines.extend(outcome.timeline.clone());
         self.replaced.extend_from_slice(&outcome.replaced);
-        let (known, kind) = (&server.known, server.spec.kind);
-        let expected = expectation::is_met(known, kind, &self.scenario, outcome.verdict, &outcome.rules);
+        let expected = expectation::is_met(known, self.kind, &self.scenario, outcome.verdict, &outcome.rules);
         let untold = !expected && outcome.disturbed;
         self.untold |= untold;
         self.as_expected &= expected || untold;
@@ -317,7 +317,7 @@ mod tests {
         let after = |outcomes: &[Outcome]| {
             let mut results = Results::new(BTreeMap::new());
             for outcome in outcomes {
-                results.add(&server(""), scenario, "direct", outcome);
+                results.add(&server(""), &Topology::direct(), scenario, outcome);
             }
             (results.cells[0].as_expected, results.untold(), results.is_unexpected(&results.cells[0].id()))
         };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::catalog::{Advice, Topology};
 use crate::client::NO_DESCRIPTOR;
 use crate::expectation::{CellId, DIRECT};
 use crate::measures::measures;
@@ -12,7 +13,7 @@ use crate::recorder::Recorder;
 use crate::report::excerpt;
 use crate::results::Outcome;
 use crate::rules::Reason;
-use crate::scenario::{DEFAULTS, Run, Scenario, Stop, Subject};
+use crate::scenario::{DEFAULTS, Run, Scenario, Setting, Stop, Subject};
 use crate::timeline::{self, Event, Header, Param, Timeline, View};
 use crate::verdict::{NoVerdict, RuleVerdict, Verdict, judge};
 
@@ -36,15 +37,23 @@ pub const QUIET_WITHIN: Duration = Duration::from_secs(60);
 const DISTURBED_US: u64 = 200_000;
 
 /// Plays one repeat of one cell, for the first time or again. The timeline is written below `out`.
-pub async fn play(subject: &Subject, scenario: &Scenario, repeat: u32, again: u32, out: &Path) -> Outcome {
+pub async fn play(
+    subject: &Subject,
+    topology: &Topology,
+    scenario: &Scenario,
+    repeat: u32,
+    again: u32,
+    out: &Path,
+) -> Outcome {
     if let Some(lacking) = scenario.needs.iter().find(|feature| !subject.has(**feature)) {
         return Outcome::without_run(Verdict::Unsupported, format!("the server lacks `{}`", lacking.word()));
     }
     let began = Instant::now();
-    let path = CellId::new(&subject.name, DIRECT, scenario.slug).timeline(repeat, again);
-    let header = header(subject, scenario, repeat);
+    let path = CellId::new(&subject.name, &topology.name, scenario.slug).timeline(repeat, again);
+    let params = params(subject, topology, scenario);
+    let header = header(subject, topology, scenario, repeat, &params);
     let mut outcome = match Recorder::create(header, &out.join(&path)) {
-        Ok(recorder) => record(subject, scenario, recorder).await,
+        Ok(recorder) => record(subject, topology, scenario, params, recorder).await,
         Err(error) => Outcome::without_run(Verdict::Error, format!("{}: {error}", out.join(&path).display())),
     };
     outcome.duration_ms = began.elapsed().as_secs_f64() * 1e3;
@@ -52,11 +61,16 @@ pub async fn play(subject: &Subject, scenario: &Scenario, repeat: u32, again: u3
     outcome
 }
 
-async fn record(subject: &Subject, scenario: &Scenario, recorder: Recorder) -> Outcome {
-    let params = params(subject, scenario);
+async fn record(
+    subject: &Subject,
+    topology: &Topology,
+    scenario: &Scenario,
+    params: BTreeMap<Param, f64>,
+    recorder: Recorder,
+) -> Outcome {
     let heartbeat = recorder.heartbeat();
     let mut run = match Run::new(recorder.clone(), subject, params) {
-        Ok(run) => run,
+        Ok(run) => run.behind(topology),
         Err(error) => return Outcome::without_run(Verdict::Error, format!("no temporary folder: {error}")),
     };
     let played = scenario.play(&mut run).await;
@@ -119,21 +133,44 @@ pub fn verdict(timeline: &Timeline) -> Outcome {
     }
 }
 
-fn params(subject: &Subject, scenario: &Scenario) -> BTreeMap<Param, f64> {
-    DEFAULTS.iter().chain(scenario.params).chain(&subject.params).copied().collect()
+/// What the scenario says counts more than what the topology needs of every server.
+fn params(subject: &Subject, topology: &Topology, scenario: &Scenario) -> BTreeMap<Param, f64> {
+    let needed: &[_] = match scenario.setting {
+        Setting::Alone => &[],
+        _ => &[(Param::ShutdownDelay, topology.lame_duck()), (Param::InFlightFor, long_request(topology))],
+    };
+    DEFAULTS.iter().chain(needed).chain(scenario.params).chain(&subject.params).copied().collect()
 }
 
-fn header(subject: &Subject, scenario: &Scenario, repeat: u32) -> Header {
+/// How long a long request takes, in seconds: longer than a replacement, and where the topology is a warning of that,
+/// longer than it lets a request be.
+fn long_request(topology: &Topology) -> f64 {
+    const USUAL: f64 = 5.0;
+    const PAST_THE_LIMIT: f64 = 2.0;
+    match topology.longest_request() {
+        limit if limit > 0.0 && limit < USUAL && topology.spec.kind == Advice::Warning => limit + PAST_THE_LIMIT,
+        limit if limit > 0.0 => limit.min(USUAL),
+        _ => USUAL,
+    }
+}
+
+fn header(
+    subject: &Subject,
+    topology: &Topology,
+    scenario: &Scenario,
+    repeat: u32,
+    params: &BTreeMap<Param, f64>,
+) -> Header {
     Header {
         format: timeline::FORMAT,
         scenario: scenario.slug.to_owned(),
         rules: scenario.rules.iter().map(|rule| (*rule).to_owned()).collect(),
         server: subject.name.clone(),
-        topology: DIRECT.to_owned(),
+        topology: topology.name.clone(),
         repeat,
         promises_contract: subject.promises_contract,
         features: subject.features.iter().map(|feature| feature.word().to_owned()).collect(),
-        params: params(subject, scenario),
+        params: params.clone(),
         environment: machine(),
         learned: subject.learned.clone(),
     }

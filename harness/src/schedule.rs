@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-use crate::catalog::{KnownVerdict, Server};
-use crate::expectation::{CellId, DIRECT};
+use crate::catalog::{KnownVerdict, Server, Topology};
+use crate::expectation::{CellId, known};
 use crate::quiet::quiet;
 use crate::results::Outcome;
 use crate::runner;
@@ -21,6 +21,8 @@ const PER_CORE: usize = 10;
 pub struct Job {
     /// Whom to play it against.
     pub server: Arc<Server>,
+    /// Behind what.
+    pub topology: Arc<Topology>,
     /// What to play.
     pub scenario: &'static Scenario,
     /// Which repeat it is, from 1.
@@ -32,26 +34,39 @@ pub struct Job {
 impl Job {
     /// The key of its cell.
     pub fn id(&self) -> CellId {
-        CellId::new(&self.server.name, DIRECT, self.scenario.slug)
+        CellId::new(&self.server.name, &self.topology.name, self.scenario.slug)
     }
 
     /// Whether it is to be played again: never what has failed, and not what is known to be inconclusive.
     fn again(&self, outcome: &Outcome) -> bool {
-        let known = self.server.known.find_any(self.scenario.slug, self.scenario.rules);
+        let known = known(&self.server, &self.topology);
+        let known = known.find_any(self.scenario.slug, self.scenario.rules);
         let unclear = known.is_some_and(|known| known.verdict == KnownVerdict::Inconclusive);
         outcome.disturbed && !unclear && self.replaced.len() < runner::AGAIN as usize
     }
 }
 
-/// Every scenario against every server, so many times, and those that take long first: the second repeat begins when
-/// the first is all but done.
-pub fn jobs(servers: &[Arc<Server>], scenarios: &[&'static Scenario], repeats: u32) -> Vec<Job> {
+/// Every scenario against every server, behind every topology that it can be played behind, so many times, and those that
+/// take long first: the second repeat begins when the first is all but done.
+pub fn jobs(
+    servers: &[Arc<Server>],
+    topologies: &[Arc<Topology>],
+    scenarios: &[&'static Scenario],
+    repeats: u32,
+) -> Vec<Job> {
     let mut in_order = scenarios.to_vec();
     in_order.sort_by_key(|scenario| scenario.pace);
-    let cells = in_order.iter().flat_map(|scenario| servers.iter().map(move |server| (*scenario, server)));
+    let behind = |scenario: &&'static Scenario| {
+        let scenario = *scenario;
+        let fit = topologies.iter().filter(move |topology| scenario.setting.fits(topology));
+        fit.map(move |topology| (scenario, topology))
+    };
+    let cells = in_order.iter().flat_map(behind);
+    let cells = cells.flat_map(|(scenario, topology)| servers.iter().map(move |server| (scenario, topology, server)));
     let again = move |repeat| {
-        cells.clone().map(move |(scenario, server)| Job {
+        cells.clone().map(move |(scenario, topology, server)| Job {
             server: server.clone(),
+            topology: topology.clone(),
             scenario,
             repeat,
             replaced: Vec::new(),
@@ -95,6 +110,8 @@ impl std::str::FromStr for Shard {
 /// Cells that are waiting and cells that are being played. Dropping it stops these.
 pub struct Schedule {
     light: VecDeque<Job>,
+    /// Those with a load that goes on: no more of them side by side than half of all.
+    steady: VecDeque<Job>,
     heavy: VecDeque<Job>,
     /// What is to be played again, when everything else has been played.
     again: Vec<Job>,
@@ -102,6 +119,7 @@ pub struct Schedule {
     quiet_until: Option<Instant>,
     tasks: JoinSet<(Job, Outcome)>,
     running: Vec<CellId>,
+    steady_running: usize,
     side_by_side: usize,
     out: PathBuf,
 }
@@ -112,11 +130,13 @@ impl Schedule {
         let side_by_side = side_by_side.unwrap_or(PER_CORE * cores());
         let mut schedule = Self {
             light: VecDeque::new(),
+            steady: VecDeque::new(),
             heavy: VecDeque::new(),
             again: Vec::new(),
             quiet_until: None,
             tasks: JoinSet::new(),
             running: Vec::new(),
+            steady_running: 0,
             side_by_side,
             out,
         };
@@ -125,18 +145,32 @@ impl Schedule {
     }
 
     fn queue(&mut self, jobs: Vec<Job>) {
-        let (heavy, light) = jobs.into_iter().partition(|job: &Job| job.scenario.pace == Pace::Heavy);
-        (self.heavy, self.light) = (heavy, light);
+        for job in jobs {
+            match job.scenario.pace {
+                Pace::Long | Pace::Short => self.light.push_back(job),
+                Pace::Steady => self.steady.push_back(job),
+                Pace::Heavy => self.heavy.push_back(job),
+            }
+        }
     }
 
     /// Begins as many cells as may be played by now.
     pub fn start(&mut self) {
-        if self.tasks.is_empty() && self.light.is_empty() && self.heavy.is_empty() && !self.again.is_empty() {
+        let waiting = [&self.light, &self.steady, &self.heavy].into_iter().any(|queue| !queue.is_empty());
+        if self.tasks.is_empty() && !waiting && !self.again.is_empty() {
             // What others did meanwhile is no excuse this time.
             self.side_by_side = self.side_by_side.min(cores());
             self.quiet_until.get_or_insert_with(|| Instant::now() + runner::QUIET_WITHIN);
             let again = std::mem::take(&mut self.again);
             self.queue(again);
+        }
+        // Each of them takes long: they begin at once, beside those that only wait.
+        while self.tasks.len() < self.side_by_side
+            && self.steady_running < self.side_by_side.div_ceil(2)
+            && let Some(job) = self.steady.pop_front()
+        {
+            self.steady_running += 1;
+            self.play(job);
         }
         while self.tasks.len() < self.side_by_side
             && let Some(job) = self.light.pop_front()
@@ -179,6 +213,7 @@ impl Schedule {
                 if let Some(at) = self.running.iter().position(|id| *id == job.id()) {
                     self.running.remove(at);
                 }
+                self.steady_running -= usize::from(job.scenario.pace == Pace::Steady);
                 Some((job, outcome))
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -192,7 +227,8 @@ impl Schedule {
             if let Some(until) = quiet_until.filter(|_| again > 0) {
                 quiet(until).await;
             }
-            let outcome = runner::play(&Subject::of(&job.server), job.scenario, job.repeat, again, &out).await;
+            let (subject, topology) = (Subject::of(&job.server), &job.topology);
+            let outcome = runner::play(&subject, topology, job.scenario, job.repeat, again, &out).await;
             (job, outcome)
         });
     }

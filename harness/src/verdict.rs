@@ -118,7 +118,9 @@ fn judge_rule(rule: &Rule, view: &View, rounds: &[View]) -> RuleVerdict {
         None => over_rounds(rule, rounds),
     };
     let level = rule.level_for(view.header.promises_contract);
+    let unsupported = rules::unsupported(rule, &view.header.features);
     let verdict = match (finding.outcome, level) {
+        _ if unsupported.is_some() => Verdict::Unsupported,
         (Outcome::Inconclusive, _) => Verdict::Inconclusive,
         (Outcome::Holds, _) | (Outcome::Violated, Level::Info) => Verdict::Pass,
         (Outcome::Violated, Level::Must) => Verdict::Fail,
@@ -130,7 +132,7 @@ fn judge_rule(rule: &Rule, view: &View, rounds: &[View]) -> RuleVerdict {
         basis: rule.basis,
         verdict,
         expected: rule.sentence.to_owned(),
-        actual: finding.actual,
+        actual: unsupported.map_or(finding.actual, str::to_owned),
         evidence: finding.evidence,
         reason: finding.reason,
         share: finding.share,

@@ -31,7 +31,7 @@ fn subject(folder: &Path, taken: u32, work: u32, takes_port: bool) -> Subject {
     let command = ["python3", "-c", SERVER, "{port}", &taken, &work].map(str::to_owned).to_vec();
     Subject {
         name: "somebody".to_owned(),
-        launch: Launch { command, folder: folder.to_owned(), env: Default::default(), place: Place::HERE },
+        launch: Launch { command, folder: folder.to_owned(), env: Default::default(), ..Launch::default() },
         features: Default::default(),
         promises_contract: false,
         params: Vec::new(),

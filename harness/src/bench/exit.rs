@@ -2,7 +2,7 @@
 
 use super::bare::Language;
 use super::{Bar, BenchError, Figure};
-use crate::catalog::Server;
+use crate::catalog::{Server, Topology};
 use crate::process::guardian;
 use crate::runner;
 use crate::scenario::{self, Subject};
@@ -25,7 +25,7 @@ pub async fn exit_after_last_byte(
     let mut over = Vec::new();
     for round in 1..=rounds {
         let bare = language.exit_after_byte_ms(folder.path()).await?;
-        let outcome = runner::play(&subject, scenario, round as u32, 0, folder.path()).await;
+        let outcome = runner::play(&subject, &Topology::direct(), scenario, round as u32, 0, folder.path()).await;
         let Some(exit) = outcome.measures.get("exit_after_last_byte_ms") else {
             return Err(failed(server, &outcome.reason.unwrap_or_else(|| "the run shows no exit".to_owned())));
         };

@@ -95,7 +95,7 @@ pub async fn in_flight_accounted(server: &Server, requests: usize) -> Result<Opt
     target.exited_within(Duration::from_secs(30)).await;
     let timeline = recorder.finish()?;
     let view = View::new(&timeline);
-    let ended = |request: &&crate::timeline::Request| request.end == End::Answered && request.executed;
+    let ended = |request: &&crate::timeline::Request| request.end == End::Answered && request.executed();
     let share = view.requests(Role::InFlight).filter(ended).count() as f64 / requests as f64;
     let name = format!("{}: of {requests} requests in flight across SIGTERM, answered and executed", server.name);
     Ok(Figure::of(name, "ratio", Bar::AtLeast(1.0), &[share]))

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 
 use super::{Bar, BenchError, Figure};
-use crate::catalog::Server;
+use crate::catalog::{Server, Topology};
 use crate::process::guardian;
-use crate::scenario::{self, Pace, Scenario};
+use crate::scenario::{self, Pace, Scenario, Setting};
 use crate::schedule::{self, Schedule};
 
 /// Every scenario against these servers, which are built. The least is the longest chain (what keeps the cores busy,
@@ -25,18 +25,23 @@ pub async fn against_lower_bound(servers: &[Arc<Server>], rounds: usize) -> Resu
         ratios.push(wall.as_secs_f64() / least.as_secs_f64());
         seconds.push(wall.as_secs_f64());
     }
-    let cells = servers.len() * scenario::all().count();
+    let cells = servers.len() * alone().count();
     let ratio =
         Figure::of(format!("wall time of {cells} cells over its lower bound"), "ratio", Bar::AtMost(1.3), &ratios);
     let wall = Figure::of(format!("wall time of {cells} cells, everything built"), "s", Bar::AtMost(120.0), &seconds);
     Ok([ratio, wall].into_iter().flatten().collect())
 }
 
+/// The scenarios that need one process only.
+fn alone() -> impl Iterator<Item = &'static Scenario> {
+    scenario::all().filter(|scenario| scenario.setting == Setting::Alone)
+}
+
 async fn play(servers: &[Arc<Server>], out: &Path) -> Result<(Duration, Duration), BenchError> {
-    let scenarios: Vec<&Scenario> = scenario::all().collect();
+    let (scenarios, direct): (Vec<&Scenario>, _) = (alone().collect(), [Arc::new(Topology::direct())]);
     let (began, spent) = (Instant::now(), cpu_time()?);
     let (mut heavy, mut longest) = (Duration::ZERO, Duration::ZERO);
-    let mut schedule = Schedule::new(schedule::jobs(servers, &scenarios, 1), None, out.to_owned());
+    let mut schedule = Schedule::new(schedule::jobs(servers, &direct, &scenarios, 1), None, out.to_owned());
     while let Some((job, outcome)) = schedule.next().await {
         let took = Duration::from_secs_f64(outcome.duration_ms / 1e3);
         if job.scenario.pace == Pace::Heavy {

@@ -32,6 +32,8 @@ pub enum KnownVerdict {
 pub struct Known {
     /// As written: `scenario/rule`, either of them a glob.
     pub pattern: String,
+    /// Behind which topologies, as written: a glob. `None` is behind each.
+    pub topology: Option<String>,
     /// Why it fails.
     pub reason: String,
     /// Where to read more.
@@ -39,6 +41,7 @@ pub struct Known {
     /// What comes of it.
     pub verdict: KnownVerdict,
     matcher: GlobMatcher,
+    topologies: Option<GlobMatcher>,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +55,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Entry {
     pattern: String,
+    topology: Option<String>,
     reason: String,
     link: Option<String>,
     #[serde(default)]
@@ -100,8 +104,12 @@ impl KnownFailures {
             }
             let matcher = glob(&entry.pattern)
                 .map_err(|error| value(format!("pattern = \"{}\"", entry.pattern), &error.to_string()))?;
-            let Entry { pattern, reason, link, verdict } = entry;
-            entries.push(Known { pattern, reason, link, verdict, matcher });
+            let of = |topology: &String| {
+                glob(topology).map_err(|error| value(format!("topology = \"{topology}\""), &error.to_string()))
+            };
+            let topologies = entry.topology.as_ref().map(of).transpose()?;
+            let Entry { pattern, topology, reason, link, verdict } = entry;
+            entries.push(Known { pattern, topology, reason, link, verdict, matcher, topologies });
         }
         Ok(Self { entries })
     }
@@ -113,9 +121,16 @@ impl KnownFailures {
     pub fn of_patterns(patterns: &[String]) -> Result<Self, CatalogError> {
         let entry = |pattern: &String| {
             let (reason, link, verdict) = (String::new(), None, KnownVerdict::Fail);
-            Ok(Known { pattern: pattern.clone(), reason, link, verdict, matcher: glob(pattern)? })
+            let (matcher, pattern) = (glob(pattern)?, pattern.clone());
+            Ok(Known { pattern, topology: None, reason, link, verdict, matcher, topologies: None })
         };
         Ok(Self { entries: patterns.iter().map(entry).collect::<Result<_, _>>()? })
+    }
+
+    /// What of it is said behind this topology.
+    pub fn behind(&self, topology: &str) -> Self {
+        let entries = self.entries.iter().filter(|entry| entry.is_behind(topology));
+        Self { entries: entries.cloned().collect() }
     }
 
     /// Whether nothing is known to fail.
@@ -136,6 +151,11 @@ impl KnownFailures {
 }
 
 impl Known {
+    /// Whether it is said behind this topology.
+    pub fn is_behind(&self, topology: &str) -> bool {
+        self.topologies.as_ref().is_none_or(|topologies| topologies.is_match(topology))
+    }
+
     /// Whether it covers this rule in this scenario.
     pub fn covers(&self, scenario: &str, rule: &str) -> bool {
         self.matcher.is_match(format!("{scenario}/{rule}"))

@@ -1,11 +1,13 @@
-//! What there is to run: servers, and what each is known to fail. TOML in, types out.
+//! What there is to run: servers and topologies, and what each is known to fail. TOML in, types out.
 
 mod known;
 pub mod markers;
 mod server;
+mod topology;
 
 pub use known::{Known, KnownFailures, KnownVerdict};
 pub use server::{Feature, Kind, Server, Spec, discover, language_order};
+pub use topology::{Advice, Balancer, Reload, Topology, TopologySpec, Withdrawal, discover as discover_topologies};
 
 use std::path::PathBuf;
 

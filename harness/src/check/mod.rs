@@ -29,13 +29,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::catalog::{Feature, KnownFailures};
+use crate::catalog::{Feature, KnownFailures, Topology};
 use crate::process::Addressee;
 use crate::quiet::quiet;
 use crate::results::Outcome;
 use crate::rules::{self, Level, Reason};
 use crate::runner;
-use crate::scenario::{self, Manner, Pace, Patience, Scenario, Subject};
+use crate::scenario::{self, Manner, Pace, Patience, Scenario, Setting, Subject};
 use crate::timeline::Param;
 use crate::verdict::{RuleVerdict, Verdict};
 
@@ -100,7 +100,7 @@ pub type Left = (&'static Scenario, Vec<Feature>);
 /// The scenarios that can tell something about this subject, and for each other one what it lacks.
 pub fn choose(subject: &Subject) -> (Vec<&'static Scenario>, Vec<Left>) {
     let (mut chosen, mut left) = (Vec::new(), Vec::new());
-    for scenario in scenario::all() {
+    for scenario in scenario::all().filter(|scenario| scenario.setting == Setting::Alone) {
         let informs = scenario.rules.iter().filter_map(|rule| rules::find(rule)).any(|r| r.level != Level::Info);
         let lacks: Vec<Feature> = scenario.needs.iter().copied().filter(|feature| !subject.has(*feature)).collect();
         if !differs(subject, scenario) {
@@ -193,7 +193,7 @@ impl Waiting {
 
     fn start(mut self) -> Self {
         let (subject, scenario, out) = (self.subject.clone(), self.scenario, self.out.clone());
-        let play = async move { runner::play(&subject, scenario, 1, 0, &out).await };
+        let play = async move { runner::play(&subject, &Topology::direct(), scenario, 1, 0, &out).await };
         self.task = Some(AbortOnDropHandle::new(tokio::spawn(play)));
         self
     }
@@ -346,7 +346,10 @@ async fn play_one(
     if let Manner::Stranger(stranger) = &mut subject.manner {
         stranger.patience = patience.clone();
     }
-    (Played { scenario, outcome: runner::play(&subject, scenario, 1, again, &out).await }, patience.has_run_out())
+    (
+        Played { scenario, outcome: runner::play(&subject, &Topology::direct(), scenario, 1, again, &out).await },
+        patience.has_run_out(),
+    )
 }
 
 /// One verdict for each rule. A rule that holds in one scenario and could not be tested in another holds; one that

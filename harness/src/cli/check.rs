@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Among, CliError, Status, session};
 use crate::catalog::KnownFailures;
 use crate::check::{self, Asked, CheckResults, CheckedRule, Learned, NotLearned, Profile};
-use crate::link::Place;
 use crate::process::{self, Addressee, Launch, guardian};
 use crate::recorder::Recorder;
 use crate::report::{self, Progress};
@@ -265,7 +264,7 @@ impl Args {
                 command: self.command.clone(),
                 folder: folder.to_owned(),
                 env: Default::default(),
-                place: Place::HERE,
+                ..Launch::default()
             },
             features,
             promises_contract: false,

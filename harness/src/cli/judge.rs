@@ -6,7 +6,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use super::{CliError, Status, project};
-use crate::catalog::{KnownFailures, Server};
+use crate::catalog::{KnownFailures, Server, Topology};
 use crate::check::{self, CheckResults, Played, Profile};
 use crate::report;
 use crate::results::{Cell, FILE, Outcome, Results};
@@ -39,7 +39,8 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     let mut status = Status::AsExpected;
     for path in &args.paths {
         let good = if path.join(FILE).is_file() {
-            against_results(path, &servers(args.servers.as_deref())?)?
+            let (servers, topologies) = known(args.servers.as_deref())?;
+            against_results(path, &servers, &topologies)?
         } else if path.join(check::FILE).is_file() {
             against_check(path, args.profile)?
         } else {
@@ -52,18 +53,18 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     Ok(status)
 }
 
-/// The servers whose known failures can be asked; none without a checkout.
-fn servers(given: Option<&Path>) -> Result<Vec<Server>, CliError> {
+/// The servers and topologies whose known failures can be asked; none without a checkout.
+fn known(given: Option<&Path>) -> Result<(Vec<Server>, Vec<Topology>), CliError> {
     match project::servers_folder(given) {
-        Ok(folder) => project::servers(&folder),
-        Err(CliError::NoServers { .. }) if given.is_none() => Ok(Vec::new()),
+        Ok(folder) => Ok((project::servers(&folder)?, project::topologies(&folder, None)?)),
+        Err(CliError::NoServers { .. }) if given.is_none() => Ok(Default::default()),
         Err(error) => Err(error),
     }
 }
 
 /// Judges every timeline of a matrix run; whether the verdict of each rule is that of its results, and each cell as
 /// expected or not as it is there.
-fn against_results(folder: &Path, servers: &[Server]) -> Result<bool, CliError> {
+fn against_results(folder: &Path, servers: &[Server], topologies: &[Topology]) -> Result<bool, CliError> {
     let results = Results::read(folder)?;
     let (mut judged, mut differing) = (0, 0);
     let mut unknown = BTreeSet::new();
@@ -80,7 +81,7 @@ fn against_results(folder: &Path, servers: &[Server]) -> Result<bool, CliError> 
             .into_iter()
             .map(|(what, was, now)| format!("{what}: {} in {FILE}, {} now", word(was), word(now)))
             .collect();
-        match as_expected(cell, &outcomes, servers) {
+        match as_expected(cell, &outcomes, servers, topologies) {
             Some(now) if now != cell.as_expected => {
                 differences.push(format!(": {} in {FILE}, {} now", expected(cell.as_expected), expected(now)));
             }
@@ -101,11 +102,12 @@ fn against_results(folder: &Path, servers: &[Server]) -> Result<bool, CliError> 
 }
 
 /// Whether these outcomes are what is known of the server; `None` where the server is not there.
-fn as_expected(cell: &Cell, outcomes: &[Outcome], servers: &[Server]) -> Option<bool> {
+fn as_expected(cell: &Cell, outcomes: &[Outcome], servers: &[Server], topologies: &[Topology]) -> Option<bool> {
     let server = servers.iter().find(|server| server.name == cell.server)?;
+    let topology = topologies.iter().find(|topology| topology.name == cell.topology)?;
     let scenario = scenario::find(&cell.scenario)?;
     let mut again = Results::new(BTreeMap::new());
-    outcomes.iter().map(|outcome| again.add(server, scenario, &cell.topology, outcome).as_expected).last()
+    outcomes.iter().map(|outcome| again.add(server, topology, scenario, outcome).as_expected).last()
 }
 
 fn expected(as_expected: bool) -> &'static str {

@@ -9,18 +9,21 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use super::{CliError, Status, project, session};
-use crate::catalog::{Kind, Server};
-use crate::expectation::{CellId, DIRECT};
+use crate::catalog::{Kind, Server, Topology};
+use crate::expectation::{self, CellId};
 use crate::process;
 use crate::report::{self, Progress};
 use crate::results::{Cell, Outcome, Results};
 use crate::runner;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Setting};
 use crate::schedule::{self, Job, Schedule, Shard};
 use crate::verdict::Verdict;
 
 /// Builds that run side by side: compilers use several cores themselves.
 const BUILDS: usize = 2;
+
+/// The rollout that is always played: quick, because each instance is replaced once.
+const QUICK_ROLLOUT: &str = "rolling-restart";
 
 /// How wide the matrix may be in any case: what is wider cannot be read.
 const WIDTH: usize = 180;
@@ -41,6 +44,13 @@ pub struct Args {
     /// Only scenarios of a group that matches, such as `signals` (may be repeated)
     #[arg(long, value_name = "GLOB")]
     group: Vec<String>,
+    /// Only behind topologies whose name matches, such as 'nginx/*', and every scenario that can be played there (may be
+    /// repeated; default: `direct`, and a quick rollout behind each that is recommended)
+    #[arg(long, value_name = "GLOB")]
+    topology: Vec<String>,
+    /// Replace each instance so many times, in scenarios that replace them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
     /// Only the cells that were unexpected in an earlier run
     #[arg(long, value_name = "RUN")]
     only_unexpected: Option<PathBuf>,
@@ -71,6 +81,9 @@ pub struct Args {
     /// Folder with the servers [default: `servers`, here or above]
     #[arg(long, value_name = "DIR")]
     servers: Option<PathBuf>,
+    /// Folder with the topologies [default: `lb-configs`, beside the servers]
+    #[arg(long, value_name = "DIR")]
+    topologies: Option<PathBuf>,
 }
 
 /// Which failures are shown in detail.
@@ -80,6 +93,13 @@ enum Failures {
     Unexpected,
     /// Those that are known, too.
     All,
+}
+
+/// What is to be played, each with each.
+struct Selected {
+    servers: Vec<Server>,
+    topologies: Vec<Topology>,
+    scenarios: Vec<&'static Scenario>,
 }
 
 /// What has come so far.
@@ -106,24 +126,28 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
         _ => project::select_servers(project::servers(&folder)?, &args.server, &args.kind)?,
     };
     let scenarios = project::select_scenarios(&args.scenario, &args.group)?;
+    let topologies = project::topologies(&folder, args.topologies.as_deref())?;
+    let topologies = match &unexpected {
+        Some(_) if args.topology.is_empty() => topologies,
+        _ => project::select_topologies(topologies, &args.topology)?,
+    };
     let io = |source| CliError::Io { path: args.out.clone(), source };
     std::fs::create_dir_all(&args.out).map_err(io)?;
     let out = args.out.canonicalize().map_err(io)?;
-    session::guarded(async || play(args, servers, scenarios, unexpected, out).await)
+    session::guarded(async || play(args, Selected { servers, topologies, scenarios }, unexpected, out).await)
 }
 
-async fn play(
-    args: &Args,
-    servers: Vec<Server>,
-    scenarios: Vec<&'static Scenario>,
-    unexpected: Option<Results>,
-    out: PathBuf,
-) -> Result<Status, CliError> {
+async fn play(args: &Args, selected: Selected, unexpected: Option<Results>, out: PathBuf) -> Result<Status, CliError> {
     let began = Instant::now();
-    let mut servers: Vec<Arc<Server>> = servers.into_iter().map(Arc::new).collect();
-    let mut jobs = schedule::jobs(&servers, &scenarios, args.repeat);
+    let mut servers: Vec<Arc<Server>> = selected.servers.into_iter().map(Arc::new).collect();
+    let topologies: Vec<Arc<Topology>> = selected.topologies.into_iter().map(Arc::new).collect();
+    let mut jobs = schedule::jobs(&servers, &topologies, &selected.scenarios, args.repeat);
+    if args.topology.is_empty() && args.scenario.is_empty() && args.group.is_empty() && unexpected.is_none() {
+        jobs.retain(|job| job.scenario.setting == Setting::Alone || is_quick_rollout(job));
+    }
     if args.only_known {
-        jobs.retain(|job| job.server.known.find_any(job.scenario.slug, job.scenario.rules).is_some());
+        let known = |job: &Job| expectation::known(&job.server, &job.topology);
+        jobs.retain(|job| known(job).find_any(job.scenario.slug, job.scenario.rules).is_some());
         if jobs.is_empty() {
             return Err(CliError::NothingKnown);
         }
@@ -187,15 +211,21 @@ async fn play(
     })
 }
 
+/// Whether a cell belongs to the rollouts that are always played.
+fn is_quick_rollout(job: &Job) -> bool {
+    let always = matches!(job.server.spec.kind, Kind::Reference | Kind::Naive);
+    always && job.scenario.slug == QUICK_ROLLOUT
+}
+
 impl Board {
     fn add(&mut self, job: &Job, outcome: Outcome) {
-        let cell = self.results.add(&job.server, job.scenario, DIRECT, &outcome);
+        let cell = self.results.add(&job.server, &job.topology, job.scenario, &outcome);
         let mark = if cell.as_expected { "" } else { " (unexpected)" };
         let style = report::verdict_style(outcome.verdict);
         let word = report::paint(style, outcome.verdict.word());
         let seconds = outcome.duration_ms / 1e3;
         let again = report::played_again(outcome.replaced.len());
-        self.progress.step(&format!("{} {} {word}{mark} {seconds:.1} s{again}", job.server.name, job.scenario.slug));
+        self.progress.step(&format!("{} {word}{mark} {seconds:.1} s{again}", job.id()));
         self.excerpts.entry(job.id()).or_default().extend(outcome.excerpts);
         self.due.get_or_insert(self.rested.max(Instant::now()));
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Among, CliError};
-use crate::catalog::{self, Kind, Server};
+use crate::catalog::{self, Advice, Kind, KnownFailures, Server, Topology};
 use crate::scenario::{self, Scenario};
 
 /// Finds the folder `servers`: as given, or here, or in a folder above.
@@ -16,23 +16,46 @@ pub fn servers_folder(given: Option<&Path>) -> Result<PathBuf, CliError> {
     found.ok_or(CliError::NoServers { start })
 }
 
+/// All topologies: those of this folder, or of the folder `lb-configs` beside that of the servers.
+pub fn topologies(servers: &Path, given: Option<&Path>) -> Result<Vec<Topology>, CliError> {
+    let beside = servers.parent().unwrap_or(servers).join("lb-configs");
+    let folder = match given {
+        Some(given) => given.canonicalize().map_err(|source| CliError::Io { path: given.to_owned(), source })?,
+        None => beside,
+    };
+    let topologies = catalog::discover_topologies(&folder)?;
+    for topology in &topologies {
+        check_covers(&topology.folder, &topology.known)?;
+    }
+    Ok(topologies)
+}
+
+/// Those of them that globs select; without one all that are recommended.
+pub fn select_topologies(topologies: Vec<Topology>, globs: &[String]) -> Result<Vec<Topology>, CliError> {
+    let names: Vec<&str> = topologies.iter().map(|topology| topology.name.as_str()).collect();
+    let chosen: Vec<String> = select("topology", &names, globs)?.into_iter().map(str::to_owned).collect();
+    let by_default = !globs.iter().any(|glob| !glob.starts_with('!'));
+    let taken = |topology: &Topology| {
+        chosen.contains(&topology.name) && (!by_default || topology.spec.kind == Advice::Recommended)
+    };
+    Ok(topologies.into_iter().filter(taken).collect())
+}
+
 /// All servers.
 pub fn servers(folder: &Path) -> Result<Vec<Server>, CliError> {
     Ok(catalog::discover(folder)?)
 }
 
 /// Every known failure must be one of a rule that some scenario proves.
-fn check_known(servers: Vec<Server>) -> Result<Vec<Server>, CliError> {
-    for server in &servers {
-        for known in &server.known.entries {
-            let covers = |scenario: &Scenario| scenario.rules.iter().any(|rule| known.covers(scenario.slug, rule));
-            if !scenario::all().any(covers) {
-                let path = server.folder.join("known.toml");
-                return Err(CliError::KnownMatchesNothing { path, pattern: known.pattern.clone() });
-            }
+fn check_covers(folder: &Path, known: &KnownFailures) -> Result<(), CliError> {
+    for known in &known.entries {
+        let covers = |scenario: &Scenario| scenario.rules.iter().any(|rule| known.covers(scenario.slug, rule));
+        if !scenario::all().any(covers) {
+            let path = folder.join("known.toml");
+            return Err(CliError::KnownMatchesNothing { path, pattern: known.pattern.clone() });
         }
     }
-    Ok(servers)
+    Ok(())
 }
 
 /// The servers that globs and kinds select, their known failures checked; without either references and naive twins.
@@ -49,7 +72,10 @@ pub fn select_servers(servers: Vec<Server>, globs: &[String], kinds: &[Kind]) ->
         let kinds = kinds.iter().map(|kind| kind.word()).collect::<Vec<_>>().join(" or ");
         return Err(CliError::NoneOfKind { kinds, known: Among(known) });
     }
-    check_known(selected)
+    for server in &selected {
+        check_covers(&server.folder, &server.known)?;
+    }
+    Ok(selected)
 }
 
 /// The scenarios that globs and groups select; without either all.

@@ -15,8 +15,9 @@ use serde::Serialize;
 use super::check::header;
 use super::{CliError, Status, session};
 use crate::client::{Ask, Payload};
+use crate::client::{Asking, Route, Seen};
 use crate::report;
-use crate::rollout::{self, Asking, Plan, Seen, Stage, Tally};
+use crate::rollout::{self, Plan, Stage, Tally};
 use crate::timeline::Role;
 
 /// Arguments of `drainspec rollout`.
@@ -169,7 +170,8 @@ impl Args {
         };
         let asks = paths.iter().map(ask).collect();
         Ok(Plan {
-            asking: Asking { address, asks, rate: self.rate, kept: f64::from(self.kept) / 100.0 },
+            target: address.to_string(),
+            asking: Asking { route: Route::One(address), asks, rate: self.rate, kept: f64::from(self.kept) / 100.0 },
             warm_up: Duration::from_secs(self.warm_up),
             cool_down: Duration::from_secs(self.cool_down),
             within: Duration::from_secs(self.within),

@@ -50,6 +50,7 @@ pub struct Ask {
     patience: Duration,
     pace: Option<Duration>,
     carries_id: bool,
+    due: Option<Instant>,
 }
 
 /// The body of a request.
@@ -132,6 +133,7 @@ impl Ask {
             patience: PATIENCE,
             pace: None,
             carries_id: true,
+            due: None,
         }
     }
 
@@ -188,6 +190,11 @@ impl Ask {
         Self { carries_id: false, ..self }
     }
 
+    /// Due at this time, from which its latency counts.
+    pub fn due(self, due: Instant) -> Self {
+        Self { due: Some(due), ..self }
+    }
+
     /// For something else.
     pub fn with_role(self, role: Role) -> Self {
         Self { role, ..self }
@@ -198,14 +205,16 @@ impl Ask {
         self.role
     }
 
-    /// The path that is asked for.
-    pub(super) fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// The response that is due.
-    pub(super) fn expected(&self) -> Expected {
-        self.expected
+    /// What is to be said of it when its first bytes are written.
+    pub(super) fn announced(&self, id: &RequestId) -> Announced {
+        Announced {
+            id: id.clone(),
+            role: self.role,
+            method: self.method.clone(),
+            path: self.path.clone(),
+            due: self.due.map(Instant::into_std),
+            expected: self.expected,
+        }
     }
 
     /// The head as bytes, without the empty line at its end, and the body.
@@ -318,7 +327,7 @@ impl Connection {
 
     async fn exchange(&mut self, ask: Ask, id: RequestId) -> Answer {
         let Ok(request) = ask.request(&id) else { return Answer::without(Outcome::Unsent) };
-        self.log.announce(Announced { id: id.clone(), role: ask.role, path: ask.path.clone(), expected: ask.expected });
+        self.log.announce(ask.announced(&id));
         let mut came = Answer::without(Outcome::Unsent);
         let mut bytes = 0;
         let mut received = Vec::new();

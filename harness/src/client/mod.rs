@@ -5,7 +5,9 @@ mod expected;
 mod http;
 mod load;
 mod raw;
+mod route;
 mod speaks;
+mod steady;
 mod wire;
 
 pub use arrivals::{Arrivals, arrive};
@@ -13,7 +15,9 @@ pub use expected::{Expected, Framing};
 pub use http::{Answer, Ask, Connection, Outcome, Payload, Pending};
 pub use load::{Load, NotWarm, back_to_back, connect_storm};
 pub use raw::Raw;
+pub use route::{Route, Table};
 pub use speaks::{Speaks, speaks};
+pub use steady::{Asking, Seen, Steady};
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind::{ConnectionRefused, ConnectionReset};
@@ -52,8 +56,8 @@ pub struct Client {
     place: Place,
 }
 
-/// Requests under way, by the client's port.
-type UnderWay = Arc<Mutex<BTreeMap<u16, RequestId>>>;
+/// Requests under way, by their connection: two servers may be asked from the same port.
+type UnderWay = Arc<Mutex<BTreeMap<ConnectionId, (SocketAddr, u16, RequestId)>>>;
 
 impl Client {
     /// A client that writes to this timeline.
@@ -79,6 +83,23 @@ impl Client {
     /// Tells refused from timed out; both are on the timeline already.
     pub async fn connect(&self, address: SocketAddr, role: Role) -> Result<Connection, NotOpened> {
         Connection::new(self.open(address, role, None).await?, self.clone()).await
+    }
+
+    /// Opens a connection for HTTP wherever this route leads. Where it leads nowhere nobody answers, and that is refused:
+    /// so kube-proxy answers for a Service without endpoints.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_by(&self, route: &Route, role: Role) -> Result<Connection, NotOpened> {
+        match route.next() {
+            Some(address) => self.connect(address, role).await,
+            None => {
+                let connection = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+                let begun_us = Some(self.recorder.micros(std::time::Instant::now()));
+                self.recorder.record(Event::NotOpened { connection, role, why: NotOpened::Refused, begun_us });
+                Err(NotOpened::Refused)
+            }
+        }
     }
 
     /// Opens a connection whose kernel buffers no more than about `receive_buffer` bytes.
@@ -118,7 +139,7 @@ impl Client {
         let why = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
             Ok(Ok(stream)) => {
                 self.recorder.record(Event::Opened { connection, role, begun_us });
-                return Ok(Wire::new(stream, connection, self.recorder.clone(), self.under_way.clone()));
+                return Ok(Wire::new(stream, address, connection, self.recorder.clone(), self.under_way.clone()));
             }
             // An RST that comes right after the handshake says the same: nothing was sent, and the client knows at once.
             Ok(Err(error)) if [ConnectionRefused, ConnectionReset].contains(&error.kind()) => NotOpened::Refused,
@@ -142,9 +163,11 @@ impl Client {
         self.starved.load(Ordering::Relaxed)
     }
 
-    /// Requests of which a byte has been written and that have not ended, by the client's port.
-    pub fn under_way(&self) -> BTreeMap<u16, RequestId> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Requests to this address of which a byte has been written and that have not ended, by the client's port.
+    pub fn under_way(&self, address: SocketAddr) -> BTreeMap<u16, RequestId> {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = under_way.values().filter(|(to, ..)| *to == address);
+        there.map(|(_, port, request)| (*port, request.clone())).collect()
     }
 
     fn next_request(&self) -> RequestId {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::Client;
 use super::expected::Expected;
 use super::http::Ask;
-use super::wire::{Announced, Wire, WireLog};
+use super::wire::{Wire, WireLog};
 use crate::timeline::{Break, Ending, Event, RequestId, Role};
 
 /// Longest wait for one answer.
@@ -87,15 +87,14 @@ impl Raw {
     fn prepare(&self, ask: &Ask) -> (RequestId, Vec<u8>, Bytes) {
         let id = self.client.next_request();
         let (head, body) = ask.bytes(&id);
-        let (role, path, expected) = (ask.role(), ask.path().to_owned(), ask.expected());
-        self.log.announce(Announced { id: id.clone(), role, path, expected });
+        self.log.announce(ask.announced(&id));
         (id, head, body)
     }
 
     /// Says that the next bytes belong to this request.
     pub fn announce(&self, id: &RequestId, role: Role, path: &str, expect_bytes: Option<u64>) {
         let expected = Expected { bytes: expect_bytes, ..Expected::default() };
-        self.log.announce(Announced { id: id.clone(), role, path: path.to_owned(), expected });
+        self.log.announce(Ask::get(path, role).expect(expected).announced(id));
     }
 
     /// Says that a request has been written along with the one before it.
@@ -104,7 +103,9 @@ impl Raw {
             connection: self.log.connection,
             request: id.clone(),
             role,
+            method: None,
             path: path.to_owned(),
+            due_us: None,
             expect_bytes,
             begun_us: None,
             expect_status: None,

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use hyper::Method;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -29,6 +31,8 @@ pub struct Wire {
 pub struct WireLog {
     /// Number of the connection.
     pub connection: ConnectionId,
+    /// The other side.
+    server: SocketAddr,
     /// This side's port.
     pub client_port: u16,
     /// Where it is recorded.
@@ -49,17 +53,28 @@ pub struct Announced {
     pub id: RequestId,
     /// What it is for.
     pub role: Role,
+    /// Its method.
+    pub method: Method,
     /// What it asks for.
     pub path: String,
+    /// When it was due, where that was planned.
+    pub due: Option<Instant>,
     /// The response that is due.
     pub expected: Expected,
 }
 
 impl Wire {
     /// Wraps a connected stream.
-    pub fn new(stream: TcpStream, connection: ConnectionId, recorder: Recorder, under_way: UnderWay) -> Self {
+    pub fn new(
+        stream: TcpStream,
+        server: SocketAddr,
+        connection: ConnectionId,
+        recorder: Recorder,
+        under_way: UnderWay,
+    ) -> Self {
         let log = WireLog {
             connection,
+            server,
             client_port: stream.local_addr().map_or(0, |address| address.port()),
             under_way,
             recorder,
@@ -158,12 +173,14 @@ impl WireLog {
         let announced = self.lock().take();
         if let Some(request) = announced {
             let id = request.id.clone();
-            self.under_way().insert(self.client_port, id.clone());
+            self.under_way().insert(self.connection, (self.server, self.client_port, id.clone()));
             self.recorder.record(Event::Sent {
                 connection: self.connection,
                 request: request.id,
                 role: request.role,
+                method: (request.method != Method::GET).then(|| request.method.to_string()),
                 path: request.path,
+                due_us: request.due.map(|due| self.recorder.micros(due)),
                 expect_bytes: request.expected.bytes,
                 expect_status: request.expected.status,
                 begun_us: Some(self.recorder.micros(begun)),
@@ -175,10 +192,10 @@ impl WireLog {
 
     /// Says that no request is under way on this connection any more.
     pub fn rest(&self) {
-        self.under_way().remove(&self.client_port);
+        self.under_way().remove(&self.connection);
     }
 
-    fn under_way(&self) -> MutexGuard<'_, BTreeMap<u16, RequestId>> {
+    fn under_way(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, (SocketAddr, u16, RequestId)>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -19,7 +19,7 @@ use super::lines::Splitter;
 use super::{Tree, guardian, listener_inode, sabotage, starved};
 use crate::link::Place;
 use crate::recorder::Recorder;
-use crate::timeline::{Event, Lines, ProcessId};
+use crate::timeline::{Event, Lines, Part, ProcessId, Slot};
 
 /// Lines of each stream that are recorded; all further ones are read and thrown away, which the timeline tells.
 const MAX_LINES: u64 = 2_000;
@@ -33,7 +33,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What to start.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Launch {
     /// Program and arguments.
     pub command: Vec<String>,
@@ -43,6 +43,10 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     /// Where it runs.
     pub place: Place,
+    /// The part that it plays.
+    pub part: Part,
+    /// Its place in a fleet.
+    pub slot: Option<Slot>,
 }
 
 /// Who gets a signal.
@@ -191,7 +195,13 @@ pub fn start(launch: &Launch, id: ProcessId, recorder: &Recorder) -> Result<Spaw
     let mut child =
         command.spawn().map_err(|source| StartError::Spawn { program: launch.command[0].clone(), source })?;
     let pid = child.id().unwrap_or_default();
-    recorder.record(Event::Started { process: id, pid, settings: launch.env.clone() });
+    recorder.record(Event::Started {
+        process: id,
+        pid,
+        part: launch.part,
+        slot: launch.slot,
+        settings: launch.env.clone(),
+    });
     let (listening_sender, listening) = oneshot::channel();
     let stderr = Arc::new(Mutex::new(VecDeque::new()));
     let (exit_sender, exit) = watch::channel(None);

@@ -90,6 +90,9 @@ fn words(event: &Event) -> String {
             format!("{} lines are not recorded any more, after {recorded}", name(lines))
         }
         Event::Signal { name, .. } => name.clone(),
+        Event::Step { slot, what } => format!("instance {slot}: {}", what.words()),
+        Event::Endpoint { observer, process, state } => format!("{observer}: process {process} is {}", state.word()),
+        Event::Reloaded { .. } => "the balancer reads its configuration again".to_owned(),
         Event::SignalPast { name, .. } => format!("{name} to whoever listens, past the process"),
         Event::Listeners { listeners, .. } => match &listeners[..] {
             [] => "nobody listens".to_owned(),

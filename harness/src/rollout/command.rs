@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::process::Splitter;
 use crate::recorder::Recorder;
-use crate::timeline::{Event, ProcessId};
+use crate::timeline::{Event, Part, ProcessId};
 
 /// The command is the only process of the timeline.
 const COMMAND: ProcessId = 1;
@@ -55,7 +55,13 @@ impl Deploy {
             .process_group(0)
             .spawn()?;
         let pid = child.id().unwrap_or_default();
-        recorder.record(Event::Started { process: COMMAND, pid, settings: Default::default() });
+        recorder.record(Event::Started {
+            process: COMMAND,
+            pid,
+            part: Part::default(),
+            slot: None,
+            settings: Default::default(),
+        });
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
             let event = |line| Event::Log { process: COMMAND, line };

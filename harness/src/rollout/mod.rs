@@ -1,18 +1,16 @@
 //! `rollout`: anybody's deploy, under load. It asks one question: what did the users miss?
 
 mod command;
-mod load;
 mod tally;
 
 pub use command::Ended;
-pub use load::{Asking, Seen};
 pub use tally::{Column, Count, Step, Tally, tally, unfit};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::client::Client;
+use crate::client::{Asking, Client, Seen, Steady};
 use crate::expectation::DIRECT;
 use crate::recorder::Recorder;
 use crate::runner;
@@ -20,6 +18,8 @@ use crate::timeline::{self, Event, Header, Timeline};
 
 /// What is to be done.
 pub struct Plan {
+    /// What is deployed, in words: its address.
+    pub target: String,
     /// The load.
     pub asking: Asking,
     /// How long it is on before the command is started: nothing may be missed by then.
@@ -80,7 +80,7 @@ pub async fn play(
         None => Recorder::in_memory(header(plan)),
     };
     let heartbeat = recorder.heartbeat();
-    let load = load::start(&Client::new(recorder.clone()), &recorder, plan.asking.clone());
+    let load = Steady::start(&Client::new(recorder.clone()), plan.asking.clone());
     watched(Stage::WarmUp, &mut watch, load.seen(), tokio::time::sleep(plan.warm_up)).await;
     // Nobody deploys for nothing: where the target is not in order by then, it is left alone.
     let fit = unfit(&recorder.so_far());
@@ -127,7 +127,7 @@ fn header(plan: &Plan) -> Header {
         format: timeline::FORMAT,
         scenario: "rollout".to_owned(),
         rules: Vec::new(),
-        server: plan.asking.address.to_string(),
+        server: plan.target.clone(),
         topology: DIRECT.to_owned(),
         repeat: 1,
         promises_contract: false,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::timeline::{ConnectionId, End, Event, Micros, NotOpened, Opening, Timeline, View};
+use crate::timeline::{self, Event, Fate, Micros, NotOpened, Opening, Timeline, View};
 
 /// Stretches of time into which losses are sorted for the eye, at most.
 const COLUMNS: u64 = 60;
@@ -101,20 +101,10 @@ impl Tally {
     }
 }
 
-/// One request that was to be sent.
-struct Attempt<'t> {
-    due: Micros,
-    ended: Micros,
-    fate: Fate,
+/// A request that was to be sent, and whether its user was served.
+struct Attempt<'v, 't> {
+    attempt: timeline::Attempt<'v, 't>,
     served: bool,
-    instance: Option<&'t str>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Answered(u16),
-    Lost,
-    Unsent,
 }
 
 /// Counts it. The command is the only process of the timeline.
@@ -142,7 +132,7 @@ pub fn tally(timeline: &Timeline) -> Tally {
     };
     let mut instances: BTreeMap<String, (f64, f64)> = BTreeMap::new();
     for attempt in &attempts {
-        let Some(instance) = attempt.instance else { continue };
+        let Some(instance) = attempt.request.and_then(|request| request.instance) else { continue };
         let at = seconds(attempt.ended);
         let span = instances.entry(instance.to_owned()).or_insert((at, at));
         *span = (span.0.min(at), span.1.max(at));
@@ -175,7 +165,7 @@ pub fn tally(timeline: &Timeline) -> Tally {
 }
 
 /// What was to be sent, and what became of it, in the order in which it was due. The command was started at `started`.
-fn attempts<'t>(view: &View<'t>, started: Micros) -> Vec<Attempt<'t>> {
+fn attempts<'v, 't>(view: &'v View<'t>, started: Micros) -> Vec<Attempt<'v, 't>> {
     let answered = view.requests.iter().filter(|request| request.ended.is_some_and(|ended| ended < started));
     let usual: BTreeSet<u16> = answered.filter_map(|request| request.status).collect();
     let in_order = |status: u16| match status {
@@ -183,39 +173,23 @@ fn attempts<'t>(view: &View<'t>, started: Micros) -> Vec<Attempt<'t>> {
         400..500 => usual.contains(&status),
         status => status < 400,
     };
-    let mut attempts = Vec::new();
-    let mut begun: BTreeMap<ConnectionId, Micros> = BTreeMap::new();
-    for connection in &view.connections {
-        match connection.opening {
-            Opening::Opened => drop(begun.insert(connection.id, connection.begun)),
-            Opening::Failed(NotOpened::Refused | NotOpened::TimedOut) => attempts.push(Attempt {
-                due: connection.begun,
-                ended: connection.at,
-                fate: Fate::Unsent,
-                served: false,
-                instance: None,
-            }),
-            Opening::Failed(NotOpened::Other) => {} // this side's own doing
-        }
+    let served = |attempt: timeline::Attempt<'v, 't>| {
+        let served = matches!(attempt.fate, Fate::Answered(status) if in_order(status));
+        Attempt { attempt, served }
+    };
+    view.attempts(|_| true).into_iter().map(served).collect()
+}
+
+impl<'v, 't> std::ops::Deref for Attempt<'v, 't> {
+    type Target = timeline::Attempt<'v, 't>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.attempt
     }
-    for request in &view.requests {
-        // The first request of a connection was due when connecting began.
-        let due = begun.remove(&request.connection).unwrap_or(request.begun);
-        let fate = match request.end {
-            End::Answered => Fate::Answered(request.status.unwrap_or_default()),
-            End::Unsent => Fate::Unsent,
-            End::Lost(_) | End::Open => Fate::Lost,
-        };
-        let ended = request.ended.unwrap_or(view.end);
-        let served = matches!(fate, Fate::Answered(status) if in_order(status));
-        attempts.push(Attempt { due, ended, fate, served, instance: request.instance });
-    }
-    attempts.sort_by_key(|attempt| attempt.due);
-    attempts
 }
 
 impl Count {
-    fn of<'a>(attempts: impl Iterator<Item = &'a Attempt<'a>>) -> Self {
+    fn of<'a>(attempts: impl Iterator<Item = &'a Attempt<'a, 'a>>) -> Self {
         let mut count = Self::default();
         let mut took = Vec::new();
         for attempt in attempts {

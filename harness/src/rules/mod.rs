@@ -6,10 +6,12 @@ mod due;
 mod finding;
 mod health;
 mod requests;
+mod rollout;
 mod signals;
 mod texts;
 
 pub use finding::{Finding, Outcome, Reason, Share};
+pub use rollout::{Score, is_of_users, score};
 pub use texts::{Text, text};
 
 use serde::{Deserialize, Serialize};
@@ -93,7 +95,8 @@ impl Rule {
 
 /// All rules, group by group.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    [signals::RULES, requests::RULES, connections::RULES, health::RULES].into_iter().flatten()
+    let one = [signals::RULES, requests::RULES, connections::RULES, health::RULES];
+    one.into_iter().chain([rollout::RULES]).flatten()
 }
 
 /// The rule with this slug.
@@ -119,6 +122,12 @@ const LOSSES: [&str; 7] = [
 /// Rules that tell something where the signal does not reach the server; of all others nothing can be said then.
 const WITHOUT_SERVER: [&str; 4] =
     ["signal-reaches-server", "port-free-after-exit", "int-like-term", "hup-keeps-serving"];
+
+/// Why a rule cannot be judged of a server with these features; `None` where it can.
+pub fn unsupported(rule: &Rule, features: &[String]) -> Option<&'static str> {
+    let accounts = features.iter().any(|feature| feature == "accounting");
+    (rollout::ACCOUNTED.contains(&rule.slug) && !accounts).then_some("the server does not say what it has done")
+}
 
 /// What is said of a rule that tells nothing because what got the signal was not the server.
 pub const MISSED: &str = "the signal did not reach the server";

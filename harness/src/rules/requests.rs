@@ -358,7 +358,7 @@ fn pipelined_in_order(view: &View) -> Finding {
         let wrong = match (request.answered(), closed) {
             (true, true) => Some("answered after the response that said `close`"),
             (true, false) if !request.served() => Some("not served, or not in its place"),
-            (false, true) if request.executed => {
+            (false, true) if request.executed() => {
                 Some("executed, though nobody gets its answer: whoever repeats it doubles it")
             }
             (false, false) => Some("not answered, though no response before it said `close`"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Pace, Run, Scenario, Stop, Target, body, unconfirmed};
+use super::{Pace, Run, Scenario, Setting, Stop, Target, body, unconfirmed};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow, Upload};
 use crate::client::{Ask, Pending, Raw};
 use crate::timeline::{Param, RequestId, Role};
@@ -25,6 +25,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["idle-closed-by-fin", "idle-holds-nothing", "listener-closes-first", "clean-exit-status"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(idle_keep_alive_closes),
     },
     Scenario {
@@ -35,6 +36,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["idle-closed-by-fin", "unused-holds-nothing", "listener-closes-first", "clean-exit-status"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(unused_connection_closes),
     },
     Scenario {
@@ -45,6 +47,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["kept-open-holds-nothing", "in-flight-answered", "clean-exit-status"],
         params: &[(Param::InFlightFor, 3.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(kept_open_after_answer),
     },
     Scenario {
@@ -55,6 +58,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["half-request-holds-nothing", "clean-exit-status"],
         params: &[(Param::HeaderTimeout, 2.0), (Param::BodyTimeout, 2.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(half_a_request),
     },
     Scenario {
@@ -65,6 +69,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["late-request-answered", "in-flight-answered", "clean-exit-status", "term-ends-process"],
         params: &[(Param::IdleLinger, 3.0), (Param::InFlightFor, 1.5)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(late_request_on_keep_alive),
     },
     Scenario {
@@ -81,6 +86,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         params: &[(Param::ShutdownDelay, 1.5), (Param::IdleLinger, 3.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(late_request_rejected),
     },
     Scenario {
@@ -91,6 +97,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["new-connections-refused", "in-flight-answered", "clean-exit-status", "term-ends-process"],
         params: &[(Param::InFlightFor, 2.5)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(new_connection_refused),
     },
     Scenario {
@@ -101,6 +108,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["keep-alive-outlasts-balancer"],
         params: &[(Param::BalancerIdle, 2.0), (Param::KeepAliveTimeout, 3.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(idle_in_balancers_pool),
     },
     Scenario {
@@ -111,6 +119,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["port-free-after-exit", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(immediate_rebind),
     },
 ];

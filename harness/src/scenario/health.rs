@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Pace, Run, Scenario, Stop, body};
+use super::{Pace, Run, Scenario, Setting, Stop, body};
 use crate::catalog::Feature::{Admin, Health, LameDuck, Slow, Streams};
 use crate::client::{Ask, Client, Payload};
 use crate::timeline::{Param, Role};
@@ -28,6 +28,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["readiness-fails", "readiness-latched", "clean-exit-status", "term-ends-process"],
         params: &[(Param::ShutdownDelay, 2.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(readiness_fails_and_latches),
     },
     Scenario {
@@ -38,6 +39,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["liveness-stays", "readiness-latched", "in-flight-answered", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(liveness_stays),
     },
     Scenario {
@@ -57,6 +59,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         // The linger ends before the delay would.
         params: &[(Param::ShutdownDelay, 2.0), (Param::IdleLinger, 0.5)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(lame_duck_serves),
     },
     Scenario {
@@ -73,6 +76,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         params: &[(Param::ShutdownDelay, 4.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(prestop_endpoint),
     },
     Scenario {
@@ -83,6 +87,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["prestop-waits", "prestop-delay-once", "clean-exit-status", "term-ends-process"],
         params: &[(Param::ShutdownDelay, 2.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(prestop_then_signal),
     },
 ];

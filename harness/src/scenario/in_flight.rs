@@ -117,14 +117,14 @@ impl Run<'_> {
     /// # Errors
     /// Where the kernel's table cannot be read.
     pub fn note_read(&self, target: &Target) -> Result<Vec<RequestId>, Stop> {
-        let before = self.client.under_way();
+        let before = self.client.under_way(target.address);
         let sides = process::server_sides(target.process().place(), target.address.port())
             .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
         // An answer may have come that this side has not read yet.
         let waiting = process::clients_waiting(target.process().place(), target.address.port())
             .map_err(|error| Stop::Io("reading the kernel's table of sockets", error))?;
         // Still the same request after the look: so the look was at this one.
-        let after = self.client.under_way();
+        let after = self.client.under_way(target.address);
         let read = sides.iter().filter(|side| side.accepted && side.unread == 0 && waiting.contains(&side.client_port));
         let requests: Vec<RequestId> = read
             .filter_map(|side| before.get(&side.client_port).filter(|id| after.get(&side.client_port) == Some(id)))

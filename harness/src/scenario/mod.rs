@@ -4,11 +4,13 @@
 
 mod connections;
 mod discover;
+mod fleet;
 mod health;
 mod in_flight;
 mod patience;
 mod races;
 mod requests;
+mod rollout;
 mod run;
 mod signals;
 mod stop;
@@ -16,6 +18,7 @@ mod subject;
 mod target;
 
 pub use discover::{listening_on, reachable};
+pub use fleet::Fleet;
 pub use patience::Patience;
 pub use run::Run;
 pub use stop::{Stop, starved, unconfirmed};
@@ -25,7 +28,7 @@ pub use target::Target;
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::catalog::Feature;
+use crate::catalog::{Feature, Topology};
 use crate::timeline::Param;
 
 /// One scenario: its description and its body.
@@ -44,6 +47,8 @@ pub struct Scenario {
     pub params: &'static [(Param, f64)],
     /// When it is played.
     pub pace: Pace,
+    /// Behind which topologies.
+    pub setting: Setting,
     body: for<'r> fn(&'r mut Run<'_>) -> Body<'r>,
 }
 
@@ -54,8 +59,37 @@ pub enum Pace {
     Long,
     /// It waits a little.
     Short,
+    /// It waits for seconds under a load that goes on: fewer are played side by side.
+    Steady,
     /// It keeps the cores busy, and what others measure meanwhile would suffer: it comes last, one at a time.
     Heavy,
+}
+
+/// Behind what a scenario is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// One process, to which its clients connect.
+    Alone,
+    /// Several instances behind any topology.
+    Fleet,
+    /// Several instances behind a balancer that reads its configuration again.
+    Reloading,
+    /// Several instances to which their clients connect.
+    Table,
+    /// Several instances behind a topology that needs their lame-duck.
+    LameDuck,
+}
+
+impl Setting {
+    /// Whether it can be had behind this topology.
+    pub fn fits(self, topology: &Topology) -> bool {
+        match self {
+            Self::Alone | Self::Table => topology.is_direct(),
+            Self::Fleet => true,
+            Self::Reloading => topology.spec.reload.is_some(),
+            Self::LameDuck => topology.lame_duck() > 0.0,
+        }
+    }
 }
 
 type Body<'r> = Pin<Box<dyn Future<Output = Result<(), Stop>> + Send + 'r>>;
@@ -68,7 +102,7 @@ pub const DEFAULTS: &[(Param, f64)] =
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
     let connections = [connections::SCENARIOS, races::SCENARIOS];
     let groups = [signals::SCENARIOS, requests::SCENARIOS].into_iter().chain(connections);
-    groups.chain([health::SCENARIOS]).flatten()
+    groups.chain([health::SCENARIOS, rollout::SCENARIOS]).flatten()
 }
 
 /// The scenario with this slug.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{Pace, Run, Scenario, Stop, Target, body, unconfirmed};
+use super::{Pace, Run, Scenario, Setting, Stop, Target, body, unconfirmed};
 use crate::catalog::Feature::{KeepAlive, Limits};
 use crate::client::{Answer, Arrivals, Connection, Load, arrive};
 use crate::process;
@@ -35,6 +35,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         params: &[(Param::Clients, 80.0), (Param::MaxInFlight, 1000.0), (Param::Rounds, 3.0)],
         pace: Pace::Heavy,
+        setting: Setting::Alone,
         body: body!(keep_alive_race),
     },
     Scenario {
@@ -45,6 +46,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["nothing-lost-in-accept-queue", "load-does-not-hold-exit", "clean-exit-status", "term-ends-process"],
         params: &[(Param::Clients, 80.0), (Param::MaxInFlight, 1000.0), (Param::Rounds, 3.0)],
         pace: Pace::Heavy,
+        setting: Setting::Alone,
         body: body!(accept_queue_storm),
     },
     Scenario {
@@ -60,6 +62,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         params: &[(Param::Connections, 64.0), (Param::Idle, 16.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(held_when_signalled),
     },
     Scenario {
@@ -70,6 +73,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["nothing-lost-on-keep-alive", "clean-exit-status", "term-ends-process"],
         params: &[(Param::Idle, 16.0), (Param::MaxInFlight, 1000.0), (Param::IdleLinger, 2.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(held_while_lingering),
     },
     Scenario {
@@ -86,6 +90,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             (Param::MaxInFlight, 1000.0),
         ],
         pace: Pace::Heavy,
+        setting: Setting::Alone,
         body: body!(connect_storm_over_delay),
     },
     Scenario {
@@ -96,6 +101,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["nothing-lost-in-peace"],
         params: &[(Param::Clients, 8.0), (Param::Over, 1.5), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Heavy,
+        setting: Setting::Alone,
         body: body!(steady_load),
     },
     Scenario {
@@ -111,6 +117,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         params: &[(Param::Clients, 16.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Heavy,
+        setting: Setting::Alone,
         body: body!(sustained_load_exits),
     },
 ];

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::stop::unconfirmed;
-use super::{Pace, Run, Scenario, Stop, body};
+use super::{Pace, Run, Scenario, Setting, Stop, body};
 use crate::catalog::Feature::{Admin, EndlessStream, FiniteStream, KeepAlive, LameDuck, Limits, Slow, Streams, Upload};
 use crate::client::Ask;
 use crate::timeline::{Param, Role};
@@ -28,6 +28,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(in_flight_completes),
     },
     Scenario {
@@ -38,6 +39,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[(Param::Clients, 100.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(many_in_flight),
     },
     Scenario {
@@ -48,6 +50,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["in-flight-answered", "load-does-not-hold-exit", "term-ends-process"],
         params: &[(Param::Clients, 64.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Heavy,
+        setting: Setting::Alone,
         body: body!(saturated_in_flight),
     },
     Scenario {
@@ -58,6 +61,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(slow_upload_completes),
     },
     Scenario {
@@ -68,6 +72,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["slow-head-bounded", "clean-exit-status", "term-ends-process"],
         params: &[(Param::HeaderTimeout, 1.0)],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(slow_headers_bounded),
     },
     Scenario {
@@ -78,6 +83,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[(Param::Bytes, 25_165_824.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(slow_reader_untruncated),
     },
     Scenario {
@@ -88,6 +94,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(finite_stream_completes),
     },
     Scenario {
@@ -98,6 +105,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["endless-stream-ends", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(endless_stream_ends),
     },
     Scenario {
@@ -109,6 +117,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         // With a delay, which is not part of the deadline.
         params: &[(Param::ShutdownDelay, 1.0), (Param::DrainTimeout, 1.0)],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(deadline_cuts_and_says_so),
     },
     Scenario {
@@ -119,6 +128,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["stalled-body-bounded", "clean-exit-status", "term-ends-process"],
         params: &[(Param::BodyTimeout, 1.0)],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(stalled_upload_bounded),
     },
     Scenario {
@@ -129,6 +139,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["client-gone-releases", "in-flight-answered", "clean-exit-status"],
         params: &[(Param::InFlightFor, 12.0)],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(client_disconnect_releases),
     },
     Scenario {
@@ -139,6 +150,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["pipelined-in-order", "continue-answered", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(pipelined_and_expect_continue),
     },
     Scenario {
@@ -149,6 +161,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["overload-sheds", "clean-exit-status", "term-ends-process"],
         params: &[(Param::Clients, 15.0), (Param::MaxInFlight, 5.0)],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(overload_sheds),
     },
     Scenario {
@@ -159,6 +172,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["slow-reader-bounded"],
         params: &[(Param::MaxInFlight, 10.0), (Param::WriteTimeout, 1.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(non_readers_bounded),
     },
     Scenario {
@@ -169,6 +183,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["streams-limited-apart", "endless-stream-ends", "term-ends-process"],
         params: &[(Param::MaxInFlight, 5.0), (Param::MaxStreams, 8.0)],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(streams_keep_nobody_out),
     },
 ];

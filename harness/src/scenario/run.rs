@@ -11,13 +11,13 @@ use tokio::time::{Instant, sleep};
 use super::discover::takes_signal;
 use super::stop::{Stop, unconfirmed};
 use super::subject::{Manner, Subject};
-use super::target::{Stopping, Target};
-use crate::catalog::Feature;
+use super::target::{Found, Stopping, Target};
+use crate::catalog::{Feature, Topology};
 use crate::client::{Ask, Client, Connection, Outcome, Pending};
 use crate::link::{Link, Place};
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
-use crate::timeline::{Event, Param, ProcessId, Role};
+use crate::timeline::{Event, Param, ProcessId, Role, Slot};
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,8 +47,12 @@ pub struct Run<'s> {
     pub params: BTreeMap<Param, f64>,
     /// A folder of its own, removed afterwards.
     pub folder: tempfile::TempDir,
+    /// What stands between the client and what is under test.
+    pub topology: Topology,
     link: Option<Link>,
-    processes: ProcessId,
+    pub(super) processes: ProcessId,
+    /// The place in a fleet of what is started next.
+    pub(super) slot: Option<Slot>,
     /// The port that a server which has to be told one is given.
     port: Option<u16>,
     /// How often that was another one, because somebody else had it.
@@ -67,14 +71,21 @@ impl<'s> Run<'s> {
             subject,
             params,
             folder: tempfile::tempdir_in(process::guardian::run_folder())?,
+            topology: Topology::direct(),
             link: None,
             processes: 0,
+            slot: None,
             port: match &subject.manner {
                 Manner::Contract => None,
                 Manner::Stranger(stranger) => Some(stranger.port),
             },
             moved: 0,
         })
+    }
+
+    /// The same run, behind this topology.
+    pub fn behind(self, topology: &Topology) -> Self {
+        Self { topology: topology.clone(), ..self }
     }
 
     /// A parameter of the scenario.
@@ -246,7 +257,7 @@ impl<'s> Run<'s> {
             process: process.id,
             port: listening.port,
             admin_port: listening.admin_port,
-            instance: listening.instance,
+            instance: listening.instance.clone(),
         });
         let admin = listening.admin_port.map(|port| SocketAddr::from((self.server_ip(), port)));
         let granted =
@@ -262,7 +273,8 @@ impl<'s> Run<'s> {
             patience: self.subject.patience().cloned(),
             ask: self.subject.ask(Role::AfterExit),
         };
-        Ok(Target::new(address, admin, process, &self.recorder, &self.client, listeners, stop))
+        let at = Found { address, admin, instance: listening.instance, listeners };
+        Ok(Target::new(at, process, &self.recorder, &self.client, stop))
     }
 
     /// Starts a successor on this port; `None` where it ends or waits instead of listening, or a child of its
@@ -290,6 +302,7 @@ impl<'s> Run<'s> {
     pub fn spawn(&mut self, more: &[(&str, &str)]) -> Result<Spawned, Stop> {
         self.processes += 1;
         let mut launch: Launch = self.subject.launch.clone();
+        launch.slot = self.slot;
         if let Some(link) = &self.link {
             launch.place = link.server.clone();
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGKILL};
 use tokio::time::Instant;
 
-use super::{Pace, Run, Scenario, Stop, Target, body};
+use super::{Pace, Run, Scenario, Setting, Stop, Target, body};
 use crate::catalog::Feature::{Admin, LameDuck, Limits, Reload, Slow};
 use crate::client::{Ask, Pending};
 use crate::process::Addressee;
@@ -25,6 +25,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["signal-reaches-server", "term-ends-process", "clean-exit-status"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(idle_exit),
     },
     Scenario {
@@ -35,6 +36,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["group-signal-drains"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(group_signal),
     },
     Scenario {
@@ -45,6 +47,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["exit-is-prompt"],
         params: &[],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(prompt_exit),
     },
     Scenario {
@@ -55,6 +58,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["int-like-term"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(sigint_like_sigterm),
     },
     Scenario {
@@ -65,6 +69,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["second-signal-exits"],
         params: &[(Param::InFlightFor, 12.0)],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(second_signal_forces_exit),
     },
     Scenario {
@@ -75,6 +80,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["hup-keeps-serving"],
         params: &[(Param::InFlightFor, 3.0)],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(sighup_keeps_serving),
     },
     Scenario {
@@ -85,6 +91,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["startup-signal-ends-process"],
         params: &[],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(sigterm_during_startup),
     },
     Scenario {
@@ -95,6 +102,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["kill-recovers"],
         params: &[],
         pace: Pace::Short,
+        setting: Setting::Alone,
         body: body!(sigkill_loses_requests),
     },
     Scenario {
@@ -105,6 +113,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["log-holds-nothing", "in-flight-answered", "term-ends-process"],
         params: &[],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(output_nobody_reads),
     },
     Scenario {
@@ -115,6 +124,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["broken-listener-ends-process"],
         params: &[],
         pace: Pace::Long,
+        setting: Setting::Alone,
         body: body!(listener_breaks),
     },
 ];

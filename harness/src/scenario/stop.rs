@@ -8,6 +8,7 @@ use crate::client::{NO_DESCRIPTOR, NotWarm, no_descriptor};
 use crate::link::{NoLink, WAY_OUT};
 use crate::process::{StartError, says_taken};
 use crate::timeline::Seen;
+use crate::topology::FrontError;
 
 /// Why a scenario went no further.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,9 @@ pub enum Stop {
         /// Who answers.
         found: String,
     },
+    /// What stands before the servers does not do its part.
+    #[error(transparent)]
+    Front(FrontError),
     /// The harness could not do its part.
     #[error("{0}: {1}")]
     Io(&'static str, std::io::Error),
@@ -111,6 +115,16 @@ pub fn unconfirmed(what: &str, why: impl Into<String>) -> Stop {
 impl From<NotWarm> for Stop {
     fn from(load: NotWarm) -> Self {
         unconfirmed("the load is running", load.to_string())
+    }
+}
+
+impl From<FrontError> for Stop {
+    fn from(error: FrontError) -> Self {
+        match error {
+            FrontError::Missing { .. } => Self::Skipped(error.to_string()),
+            FrontError::Late { what, within } => unconfirmed(&what, format!("not within {} s", within.as_secs())),
+            error => Self::Front(error),
+        }
     }
 }
 

@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use super::Patience;
 use crate::catalog::{Feature, Server};
 use crate::client::{Ask, Expected, Framing, Payload};
-use crate::link::Place;
 use crate::process::{Addressee, Launch};
 use crate::timeline::{Param, Role};
 
@@ -160,7 +159,7 @@ impl Subject {
                 command: server.spec.run.clone(),
                 folder: server.folder.clone(),
                 env: server.spec.env.clone(),
-                place: Place::HERE,
+                ..Launch::default()
             },
             features: server.spec.features.iter().copied().collect(),
             promises_contract: server.promises_contract(),
@@ -283,6 +282,18 @@ impl Subject {
                 Ask::get("/stream?chunks=10&interval=0.15", role).expect_bytes(length as u64)
             }
             Manner::Stranger(stranger) => stranger.ask(stranger.finite.as_ref().unwrap_or(&stranger.quick), role),
+        }
+    }
+
+    /// A request whose response comes in pieces for about so many seconds; what a stranger's takes is its own affair.
+    pub fn ask_long_stream(&self, seconds: f64, role: Role) -> Ask {
+        match &self.manner {
+            Manner::Contract => {
+                let length: usize = (0..10).map(|number| format!("chunk {number}\n").len()).sum();
+                let interval = seconds / 9.0;
+                Ask::get(format!("/stream?chunks=10&interval={interval:.2}"), role).expect_bytes(length as u64)
+            }
+            Manner::Stranger(_) => self.ask_finite(role),
         }
     }
 

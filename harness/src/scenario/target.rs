@@ -22,6 +22,7 @@ pub struct Target {
     pub address: SocketAddr,
     /// Where its admin port is, if it has one.
     pub admin: Option<SocketAddr>,
+    instance: Option<String>,
     process: Spawned,
     recorder: Recorder,
     client: Client,
@@ -29,6 +30,15 @@ pub struct Target {
     watcher: Option<Watch>,
     stop: Stopping,
     listeners: Listeners,
+}
+
+/// Where a server was found, and who listens there.
+pub(super) struct Found {
+    pub address: SocketAddr,
+    pub admin: Option<SocketAddr>,
+    /// What it calls itself.
+    pub instance: Option<String>,
+    pub listeners: Listeners,
 }
 
 /// How a server is stopped, and what it is asked to see whether it is still there.
@@ -41,18 +51,12 @@ pub(super) struct Stopping {
 }
 
 impl Target {
-    pub(super) fn new(
-        address: SocketAddr,
-        admin: Option<SocketAddr>,
-        process: Spawned,
-        recorder: &Recorder,
-        client: &Client,
-        listeners: Listeners,
-        stop: Stopping,
-    ) -> Self {
+    pub(super) fn new(found: Found, process: Spawned, recorder: &Recorder, client: &Client, stop: Stopping) -> Self {
+        let Found { address, admin, instance, listeners } = found;
         let target = Self {
             address,
             admin,
+            instance,
             process,
             recorder: recorder.clone(),
             client: client.clone(),
@@ -68,6 +72,11 @@ impl Target {
     /// Its number in the timeline.
     pub fn id(&self) -> ProcessId {
         self.process.id
+    }
+
+    /// What it calls itself, where it does.
+    pub fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
     }
 
     /// The process itself.

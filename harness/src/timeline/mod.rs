@@ -4,13 +4,15 @@
 //! came back, how a connection ended, when a process exited. What the facts mean is decided by
 //! [`crate::rules`], as a pure function.
 
+mod attempts;
 mod param;
 mod parts;
 mod read;
 mod view;
 
+pub use attempts::{Attempt, Fate};
 pub use param::Param;
-pub use parts::{Connection, End, Listeners, Opening, Process, Request};
+pub use parts::{Connection, End, Endpoint, Listeners, Opening, Process, Request, Step};
 pub use read::{ReadError, read};
 pub use view::{Micros, View};
 
@@ -18,8 +20,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The format that this version writes and reads.
-pub const FORMAT: u32 = 1;
+/// The format that this version writes. It reads it and all earlier ones: fields are added with a default, kinds of records
+/// are added, and none changes its meaning.
+pub const FORMAT: u32 = 2;
 
 /// One run: its header and its records, in the order of their times.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +78,83 @@ pub type ConnectionId = u32;
 pub type RequestId = String;
 /// Number of a process within a run: a restart is another process.
 pub type ProcessId = u32;
+/// Place of an instance in a fleet, from 1. Whoever replaces it takes its place, and its address.
+pub type Slot = u32;
+
+/// The part that a process plays in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// It is under test, or an instance of what is.
+    #[default]
+    Server,
+    /// It stands between the clients and the server.
+    Balancer,
+}
+
+impl Part {
+    fn is_server(&self) -> bool {
+        *self == Self::Server
+    }
+}
+
+/// What an observer makes of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointState {
+    /// It is known, and gets no requests yet.
+    Starting,
+    /// It gets requests.
+    Up,
+    /// It gets no new requests; those that it has are waited for.
+    Draining,
+    /// It is known, and gets no requests, because it does not answer as it should.
+    Down,
+    /// It is not known, or not any more.
+    Gone,
+}
+
+impl EndpointState {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::Down => "down",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// A step in the replacement of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepKind {
+    /// The balancer is told to send it nothing more.
+    Withdraw,
+    /// It gets the signal that stops it, and its end is waited for.
+    Stop,
+    /// Its successor is started, and has to answer.
+    Start,
+    /// The balancer is to send requests to the successor.
+    Admit,
+    /// The balancer does.
+    Done,
+}
+
+impl StepKind {
+    /// What goes on from there to the next step, in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Withdraw => "being withdrawn",
+            Self::Stop => "stopping",
+            Self::Start => "starting",
+            Self::Admit => "being admitted",
+            Self::Done => "in place",
+        }
+    }
+}
 
 /// A process as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,6 +341,11 @@ pub enum Event {
     Started {
         process: ProcessId,
         pid: u32,
+        #[serde(default, skip_serializing_if = "Part::is_server")]
+        part: Part,
+        /// Its place in a fleet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<Slot>,
         /// Variables that the harness set for it, and their values. Older timelines do not tell.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         settings: BTreeMap<String, String>,
@@ -295,7 +380,13 @@ pub enum Event {
         connection: ConnectionId,
         request: RequestId,
         role: Role,
+        /// Its method, where that is not GET. Timelines of format 1 do not tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        method: Option<String>,
         path: String,
+        /// When it was due, where requests are due at a steady rate.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        due_us: Option<Micros>,
         /// Length of the body that a whole response has, where it is known.
         expect_bytes: Option<u64>,
         /// Status of the response that this server gives when nobody stops it, where that was learnt.
@@ -370,6 +461,12 @@ pub enum Event {
     Eased { asked: u64, per_second: u64 },
     /// Somebody else has taken the port that the process was to use: another one is tried.
     PortTaken { process: ProcessId, port: u16 },
+    /// An observer, such as a balancer or one of its nodes, makes this of an instance from now on.
+    Endpoint { observer: String, process: ProcessId, state: EndpointState },
+    /// A step in the replacement of the instance in this place of the fleet begins.
+    Step { slot: Slot, what: StepKind },
+    /// The balancer was told to read its configuration again.
+    Reloaded { process: ProcessId },
     /// A precondition of the scenario holds.
     Confirmed { what: String },
     /// A precondition could not be established: no verdict is possible.

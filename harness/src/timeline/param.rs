@@ -46,6 +46,8 @@ params! {
     HeaderTimeout "header_timeout",
     /// How long idle connections are kept after the listener closed.
     IdleLinger "idle_linger",
+    /// Instances side by side.
+    Instances "instances",
     /// Connections that are idle.
     Idle "idle",
     /// How long the request in flight takes.
@@ -64,12 +66,18 @@ params! {
     MaxStreams "max_streams",
     /// The time in which all clients arrive.
     Over "over",
+    /// Requests a second that are due.
+    Rate "rate",
+    /// How often each instance is replaced.
+    Rolls "rolls",
     /// Starts of the server, each with the same race.
     Rounds "rounds",
     /// Delay of the link, there and back.
     RoundTrip "round_trip",
     /// The lame-duck.
     ShutdownDelay "shutdown_delay",
+    /// How long it takes until clients hear that an instance stops.
+    WithdrawalLag "withdrawal_lag",
     /// Limit on a response that nobody reads.
     WriteTimeout "write_timeout",
 }
@@ -94,13 +102,17 @@ impl Param {
             | Self::Grace
             | Self::HalfOpen
             | Self::Idle
+            | Self::Instances
             | Self::InFlightFor
             | Self::LameDuck
             | Self::Limited
             | Self::LostInPeace
             | Self::Over
+            | Self::Rate
+            | Self::Rolls
             | Self::Rounds
-            | Self::RoundTrip => None,
+            | Self::RoundTrip
+            | Self::WithdrawalLag => None,
         }
     }
 }

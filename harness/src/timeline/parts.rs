@@ -1,6 +1,8 @@
 //! What a view is made of: requests, connections and processes, each with what became of it.
 
-use super::{Break, ConnectionId, Ending, Micros, NotOpened, Role, Seen};
+use super::{
+    Break, ConnectionId, Ending, EndpointState, Micros, NotOpened, Part, ProcessId, Role, Seen, Slot, StepKind,
+};
 
 /// Status of a rate limiter (RFC 6585, section 4).
 const LIMITED: u16 = 429;
@@ -14,8 +16,12 @@ pub struct Request<'t> {
     pub connection: ConnectionId,
     /// What it is for.
     pub role: Role,
+    /// Its method; `GET` also where that is not known.
+    pub method: &'t str,
     /// The path it asks for.
     pub path: &'t str,
+    /// When it was due, where requests are due at a steady rate.
+    pub due: Option<Micros>,
     /// When its first bytes had been written, or should have been.
     pub sent: Micros,
     /// No earlier than this were they written.
@@ -56,8 +62,8 @@ pub struct Request<'t> {
     pub end: End,
     /// When it ended.
     pub ended: Option<Micros>,
-    /// Whether the server says that it executed the request.
-    pub executed: bool,
+    /// Who says that it executed the request, and when.
+    pub executions: Vec<(Micros, ProcessId)>,
 }
 
 /// How a request ended.
@@ -99,9 +105,37 @@ pub enum Opening {
     Failed(NotOpened),
 }
 
+/// What an observer makes of an instance, from a moment on.
+#[derive(Debug, Clone, Copy)]
+pub struct Endpoint<'t> {
+    /// When.
+    pub at: Micros,
+    /// Who sees it so.
+    pub observer: &'t str,
+    /// The instance.
+    pub process: ProcessId,
+    /// Its state.
+    pub state: EndpointState,
+}
+
+/// A step in the replacement of an instance.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// When it began.
+    pub at: Micros,
+    /// The place in the fleet.
+    pub slot: Slot,
+    /// What was done.
+    pub what: StepKind,
+}
+
 /// One process.
 #[derive(Debug, Default)]
 pub struct Process {
+    /// The part that it plays.
+    pub part: Part,
+    /// Its place in a fleet.
+    pub slot: Option<Slot>,
     /// When it was started.
     pub started: Micros,
     /// When it was known to listen.
@@ -188,7 +222,9 @@ impl<'t> Request<'t> {
             id,
             connection,
             role,
+            method: "GET",
             path: "",
+            due: None,
             sent,
             begun: sent,
             read: None,
@@ -209,8 +245,18 @@ impl<'t> Request<'t> {
             intact: None,
             end: End::Open,
             ended: None,
-            executed: false,
+            executions: Vec::new(),
         }
+    }
+
+    /// Whether a server says that it executed the request.
+    pub fn executed(&self) -> bool {
+        !self.executions.is_empty()
+    }
+
+    /// Whether doing it twice is the same as doing it once (RFC 9110, section 9.2.2), so that a balancer may send it again.
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
     }
 
     /// Whether a complete response came, whatever its status.

@@ -20,7 +20,7 @@ pub enum ReadError {
     Empty,
     /// The first line says that another version wrote it.
     #[error(
-        "line 1: format {found} is not known to this version, which reads format {FORMAT}: use the drainspec that recorded it"
+        "line 1: format {found} is not known to this version, which reads formats 1 to {FORMAT}: use the drainspec that recorded it"
     )]
     Format {
         /// The version found.
@@ -55,7 +55,7 @@ struct Format {
 pub fn read(mut input: impl BufRead) -> Result<Timeline, ReadError> {
     let Some(first) = next_line(&mut input, 1)? else { return Err(ReadError::Empty) };
     let format: Format = parse(&first, 1)?;
-    if format.format != u64::from(FORMAT) {
+    if !(1..=u64::from(FORMAT)).contains(&format.format) {
         return Err(ReadError::Format { found: format.format });
     }
     let header: Header = parse(&first, 1)?;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Connection, ConnectionId, End, Event, Header, Lines, Listeners, Opening, Param, Process, ProcessId, Record,
-    Request, RequestId, Role, Timeline,
+    Connection, ConnectionId, End, Endpoint, Event, Header, Lines, Listeners, Opening, Param, Part, Process, ProcessId,
+    Record, Request, RequestId, Role, Step, Timeline,
 };
 
 /// Microseconds since the run began.
@@ -21,6 +21,12 @@ pub struct View<'t> {
     pub connections: Vec<Connection>,
     /// All processes.
     pub processes: BTreeMap<ProcessId, Process>,
+    /// Steps of replacements, in the order in which they began.
+    pub steps: Vec<Step>,
+    /// What observers made of instances, in order.
+    pub endpoints: Vec<Endpoint<'t>>,
+    /// When the balancer was told to read its configuration again.
+    pub reloads: Vec<Micros>,
     /// When it was looked which requests the server had read, see [`Event::Read`].
     pub looks: Vec<Micros>,
     /// Preconditions that did not hold: what, and why.
@@ -80,6 +86,9 @@ impl<'t> View<'t> {
             requests: Vec::new(),
             connections: Vec::new(),
             processes: BTreeMap::new(),
+            steps: Vec::new(),
+            endpoints: Vec::new(),
+            reloads: Vec::new(),
             looks: Vec::new(),
             unconfirmed: Vec::new(),
             skipped: None,
@@ -112,8 +121,9 @@ impl<'t> View<'t> {
         let request = |id: &RequestId| requests.get(id).copied();
         match event {
             Event::Unrecorded { lines, .. } => drop(self.unrecorded.insert(*lines)),
-            Event::Started { process, .. } => {
-                self.processes.insert(*process, Process { started: t, ..Process::default() });
+            Event::Started { process, part, slot, .. } => {
+                let started = Process { started: t, part: *part, slot: *slot, ..Process::default() };
+                self.processes.insert(*process, started);
             }
             Event::Listening { process, instance, .. } => {
                 let process = self.mentioned(*process, t);
@@ -166,10 +176,23 @@ impl<'t> View<'t> {
                     self.connections[index].ended.get_or_insert((t, *how));
                 }
             }
-            Event::Sent { connection, request: id, role, path, expect_bytes, expect_status, cut_hidden, begun_us } => {
+            Event::Sent {
+                connection,
+                request: id,
+                role,
+                method,
+                path,
+                due_us,
+                expect_bytes,
+                expect_status,
+                cut_hidden,
+                begun_us,
+            } => {
                 requests.insert(id, self.requests.len());
                 let mut request = Request::new(id, *connection, *role, t);
+                request.method = method.as_deref().unwrap_or("GET");
                 request.path = path;
+                request.due = *due_us;
                 request.expect_bytes = *expect_bytes;
                 request.expect_status = *expect_status;
                 request.begun = begun_us.unwrap_or(t).min(t);
@@ -233,15 +256,20 @@ impl<'t> View<'t> {
                     request.body_bytes = *body_bytes;
                 }
             }
-            Event::Executed { request: id, .. } => {
+            Event::Executed { request: id, process } => {
                 if let Some(index) = request(id) {
-                    self.requests[index].executed = true;
+                    self.requests[index].executions.push((t, *process));
                 }
             }
             Event::Stalled { late_us: us, within_us } | Event::Starved { waited_us: us, within_us, .. } => {
                 let within = (*us).max(*within_us);
                 self.lost.push(Lost { from: t.saturating_sub(within), to: t, us: *us, within });
             }
+            Event::Step { slot, what } => self.steps.push(Step { at: t, slot: *slot, what: *what }),
+            Event::Endpoint { observer, process, state } => {
+                self.endpoints.push(Endpoint { at: t, observer, process: *process, state: *state });
+            }
+            Event::Reloaded { .. } => self.reloads.push(t),
             Event::Skipped { why } => self.skipped = Some(why),
             Event::Aborted { why } => self.aborted = Some(why),
             Event::Unconfirmed { what, why } => self.unconfirmed.push((what, why)),
@@ -261,9 +289,14 @@ impl<'t> View<'t> {
         self.processes.entry(process).or_insert_with(|| Process { started: t, ..Process::default() })
     }
 
-    /// The process under test: the first one.
+    /// The process under test: the first one that is no balancer.
     pub fn process(&self) -> Option<&Process> {
-        self.processes.values().next()
+        self.servers().next().map(|(_, process)| process)
+    }
+
+    /// The processes under test: of a fleet, all that were ever started.
+    pub fn servers(&self) -> impl Iterator<Item = (ProcessId, &Process)> {
+        self.processes.iter().filter(|(_, process)| process.part == Part::Server).map(|(id, process)| (*id, process))
     }
 
     /// Requests with this role.

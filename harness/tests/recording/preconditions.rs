@@ -36,7 +36,7 @@ fn subject(script: &str) -> Subject {
             command: ["python3", "-B", "-c", &format!("{PRELUDE}{script}")].map(str::to_owned).into(),
             folder: "/".into(),
             env: BTreeMap::new(),
-            place: Place::HERE,
+            ..Launch::default()
         },
         features: BTreeSet::new(),
         promises_contract: false,

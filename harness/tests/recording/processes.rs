@@ -18,7 +18,7 @@ fn command(tape: &Tape, command: &[&str]) -> Spawned {
         command: command.iter().map(|part| (*part).to_owned()).collect(),
         folder: PathBuf::from("/"),
         env: BTreeMap::from([("SETTING".to_owned(), "7".to_owned())]),
-        place: Place::HERE,
+        ..Launch::default()
     };
     start(&launch, 1, &tape.recorder).unwrap()
 }

@@ -1,7 +1,7 @@
-//! The load of a deploy: an open loop. Requests are due at a steady rate, whatever becomes of those before them, so that a
+//! A load that is an open loop: requests are due at a steady rate, whatever becomes of those before them, so that a
 //! target that stalls is not spared.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,15 +11,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::client::{Answer, Ask, Client, Connection, Outcome};
-use crate::recorder::Recorder;
+use super::{Answer, Ask, Client, Connection, Outcome, Route};
 use crate::timeline::{Event, Role};
 
 /// Requests under way at most: beyond that none is sent, and nothing is judged.
 const MOST: usize = 2_000;
 
 /// A load that is on.
-pub struct Load {
+pub struct Steady {
     stop: CancellationToken,
     driver: AbortOnDropHandle<JoinSet<()>>,
     seen: Arc<Seen>,
@@ -34,13 +33,15 @@ pub struct Seen {
     pub missed: AtomicU64,
     /// The time that the latest response took, in microseconds.
     pub latest_us: AtomicU64,
+    /// Instances that have answered.
+    instances: Mutex<BTreeSet<String>>,
 }
 
 /// What is asked, and how.
 #[derive(Clone)]
 pub struct Asking {
     /// Where.
-    pub address: SocketAddr,
+    pub route: Route,
     /// In turn.
     pub asks: Vec<Ask>,
     /// Requests a second.
@@ -57,15 +58,7 @@ struct Shared {
     seen: Arc<Seen>,
 }
 
-/// Starts it.
-pub fn start(client: &Client, recorder: &Recorder, asking: Asking) -> Load {
-    let (stop, seen) = (CancellationToken::new(), Arc::<Seen>::default());
-    let shared = Shared { client: client.clone(), asking, idle: Mutex::default(), seen: seen.clone() };
-    let driver = tokio::spawn(drive(Arc::new(shared), recorder.clone(), stop.clone()));
-    Load { stop, driver: AbortOnDropHandle::new(driver), seen }
-}
-
-async fn drive(shared: Arc<Shared>, recorder: Recorder, stop: CancellationToken) -> JoinSet<()> {
+async fn drive(shared: Arc<Shared>, stop: CancellationToken) -> JoinSet<()> {
     let mut under_way = JoinSet::new();
     let (began, mut held_back) = (Instant::now(), false);
     for number in 0u32.. {
@@ -76,24 +69,24 @@ async fn drive(shared: Arc<Shared>, recorder: Recorder, stop: CancellationToken)
         }
         while under_way.try_join_next().is_some() {}
         if under_way.len() < MOST {
-            under_way.spawn(one(shared.clone(), number));
+            under_way.spawn(one(shared.clone(), number, due));
         } else if !std::mem::replace(&mut held_back, true) {
             let why = format!("{MOST} requests were under way, and no more were sent");
-            recorder.record(Event::Unconfirmed { what: "the load goes on".to_owned(), why });
+            shared.client.recorder.record(Event::Unconfirmed { what: "the load goes on".to_owned(), why });
         }
     }
     under_way
 }
 
-async fn one(shared: Arc<Shared>, number: u32) {
-    let Asking { address, asks, kept, .. } = &shared.asking;
+async fn one(shared: Arc<Shared>, number: u32, due: Instant) {
+    let Asking { route, asks, kept, .. } = &shared.asking;
     let kept = ((f64::from(number) + 1.0) * kept).floor() > (f64::from(number) * kept).floor();
     let role = if kept { Role::KeepAlive } else { Role::Storm };
-    let ask = asks[number as usize % asks.len()].clone().with_role(role);
+    let ask = asks[number as usize % asks.len()].clone().with_role(role).due(due);
     let (began, waiting) = (Instant::now(), kept.then(|| shared.waiting()).flatten());
     let connection = match waiting {
         Some(connection) => Ok(connection),
-        None => shared.client.connect(*address, role).await,
+        None => shared.client.connect_by(route, role).await,
     };
     match connection {
         Ok(mut connection) => {
@@ -118,9 +111,20 @@ impl Shared {
 }
 
 impl Seen {
+    /// Whether an instance has answered somebody.
+    pub fn has_answered(&self, instance: &str) -> bool {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner).contains(instance)
+    }
+
     fn note(&self, answer: &Answer, began: Instant) {
         match answer.status {
             Some(..400) if answer.outcome == Outcome::Answered => {
+                if let Some(instance) = &answer.instance {
+                    let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+                    if !instances.contains(instance) {
+                        instances.insert(instance.clone());
+                    }
+                }
                 self.served.fetch_add(1, Ordering::Relaxed);
                 self.latest_us.store(began.elapsed().as_micros() as u64, Ordering::Relaxed);
             }
@@ -129,7 +133,15 @@ impl Seen {
     }
 }
 
-impl Load {
+impl Steady {
+    /// Starts it.
+    pub fn start(client: &Client, asking: Asking) -> Self {
+        let (stop, seen) = (CancellationToken::new(), Arc::<Seen>::default());
+        let shared = Shared { client: client.clone(), asking, idle: Mutex::default(), seen: seen.clone() };
+        let driver = tokio::spawn(drive(Arc::new(shared), stop.clone()));
+        Self { stop, driver: AbortOnDropHandle::new(driver), seen }
+    }
+
     /// What has become of it so far.
     pub fn seen(&self) -> &Seen {
         &self.seen

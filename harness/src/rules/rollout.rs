@@ -1,0 +1,349 @@
+//! What becomes of the requests of a fleet's users, while its instances are replaced one after the other.
+
+use std::collections::BTreeMap;
+
+use super::{Basis, Finding, Level, Rule, SLACK_US, busy, fate, ms, seconds, stalled};
+use crate::timeline::{
+    Attempt, Break, Fate, Lines, Micros, NotOpened, Opening, Param, Process, ProcessId, Role, Slot, StepKind, View,
+};
+
+/// No longer than this may nobody be served, in microseconds.
+const LONGEST_GAP_US: u64 = 1_000_000;
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        slug: "nothing-lost-in-roll",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "While instances are replaced every request gets its whole answer, as if nothing went on.",
+        judge: nothing_lost,
+    },
+    Rule {
+        slug: "nothing-done-twice",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "No request is done twice, but for those that HTTP allows to be sent again.",
+        judge: nothing_done_twice,
+    },
+    Rule {
+        slug: "nothing-fails-though-executed",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "Nobody is told that a request failed, or nothing at all, which an instance has done.",
+        judge: nothing_fails_though_executed,
+    },
+    Rule {
+        slug: "service-stays",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "No second goes by in which nobody is served.",
+        judge: service_stays,
+    },
+    Rule {
+        slug: "roll-ends",
+        level: Level::Must,
+        basis: Basis::Wire,
+        sentence: "Each instance ends by itself, in its time, and its successor answers in its place.",
+        judge: roll_ends,
+    },
+    Rule {
+        slug: "roll-costs",
+        level: Level::Info,
+        basis: Basis::Wire,
+        sentence: "What is missed, where no configuration can prevent it.",
+        judge: nothing_lost,
+    },
+];
+
+/// Rules about what the instances have done, which only they can tell.
+pub(super) const ACCOUNTED: [&str; 2] = ["nothing-done-twice", "nothing-fails-though-executed"];
+
+/// What the users of a fleet saw.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Score {
+    /// Requests that were to be sent.
+    pub asked: usize,
+    /// Of these, at least a byte was written and no complete response came.
+    pub lost: usize,
+    /// Not a byte was written.
+    pub unsent: usize,
+    /// Complete responses that are not as they should be: their status, or their body.
+    pub failed: usize,
+    /// Of these, 502, 503 and 504, which a balancer answers in the place of an instance.
+    pub by_front: usize,
+    /// Requests that were done more than once, and HTTP does not allow that. `None` where nobody knows.
+    pub doubled: Option<usize>,
+    /// Requests that were done, and whose users do not know it. `None` where nobody knows.
+    pub executed_but_failed: Option<usize>,
+}
+
+/// Whether requests with this role are those of users.
+pub fn is_of_users(role: Role) -> bool {
+    matches!(role, Role::KeepAlive | Role::Storm | Role::InFlight | Role::Finite | Role::Upload)
+}
+
+/// What the users of a fleet saw; `None` where there was no fleet.
+pub fn score(view: &View) -> Option<Score> {
+    view.servers().any(|(_, process)| process.slot.is_some()).then(|| {
+        let attempts = view.attempts(is_of_users);
+        let count = |counts: &dyn Fn(&Attempt) -> bool| attempts.iter().filter(|attempt| counts(attempt)).count();
+        let known = is_accounted(view);
+        Score {
+            asked: attempts.len(),
+            lost: count(&|attempt| attempt.fate == Fate::Lost),
+            unsent: count(&|attempt| attempt.fate == Fate::Unsent),
+            failed: count(&|attempt| matches!(attempt.fate, Fate::Answered(_)) && !is_served(attempt)),
+            by_front: count(&|attempt| matches!(attempt.fate, Fate::Answered(502..=504))),
+            doubled: known.then(|| count(&is_doubled)),
+            executed_but_failed: known.then(|| count(&|attempt| is_executed(attempt) && !is_served(attempt))),
+        }
+    })
+}
+
+fn is_served(attempt: &Attempt) -> bool {
+    attempt.request.is_some_and(|request| request.served())
+}
+
+fn is_executed(attempt: &Attempt) -> bool {
+    attempt.request.is_some_and(|request| request.executed())
+}
+
+fn is_doubled(attempt: &Attempt) -> bool {
+    attempt.request.is_some_and(|request| request.executions.len() > 1 && !request.is_idempotent())
+}
+
+fn is_accounted(view: &View) -> bool {
+    view.header.features.iter().any(|feature| feature == "accounting") && !view.unrecorded(Lines::Executed)
+}
+
+/// When something began to be done to the fleet: a step, a reload or a signal.
+fn begun(view: &View) -> Option<Micros> {
+    let steps = view.steps.first().map(|step| step.at);
+    let signals = view.servers().filter_map(|(_, process)| process.signalled()).min();
+    steps.into_iter().chain(view.reloads.first().copied()).chain(signals).min()
+}
+
+/// What users asked; or why nothing can be said: they missed something before anything was done.
+fn attempts<'v, 't>(view: &'v View<'t>) -> Result<Vec<Attempt<'v, 't>>, Finding> {
+    let attempts = view.attempts(is_of_users);
+    if attempts.is_empty() {
+        return Err(Finding::inconclusive("nobody asked"));
+    }
+    // Where nothing is done to the fleet on purpose all that is missed counts.
+    let begun = begun(view).unwrap_or(0);
+    let early = attempts.iter().filter(|attempt| attempt.ended < begun && !is_served(attempt)).count();
+    match early {
+        0 => Ok(attempts),
+        _ => Err(Finding::inconclusive(format!("{early} of {} were missed before anything was done", attempts.len()))),
+    }
+}
+
+fn nothing_lost(view: &View) -> Finding {
+    let attempts = match attempts(view) {
+        Ok(attempts) => attempts,
+        Err(finding) => return finding,
+    };
+    let missed: Vec<&Attempt> = attempts.iter().filter(|attempt| !is_served(attempt)).collect();
+    let Some(first) = missed.first() else {
+        return Finding::holds(format!("{} of {}", attempts.len(), attempts.len()));
+    };
+    let actual = format!("{} of {} missed: {}", missed.len(), attempts.len(), kinds(&missed));
+    if let Some(finding) = waited_in_vain(view, &missed, &actual) {
+        return finding;
+    }
+    let when = match times(view, &missed) {
+        when if when.is_empty() => String::new(),
+        when => format!("; {when}"),
+    };
+    let first = match first.request {
+        Some(request) => fate(request),
+        None => "no connection could be made".to_owned(),
+    };
+    let evidence = missed.iter().take(5).flat_map(|attempt| [attempt.due, attempt.ended]);
+    Finding::violated(format!("{actual}{when}; the first: {first}"), evidence).share(missed.len(), attempts.len())
+}
+
+/// What was missed, each kind by itself.
+fn kinds(missed: &[&Attempt]) -> String {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for attempt in missed {
+        let kind = match attempt.fate {
+            Fate::Lost => "lost".to_owned(),
+            Fate::Unsent => "not sent".to_owned(),
+            Fate::Answered(status) if status < 400 => "answered with another body".to_owned(),
+            Fate::Answered(status) => format!("answered {status}"),
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    kinds.join(", ")
+}
+
+/// When it was missed: in which step of which instance's replacement, the most first.
+fn times(view: &View, missed: &[&Attempt]) -> String {
+    let mut times: BTreeMap<(Slot, StepKind), usize> = BTreeMap::new();
+    for attempt in missed {
+        let before = |step: &&crate::timeline::Step| step.at <= attempt.ended;
+        if let Some(step) = view.steps.iter().rev().find(before) {
+            *times.entry((step.slot, step.what)).or_default() += 1;
+        }
+    }
+    let mut times: Vec<_> = times.into_iter().collect();
+    times.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let words = |((slot, what), count): &((Slot, StepKind), usize)| match what {
+        StepKind::Done => format!("{count} after instance {slot} was in place"),
+        _ => format!("{count} while instance {slot} was {}", what.words()),
+    };
+    times.iter().take(3).map(words).collect::<Vec<_>>().join(", ")
+}
+
+/// Where all that was missed was waited for in vain, and stalls can explain that, nobody is accused.
+fn waited_in_vain(view: &View, missed: &[&Attempt], actual: &str) -> Option<Finding> {
+    let in_vain = |attempt: &&&Attempt| match attempt.request {
+        Some(request) => request.end == crate::timeline::End::Lost(Break::TimedOut),
+        None => view.connections.iter().any(|connection| {
+            connection.at == attempt.ended && connection.opening == Opening::Failed(NotOpened::TimedOut)
+        }),
+    };
+    let all = missed.iter().all(|attempt| in_vain(&attempt));
+    let explained = |attempt: &&Attempt| stalled(view, attempt.due, attempt.ended, attempt.ended - attempt.due);
+    let (first, last) = (missed.first()?, missed.last()?);
+    (all && missed.iter().all(explained)).then(|| busy(actual, view, first.due, last.ended))
+}
+
+fn nothing_done_twice(view: &View) -> Finding {
+    if view.unrecorded(Lines::Executed) {
+        return Finding::inconclusive("not all of what was done is recorded");
+    }
+    let attempts = view.attempts(is_of_users);
+    let doubled: Vec<_> = attempts.iter().filter(|attempt| is_doubled(attempt)).filter_map(|one| one.request).collect();
+    let once: Vec<_> = attempts.iter().filter_map(|one| one.request).filter(|one| !one.is_idempotent()).collect();
+    let allowed = attempts.iter().filter_map(|one| one.request);
+    let allowed = allowed.filter(|one| one.is_idempotent() && one.executions.len() > 1).count();
+    let again = match allowed {
+        0 => String::new(),
+        n => format!("; {n} that are idempotent were done twice, as HTTP allows (RFC 9110, section 9.2.2)"),
+    };
+    match doubled.first() {
+        _ if !once.iter().any(|request| request.executed()) => {
+            Finding::inconclusive("nothing was done that may not be done twice")
+        }
+        None => Finding::holds(format!("{} that may be done once only were done once{again}", once.len())),
+        Some(first) => {
+            let by: Vec<String> = first
+                .executions
+                .iter()
+                .map(|(at, process)| match view.processes.get(process).and_then(|process| process.slot) {
+                    Some(slot) => format!("by instance {slot} after {}", ms(at.saturating_sub(first.sent))),
+                    None => format!("after {}", ms(at.saturating_sub(first.sent))),
+                })
+                .collect();
+            let evidence = doubled.iter().take(3).flat_map(|one| one.executions.iter().map(|(at, _)| *at));
+            Finding::violated(
+                format!(
+                    "{} of {} done more than once: {} {} was done {}{again}",
+                    doubled.len(),
+                    once.len(),
+                    first.method,
+                    first.path,
+                    by.join(" and ")
+                ),
+                evidence,
+            )
+            .share(doubled.len(), once.len())
+        }
+    }
+}
+
+fn nothing_fails_though_executed(view: &View) -> Finding {
+    let attempts = match attempts(view) {
+        Ok(attempts) => attempts,
+        Err(finding) => return finding,
+    };
+    let done: Vec<&Attempt> = attempts.iter().filter(|attempt| is_executed(attempt)).collect();
+    let failed: Vec<_> = done.iter().filter(|attempt| !is_served(attempt)).filter_map(|one| one.request).collect();
+    match failed.first() {
+        _ if view.unrecorded(Lines::Executed) => Finding::inconclusive("not all of what was done is recorded"),
+        _ if done.is_empty() => Finding::inconclusive("nothing was done, by the word of the instances"),
+        None => Finding::holds(format!("{} were done, and all of them answered", done.len())),
+        Some(first) => Finding::violated(
+            format!("{} of {} that were done failed for their users: {}", failed.len(), done.len(), fate(first)),
+            failed.iter().take(5).flat_map(|request| [Some(request.sent), request.ended]).flatten(),
+        )
+        .share(failed.len(), done.len()),
+    }
+}
+
+fn service_stays(view: &View) -> Finding {
+    let attempts = match attempts(view) {
+        Ok(attempts) => attempts,
+        Err(finding) => return finding,
+    };
+    let Some(from) = begun(view) else { return Finding::inconclusive("nothing was done to the fleet") };
+    // From then on nobody asks any more.
+    let Some(to) = attempts.iter().map(|attempt| attempt.due).max() else {
+        return Finding::inconclusive("nobody asked");
+    };
+    let mut served: Vec<Micros> = attempts.iter().filter(|one| is_served(one)).map(|one| one.ended).collect();
+    served.retain(|at| (from..to).contains(at));
+    served.sort_unstable();
+    let moments: Vec<Micros> = [from].into_iter().chain(served).chain([to.max(from)]).collect();
+    let gaps = moments.windows(2).map(|pair| (pair[1] - pair[0], pair[0], pair[1]));
+    let Some((longest, since, until)) = gaps.max() else { return Finding::inconclusive("nobody was served") };
+    let overdue = longest.saturating_sub(LONGEST_GAP_US);
+    let actual = format!("nobody was served for {}", ms(longest));
+    match overdue {
+        0 => Finding::holds(format!("the longest time in which nobody was served is {}", ms(longest))),
+        _ if stalled(view, since, until, overdue) => busy(&actual, view, since, until),
+        _ => Finding::violated(actual, [since, until]),
+    }
+}
+
+fn roll_ends(view: &View) -> Finding {
+    let replaced: Vec<(ProcessId, &Process)> =
+        view.servers().filter(|(_, process)| process.slot.is_some() && process.signalled().is_some()).collect();
+    if replaced.is_empty() {
+        return Finding::inconclusive("no instance was replaced");
+    }
+    let allowed = seconds(
+        view.param(Param::ShutdownDelay).unwrap_or(0.0)
+            + view.param(Param::DrainTimeout).unwrap_or(0.0)
+            + view.param(Param::IdleLinger).unwrap_or(0.0),
+    );
+    for (id, process) in &replaced {
+        let (slot, signalled) = (process.slot.unwrap_or_default(), process.signalled().unwrap_or_default());
+        let latest = signalled.saturating_add(allowed).saturating_add(SLACK_US);
+        let ended = process.exited.map(|(at, ..)| at);
+        if ended.is_none_or(|at| at > latest) {
+            let until = ended.or(process.killed).unwrap_or(view.end).max(latest);
+            let what = format!("instance {slot} had not ended {} after its signal", ms(until - signalled));
+            return match stalled(view, signalled, until, until - latest) {
+                true => busy(&what, view, signalled, until),
+                false => Finding::violated(what, [signalled, until]),
+            };
+        }
+        let successor = view.servers().find(|(other, next)| *other > *id && next.slot == process.slot);
+        let answers = successor.and_then(|(_, next)| next.instance.as_deref());
+        let by = |request: &&crate::timeline::Request| is_of_users(request.role) && request.answered();
+        if successor.is_some() && !view.requests.iter().filter(by).any(|request| request.instance == answers) {
+            let what = format!("the successor of instance {slot} answered nobody");
+            return Finding::violated(what, [ended.unwrap_or(signalled)]);
+        }
+        let late = ended.and_then(|ended| {
+            let its = |request: &&crate::timeline::Request| {
+                request.instance.is_some() && request.instance == process.instance.as_deref()
+            };
+            view.requests.iter().filter(its).find(|request| request.sent > ended)
+        });
+        if let Some(request) = late {
+            let what = format!("instance {slot} has ended and still answers: {}", fate(request));
+            return Finding::violated(what, [ended.unwrap_or(signalled), request.sent]);
+        }
+    }
+    let longest = replaced.iter().filter_map(|(_, process)| Some(process.exited?.0 - process.signalled()?)).max();
+    Finding::holds(format!(
+        "{} instances were replaced, the slowest ended {} after its signal",
+        replaced.len(),
+        ms(longest.unwrap_or(0))
+    ))
+}

@@ -1,0 +1,210 @@
+//! Several instances of a server behind whatever stands between them and their clients, replaced one after the other.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+
+use super::run::{LOOK, PATIENCE, Run};
+use super::stop::{Stop, unconfirmed};
+use super::target::Target;
+use crate::catalog::Feature;
+use crate::client::Route;
+use crate::process;
+use crate::timeline::{Event, Role, Slot, StepKind};
+use crate::topology::{Front, Member, Stage};
+
+/// So often another port is tried, where somebody has taken the one that was free.
+const OTHER_PORTS: u32 = 3;
+
+/// Instances and what stands before them. Dropping it kills them all.
+pub struct Fleet {
+    front: Front,
+    instances: Vec<Target>,
+}
+
+impl Run<'_> {
+    /// Starts so many instances, and whatever stands before them.
+    ///
+    /// # Errors
+    /// When an instance does not start, or what stands before it does not.
+    pub async fn fleet(&mut self, size: usize) -> Result<Fleet, Stop> {
+        let mut instances = Vec::new();
+        for slot in 1..=size {
+            instances.push(self.start_anywhere(slot as Slot).await?);
+        }
+        let members: Vec<Member> = instances.iter().map(member).collect();
+        self.processes += 1;
+        let stage = Stage { recorder: &self.recorder, folder: self.folder.path(), process: self.processes };
+        let front = Front::start(&self.topology, &stage, &members).await?;
+        let fleet = Fleet { front, instances };
+        self.answers(&fleet).await?;
+        Ok(fleet)
+    }
+
+    /// Starts an instance on a port that is its place's from then on.
+    async fn start_anywhere(&mut self, slot: Slot) -> Result<Target, Stop> {
+        let mut others = 0;
+        loop {
+            let port = process::free_port().map_err(|error| Stop::Io("looking for a free port", error))?;
+            match self.start_in(slot, port).await {
+                Err(stop) if stop.is_taken() && others < OTHER_PORTS => others += 1,
+                started => return started,
+            }
+            self.recorder.record(Event::PortTaken { process: self.processes, port });
+        }
+    }
+
+    /// Starts an instance in its place, and waits until it says that it is ready.
+    async fn start_in(&mut self, slot: Slot, port: u16) -> Result<Target, Stop> {
+        self.slot = Some(slot);
+        let started = self.start_with(&[("PORT", &port.to_string())]).await;
+        self.slot = None;
+        let target = started?;
+        let deadline = Instant::now() + PATIENCE;
+        while self.has(Feature::Health) && !self.is_ready(&target).await {
+            if Instant::now() > deadline {
+                return Err(unconfirmed("the instance is ready", format!("not within {PATIENCE:?}")));
+            }
+            sleep(LOOK).await;
+        }
+        Ok(target)
+    }
+
+    async fn is_ready(&self, target: &Target) -> bool {
+        let Ok(mut connection) = target.try_connect(Role::Ready).await else { return false };
+        let answer = connection.ask(self.subject.ask_ready().patience(Duration::from_secs(2))).await;
+        answer.status.is_some_and(|status| !self.subject.is_unready(status))
+    }
+
+    /// Waits until the fleet answers.
+    async fn answers(&self, fleet: &Fleet) -> Result<(), Stop> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(mut connection) = self.client.connect_by(&fleet.route(), Role::Warmup).await {
+                let answer = connection.ask(self.subject.ask(Role::Warmup).patience(PATIENCE)).await;
+                if answer.served() {
+                    return Ok(());
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(unconfirmed("the fleet answers", format!("not within {PATIENCE:?}")));
+            }
+            sleep(10 * LOOK).await;
+        }
+    }
+}
+
+impl Fleet {
+    /// Where clients find it.
+    pub fn route(&self) -> Route {
+        self.front.route()
+    }
+
+    /// The places in it.
+    pub fn places(&self) -> std::ops::Range<usize> {
+        0..self.instances.len()
+    }
+
+    /// The instance in this place.
+    pub fn instance(&mut self, place: usize) -> &mut Target {
+        &mut self.instances[place]
+    }
+
+    /// What the instances are called that are there now.
+    pub fn names(&self) -> Vec<&str> {
+        self.instances.iter().filter_map(Target::instance).collect()
+    }
+
+    /// Replaces an instance as a deploy does behind this topology: withdraw it, stop it, start its successor, admit that.
+    ///
+    /// # Errors
+    /// When the successor does not start, or what stands before it does not do its part.
+    pub async fn replace(&mut self, run: &mut Run<'_>, place: usize) -> Result<(), Stop> {
+        self.withdraw(run, place).await?;
+        self.stop_instance(run, place).await;
+        self.start_successor(run, place).await
+    }
+
+    /// Withdraws an instance before it is stopped.
+    ///
+    /// # Errors
+    /// When the balancer does not do its part.
+    pub async fn withdraw(&mut self, run: &Run<'_>, place: usize) -> Result<(), Stop> {
+        step(run, place, StepKind::Withdraw);
+        Ok(self.front.withdraw(place).await?)
+    }
+
+    /// Stops an instance by the signal, and kills it where it does not end in all the time that it has.
+    pub async fn stop_instance(&mut self, run: &Run<'_>, place: usize) {
+        step(run, place, StepKind::Stop);
+        let old = &mut self.instances[place];
+        old.signal(run.stop_signal());
+        if old.exited().await.is_none() {
+            old.kill().await;
+        }
+    }
+
+    /// Kills an instance, without a word to anybody.
+    pub async fn kill(&mut self, run: &Run<'_>, place: usize) {
+        step(run, place, StepKind::Stop);
+        let old = &mut self.instances[place];
+        old.signal(Signal::SIGKILL);
+        old.exited_within(PATIENCE).await;
+    }
+
+    /// Starts the successor of an instance that has ended, and admits it.
+    ///
+    /// # Errors
+    /// When it does not start, or the balancer does not take it in.
+    pub async fn start_successor(&mut self, run: &mut Run<'_>, place: usize) -> Result<(), Stop> {
+        step(run, place, StepKind::Start);
+        let port = self.instances[place].address.port();
+        self.instances[place] = run.start_in(place as Slot + 1, port).await?;
+        step(run, place, StepKind::Admit);
+        self.front.admit(place, member(&self.instances[place])).await?;
+        step(run, place, StepKind::Done);
+        Ok(())
+    }
+
+    /// Lets the balancer read its configuration again.
+    ///
+    /// # Errors
+    /// When it does not do its part.
+    pub async fn reload(&mut self) -> Result<(), Stop> {
+        Ok(self.front.reload().await?)
+    }
+
+    /// Stops an instance, and withdraws it so much later: whoever is to know of it hears of it only then.
+    ///
+    /// # Errors
+    /// When the balancer does not do its part.
+    pub async fn stop_and_tell_later(&mut self, run: &Run<'_>, place: usize, lag: Duration) -> Result<(), Stop> {
+        step(run, place, StepKind::Stop);
+        self.instances[place].signal(run.stop_signal());
+        sleep(lag).await;
+        self.withdraw(run, place).await?;
+        let old = &mut self.instances[place];
+        if old.exited().await.is_none() {
+            old.kill().await;
+        }
+        Ok(())
+    }
+
+    /// Ends what stands before it, and then the instances.
+    pub async fn end(self) {
+        self.front.stop().await;
+        for instance in self.instances {
+            instance.kill().await;
+        }
+    }
+}
+
+fn step(run: &Run<'_>, place: usize, what: StepKind) {
+    run.recorder.record(Event::Step { slot: place as Slot + 1, what });
+}
+
+fn member(target: &Target) -> Member {
+    Member { process: target.id(), address: SocketAddr::from(([127, 0, 0, 1], target.address.port())) }
+}

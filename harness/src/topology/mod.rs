@@ -1,0 +1,147 @@
+//! What stands between clients and instances: the real programs with the very files of `lb-configs`, a model, or nothing.
+//!
+//! It knows nothing of scenarios. It is told which instances there are, and which of them is about to be stopped.
+
+mod direct;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::catalog::{Balancer, Topology};
+use crate::client::Route;
+use crate::process::StartError;
+use crate::recorder::Recorder;
+use crate::timeline::ProcessId;
+use direct::Direct;
+
+/// Where a balancer is started.
+pub struct Stage<'s> {
+    /// The timeline.
+    pub recorder: &'s Recorder,
+    /// A folder for its files, removed when the run is over.
+    pub folder: &'s Path,
+    /// The number of its process.
+    pub process: ProcessId,
+}
+
+/// An instance, as those before it know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Its number in the timeline.
+    pub process: ProcessId,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// What stands before the instances. A closed list: each of them is driven in its own way.
+pub enum Front {
+    /// Nothing: a table of addresses.
+    Direct(Direct),
+}
+
+/// What stands before the instances does not do its part.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontError {
+    /// Its program is not installed.
+    #[error("{program} is not installed: {install}")]
+    Missing {
+        /// The program.
+        program: &'static str,
+        /// How to get it.
+        install: &'static str,
+    },
+    /// It does not take its configuration.
+    #[error("{program} does not take {file}:\n    {}", said.join("\n    "))]
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// The file that it was given.
+        file: String,
+        /// What it says.
+        said: Vec<String>,
+    },
+    /// Its process does not start.
+    #[error("{program} {source}")]
+    Start {
+        /// The program.
+        program: &'static str,
+        /// Why not.
+        source: StartError,
+    },
+    /// Something did not come about in time.
+    #[error("{what}: not within {} s", within.as_secs())]
+    Late {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        within: Duration,
+    },
+    /// Its files, or its socket, cannot be used.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was done.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl Front {
+    /// Puts this topology before these instances, the first of which is in the first place.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn start(topology: &Topology, stage: &Stage<'_>, members: &[Member]) -> Result<Self, FrontError> {
+        match topology.balancer {
+            Balancer::None => Ok(Self::Direct(Direct::new(stage, members))),
+            _ => todo!(),
+        }
+    }
+
+    /// Where clients find the instances.
+    pub fn route(&self) -> Route {
+        match self {
+            Self::Direct(direct) => direct.route(),
+        }
+    }
+
+    /// The instance in this place, from 0, is about to be stopped. Returns when it may be.
+    ///
+    /// # Errors
+    /// When the balancer does not do its part.
+    pub async fn withdraw(&mut self, place: usize) -> Result<(), FrontError> {
+        match self {
+            Self::Direct(direct) => direct.withdraw(place),
+        }
+        Ok(())
+    }
+
+    /// This instance has taken a place, and is ready. Returns when it gets requests.
+    ///
+    /// # Errors
+    /// When the balancer does not do its part.
+    pub async fn admit(&mut self, place: usize, member: Member) -> Result<(), FrontError> {
+        match self {
+            Self::Direct(direct) => direct.admit(place, member),
+        }
+        Ok(())
+    }
+
+    /// Lets it read its configuration again, where it has one.
+    ///
+    /// # Errors
+    /// When the balancer does not do its part.
+    pub async fn reload(&mut self) -> Result<(), FrontError> {
+        match self {
+            Self::Direct(_) => Ok(()),
+        }
+    }
+
+    /// Ends it.
+    pub async fn stop(self) {
+        match self {
+            Self::Direct(_) => {}
+        }
+    }
+}
