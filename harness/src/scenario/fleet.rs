@@ -35,8 +35,8 @@ impl Run<'_> {
             instances.push(self.start_anywhere(slot as Slot).await?);
         }
         let members: Vec<Member> = instances.iter().map(member).collect();
-        self.processes += 1;
-        let stage = Stage { recorder: &self.recorder, folder: self.folder.path(), process: self.processes };
+        let stage = Stage { recorder: &self.recorder, folder: self.folder.path(), process: self.processes + 1 };
+        self.processes += 2;
         let front = Front::start(&self.topology, &stage, &members).await?;
         let fleet = Fleet { front, instances };
         self.answers(&fleet).await?;

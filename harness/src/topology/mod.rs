@@ -2,8 +2,13 @@
 //!
 //! It knows nothing of scenarios. It is told which instances there are, and which of them is about to be stopped.
 
+mod configured;
 mod direct;
+mod haproxy;
+mod nginx;
+mod tail;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +19,8 @@ use crate::process::StartError;
 use crate::recorder::Recorder;
 use crate::timeline::ProcessId;
 use direct::Direct;
+use haproxy::Haproxy;
+use nginx::Nginx;
 
 /// Where a balancer is started.
 pub struct Stage<'s> {
@@ -21,7 +28,7 @@ pub struct Stage<'s> {
     pub recorder: &'s Recorder,
     /// A folder for its files, removed when the run is over.
     pub folder: &'s Path,
-    /// The number of its process.
+    /// The number of its process; the next one is that of a program beside it, where it has one.
     pub process: ProcessId,
 }
 
@@ -38,6 +45,10 @@ pub struct Member {
 pub enum Front {
     /// Nothing: a table of addresses.
     Direct(Direct),
+    /// nginx.
+    Nginx(Nginx),
+    /// HAProxy.
+    Haproxy(Box<Haproxy>),
 }
 
 /// What stands before the instances does not do its part.
@@ -95,7 +106,9 @@ impl Front {
     pub async fn start(topology: &Topology, stage: &Stage<'_>, members: &[Member]) -> Result<Self, FrontError> {
         match topology.balancer {
             Balancer::None => Ok(Self::Direct(Direct::new(stage, members))),
-            _ => todo!(),
+            Balancer::Nginx => Ok(Self::Nginx(Nginx::start(topology, stage, members).await?)),
+            Balancer::Haproxy => Ok(Self::Haproxy(Box::new(Haproxy::start(topology, stage, members).await?))),
+            Balancer::Alb => Err(FrontError::Late { what: "an ALB".to_owned(), within: Duration::ZERO }),
         }
     }
 
@@ -103,6 +116,8 @@ impl Front {
     pub fn route(&self) -> Route {
         match self {
             Self::Direct(direct) => direct.route(),
+            Self::Nginx(nginx) => nginx.route(),
+            Self::Haproxy(haproxy) => haproxy.route(),
         }
     }
 
@@ -113,6 +128,8 @@ impl Front {
     pub async fn withdraw(&mut self, place: usize) -> Result<(), FrontError> {
         match self {
             Self::Direct(direct) => direct.withdraw(place),
+            Self::Nginx(nginx) => nginx.withdraw(place).await?,
+            Self::Haproxy(haproxy) => haproxy.withdraw(place).await?,
         }
         Ok(())
     }
@@ -124,6 +141,8 @@ impl Front {
     pub async fn admit(&mut self, place: usize, member: Member) -> Result<(), FrontError> {
         match self {
             Self::Direct(direct) => direct.admit(place, member),
+            Self::Nginx(nginx) => nginx.admit(place, member).await?,
+            Self::Haproxy(haproxy) => haproxy.admit(place, member).await?,
         }
         Ok(())
     }
@@ -135,6 +154,8 @@ impl Front {
     pub async fn reload(&mut self) -> Result<(), FrontError> {
         match self {
             Self::Direct(_) => Ok(()),
+            Self::Nginx(nginx) => nginx.reload().await,
+            Self::Haproxy(haproxy) => haproxy.reload().await,
         }
     }
 
@@ -142,6 +163,18 @@ impl Front {
     pub async fn stop(self) {
         match self {
             Self::Direct(_) => {}
+            Self::Nginx(nginx) => nginx.stop().await,
+            Self::Haproxy(haproxy) => haproxy.stop().await,
         }
     }
+}
+
+/// An error of files or sockets, with what was done.
+fn io(what: String) -> impl FnOnce(std::io::Error) -> FrontError {
+    move |source| FrontError::Io { what, source }
+}
+
+/// The places of a configuration for which there is no instance.
+fn spare_places(instances: &[SocketAddr], members: &[Member]) -> BTreeSet<usize> {
+    (members.len()..instances.len()).collect()
 }
