@@ -50,8 +50,8 @@ impl std::fmt::Display for CellId {
 
 /// What is known to fail where this server is behind this topology: what is known of the one, and of the other.
 pub fn known(server: &Server, topology: &Topology) -> KnownFailures {
-    let mut known = server.known.behind(&topology.name);
-    known.entries.extend(topology.known.entries.iter().cloned());
+    let mut known = server.known.of(&server.name, &topology.name);
+    known.entries.extend(topology.known.of(&server.name, &topology.name).entries);
     known
 }
 

@@ -34,6 +34,8 @@ pub struct Known {
     pub pattern: String,
     /// Behind which topologies, as written: a glob. `None` is behind each.
     pub topology: Option<String>,
+    /// Of which servers, as written: a glob. `None` is each. Only what is known of a topology needs it.
+    pub server: Option<String>,
     /// Why it fails.
     pub reason: String,
     /// Where to read more.
@@ -42,6 +44,7 @@ pub struct Known {
     pub verdict: KnownVerdict,
     matcher: GlobMatcher,
     topologies: Option<GlobMatcher>,
+    servers: Option<GlobMatcher>,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +59,7 @@ struct File {
 struct Entry {
     pattern: String,
     topology: Option<String>,
+    server: Option<String>,
     reason: String,
     link: Option<String>,
     #[serde(default)]
@@ -104,12 +108,13 @@ impl KnownFailures {
             }
             let matcher = glob(&entry.pattern)
                 .map_err(|error| value(format!("pattern = \"{}\"", entry.pattern), &error.to_string()))?;
-            let of = |topology: &String| {
-                glob(topology).map_err(|error| value(format!("topology = \"{topology}\""), &error.to_string()))
+            let of = |key: &str, names: &Option<String>| {
+                let fault = |error: CatalogError| value(key.to_owned(), &error.to_string());
+                names.as_deref().map(|names| glob(names).map_err(fault)).transpose()
             };
-            let topologies = entry.topology.as_ref().map(of).transpose()?;
-            let Entry { pattern, topology, reason, link, verdict } = entry;
-            entries.push(Known { pattern, topology, reason, link, verdict, matcher, topologies });
+            let (topologies, servers) = (of("topology", &entry.topology)?, of("server", &entry.server)?);
+            let Entry { pattern, topology, server, reason, link, verdict } = entry;
+            entries.push(Known { pattern, topology, server, reason, link, verdict, matcher, topologies, servers });
         }
         Ok(Self { entries })
     }
@@ -122,14 +127,15 @@ impl KnownFailures {
         let entry = |pattern: &String| {
             let (reason, link, verdict) = (String::new(), None, KnownVerdict::Fail);
             let (matcher, pattern) = (glob(pattern)?, pattern.clone());
-            Ok(Known { pattern, topology: None, reason, link, verdict, matcher, topologies: None })
+            let (topologies, servers) = (None, None);
+            Ok(Known { pattern, topology: None, server: None, reason, link, verdict, matcher, topologies, servers })
         };
         Ok(Self { entries: patterns.iter().map(entry).collect::<Result<_, _>>()? })
     }
 
-    /// What of it is said behind this topology.
-    pub fn behind(&self, topology: &str) -> Self {
-        let entries = self.entries.iter().filter(|entry| entry.is_behind(topology));
+    /// What of it is said of this server behind this topology.
+    pub fn of(&self, server: &str, topology: &str) -> Self {
+        let entries = self.entries.iter().filter(|entry| entry.is_of(server, topology));
         Self { entries: entries.cloned().collect() }
     }
 
@@ -151,9 +157,10 @@ impl KnownFailures {
 }
 
 impl Known {
-    /// Whether it is said behind this topology.
-    pub fn is_behind(&self, topology: &str) -> bool {
-        self.topologies.as_ref().is_none_or(|topologies| topologies.is_match(topology))
+    /// Whether it is said of this server behind this topology.
+    pub fn is_of(&self, server: &str, topology: &str) -> bool {
+        let of = |names: &Option<GlobMatcher>, name: &str| names.as_ref().is_none_or(|names| names.is_match(name));
+        of(&self.topologies, topology) && of(&self.servers, server)
     }
 
     /// Whether it covers this rule in this scenario.

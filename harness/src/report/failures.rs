@@ -17,7 +17,8 @@ pub fn failures(cell: &Cell, excerpts: &BTreeMap<String, Vec<String>>) -> String
     let known = if cell.as_expected { " (known)" } else { "" };
     let title = format!("{} · {}{known}", cell.id(), cell.verdict.word());
     let _ = writeln!(out, "{}", paint(verdict_style(cell.verdict).bold(), &title));
-    let told: Vec<_> = cell.rules.iter().filter(|rule| rule.verdict != Verdict::Pass).collect();
+    let quiet = [Verdict::Pass, Verdict::Unsupported];
+    let told: Vec<_> = cell.rules.iter().filter(|rule| !quiet.contains(&rule.verdict)).collect();
     if told.is_empty() {
         let reason =
             cell.reason.as_deref().unwrap_or("every rule holds, though it is known to fail: remove it from known.toml");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::fleets::{caption, grids, is_fleet, words};
 use super::table::{columns, rows};
 use crate::catalog::Server;
 use crate::results::{Cell, Results};
@@ -15,6 +16,7 @@ pub fn markdown(results: &Results, servers: &[Server]) -> String {
     let prefix = common_folder(&names);
     let mut out = header(results, &names, prefix);
     matrix(&mut out, results, &names, prefix);
+    rollouts(&mut out, results, prefix);
     for name in names {
         let cells: Vec<&Cell> = results.cells.iter().filter(|cell| cell.server == name).collect();
         let server = servers.iter().find(|server| server.name == name);
@@ -68,7 +70,10 @@ fn matrix(out: &mut String, results: &Results, names: &[&str], prefix: &str) {
     let _ = writeln!(out, "|---|{}", "---|".repeat(names.len()));
     let mut nobody = Vec::new();
     for slug in rows(results) {
-        let cells: Vec<&Cell> = results.cells.iter().filter(|cell| cell.scenario == slug).collect();
+        let cells: Vec<&Cell> = results.cells.iter().filter(|cell| cell.scenario == slug && !is_fleet(cell)).collect();
+        if cells.is_empty() {
+            continue;
+        }
         if cells.iter().all(|cell| cell.verdict == Verdict::Unsupported) {
             nobody.push(format!("`{slug}`"));
             continue;
@@ -81,6 +86,23 @@ fn matrix(out: &mut String, results: &Results, names: &[&str], prefix: &str) {
     }
     if !nobody.is_empty() {
         let _ = writeln!(out, "\nNo server here has the features for {}.", nobody.join(", "));
+    }
+}
+
+/// What rollouts cost: a table for each scenario.
+fn rollouts(out: &mut String, results: &Results, prefix: &str) {
+    for grid in grids(results) {
+        let labels: Vec<&str> = grid.servers.iter().map(|name| &name[prefix.len()..]).collect();
+        let _ = writeln!(out, "\n{}\n\n| topology | {} |", caption(grid.scenario), labels.join(" | "));
+        let _ = writeln!(out, "|---|{}", "---|".repeat(labels.len()));
+        for (topology, cells) in &grid.rows {
+            let word = |cell: &Option<&Cell>| match cell {
+                Some(cell) if cell.verdict == Verdict::Fail => format!("**{}**", words(cell)),
+                Some(cell) => words(cell),
+                None => String::new(),
+            };
+            let _ = writeln!(out, "| `{topology}` | {} |", cells.iter().map(word).collect::<Vec<_>>().join(" | "));
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod check;
 mod check_page;
 mod excerpt;
 mod failures;
+mod fleets;
 mod markdown;
 mod progress;
 mod rollout;

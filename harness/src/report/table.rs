@@ -7,13 +7,15 @@ use comfy_table::{Cell as TableCell, CellAlignment, Color, ContentArrangement, T
 
 use textwrap::core::display_width;
 
+use super::fleets::{Grid, caption, grids, is_fleet, marked};
 use crate::catalog::language_order;
 use crate::results::{Cell, Results};
 use crate::verdict::Verdict;
 
 /// The matrix as text, no wider than this: a table where it fits, else a paragraph for each server.
 pub fn overview(results: &Results, colour: bool, width: usize) -> String {
-    let table = table(results, colour);
+    let table = [table(results, colour), fleets(results, colour)].into_iter().filter(|table| !table.is_empty());
+    let table = table.collect::<Vec<_>>().join("\n\n");
     let fits = |line: &str| display_width(anstream::adapter::strip_str(line).to_string().as_str()) <= width;
     if table.lines().all(fits) { table } else { list(results, colour, width) }
 }
@@ -29,7 +31,7 @@ fn list(results: &Results, colour: bool, width: usize) -> String {
             let names: Vec<String> = match verdict {
                 _ if with_it.is_empty() => continue,
                 Verdict::Pass => vec![with_it.len().to_string()],
-                _ => with_it.iter().map(|cell| format!("{}{}", cell.scenario, mark(cell))).collect(),
+                _ => with_it.iter().map(|cell| format!("{}{}", place(cell), mark(cell))).collect(),
             };
             told.push(format!("{}: {}", verdict.word(), names.join(", ")));
         }
@@ -55,7 +57,7 @@ pub fn unexpected(results: &Results) -> Vec<String> {
 }
 
 /// The mark of an unexpected result.
-const UNEXPECTED: &str = " !";
+pub(super) const UNEXPECTED: &str = " !";
 
 fn mark(cell: &Cell) -> &'static str {
     match cell.as_expected {
@@ -67,9 +69,13 @@ fn mark(cell: &Cell) -> &'static str {
 
 /// Cells of servers that failed where that is known are plain; an unexpected result is marked.
 fn table(results: &Results, colour: bool) -> String {
+    let alone: Vec<&Cell> = results.cells.iter().filter(|cell| !is_fleet(cell)).collect();
+    if alone.is_empty() {
+        return String::new();
+    }
     let servers = columns(results);
     let mut cells = BTreeMap::new();
-    for cell in &results.cells {
+    for cell in alone {
         cells.insert((cell.scenario.as_str(), cell.server.as_str()), cell);
     }
 
@@ -77,7 +83,7 @@ fn table(results: &Results, colour: bool) -> String {
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(std::iter::once("").chain(servers.iter().copied()).map(TableCell::new));
     let mut group = "";
-    for slug in rows(results) {
+    for slug in rows(results).into_iter().filter(|slug| cells.keys().any(|(own, _)| own == slug)) {
         let own = crate::scenario::find(slug).map_or("", |scenario| scenario.group);
         if own != group {
             group = own;
@@ -98,6 +104,31 @@ fn table(results: &Results, colour: bool) -> String {
     table.trim_fmt()
 }
 
+/// What rollouts cost: a table for each scenario, with a row for each topology.
+fn fleets(results: &Results, colour: bool) -> String {
+    let table = |grid: Grid| {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(std::iter::once("").chain(grid.servers).map(TableCell::new));
+        for (topology, cells) in grid.rows {
+            let own = cells
+                .into_iter()
+                .map(|cell| cell.map_or(TableCell::new(""), |cell| painted(&marked(cell), cell, colour)));
+            table.add_row(std::iter::once(TableCell::new(format!("  {topology}"))).chain(own));
+        }
+        format!("{}\n{}", caption(grid.scenario), table.trim_fmt())
+    };
+    grids(results).into_iter().map(table).collect::<Vec<_>>().join("\n\n")
+}
+
+/// Where a cell belongs, in a list of one server's.
+fn place(cell: &Cell) -> String {
+    match is_fleet(cell) {
+        true => format!("{} behind {}", cell.scenario, cell.topology),
+        false => cell.scenario.clone(),
+    }
+}
+
 fn verdict_cell(cell: &Cell, colour: bool) -> TableCell {
     let word = match cell.verdict {
         Verdict::Unsupported => "–",
@@ -110,7 +141,11 @@ fn verdict_cell(cell: &Cell, colour: bool) -> TableCell {
         }
         _ => String::new(),
     };
-    let text = TableCell::new(format!("{word}{count}{}", mark(cell)));
+    painted(&format!("{word}{count}{}", mark(cell)), cell, colour)
+}
+
+fn painted(text: &str, cell: &Cell, colour: bool) -> TableCell {
+    let text = TableCell::new(text);
     if !colour {
         return text;
     }

@@ -38,9 +38,7 @@ impl Run<'_> {
         let stage = Stage { recorder: &self.recorder, folder: self.folder.path(), process: self.processes + 1 };
         self.processes += 2;
         let front = Front::start(&self.topology, &stage, &members).await?;
-        let fleet = Fleet { front, instances };
-        self.answers(&fleet).await?;
-        Ok(fleet)
+        Ok(Fleet { front, instances })
     }
 
     /// Starts an instance on a port that is its place's from then on.
@@ -76,23 +74,6 @@ impl Run<'_> {
         let Ok(mut connection) = target.try_connect(Role::Ready).await else { return false };
         let answer = connection.ask(self.subject.ask_ready().patience(Duration::from_secs(2))).await;
         answer.status.is_some_and(|status| !self.subject.is_unready(status))
-    }
-
-    /// Waits until the fleet answers.
-    async fn answers(&self, fleet: &Fleet) -> Result<(), Stop> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Ok(mut connection) = self.client.connect_by(&fleet.route(), Role::Warmup).await {
-                let answer = connection.ask(self.subject.ask(Role::Warmup).patience(PATIENCE)).await;
-                if answer.served() {
-                    return Ok(());
-                }
-            }
-            if Instant::now() > deadline {
-                return Err(unconfirmed("the fleet answers", format!("not within {PATIENCE:?}")));
-            }
-            sleep(10 * LOOK).await;
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::run::{LOOK, PATIENCE};
 use super::{Fleet, Pace, Run, Scenario, Setting, Stop, body, unconfirmed};
 use crate::catalog::Feature::{KeepAlive, LameDuck, Limits, Slow, Streams, Upload};
-use crate::client::{Asking, Connection, Pending, Steady};
+use crate::client::{Ask, Asking, Connection, Pending, Steady};
 use crate::timeline::{Param, Role};
 
 /// The share of requests on connections that are kept.
@@ -147,8 +147,18 @@ impl Run<'_> {
 
     /// Users, who ask for all kinds of things at a steady rate. Returns when each instance has answered some of them.
     async fn users(&self, fleet: &Fleet) -> Result<Steady, Stop> {
+        let asks = self.asks();
+        self.answers_all(fleet, &asks).await?;
+        let asking = Asking { route: fleet.route(), asks, rate: self.param(Param::Rate), kept: KEPT };
+        let load = Steady::start(&self.client, asking);
+        self.answered_by_all(&load, fleet).await?;
+        Ok(load)
+    }
+
+    /// What users ask, in turn.
+    fn asks(&self) -> Vec<Ask> {
         let subject = self.subject;
-        let role = Role::Storm; // the load gives each its own
+        let role = Role::Warmup; // the load gives each its own
         let mut asks = vec![subject.ask(role), subject.ask_posted("a payment", role), subject.ask(role)];
         if self.has(Slow) {
             asks.push(subject.ask_slow(0.3, role));
@@ -161,10 +171,27 @@ impl Run<'_> {
         if asks.len() % 2 == 0 {
             asks.push(subject.ask(role));
         }
-        let asking = Asking { route: fleet.route(), asks, rate: self.param(Param::Rate), kept: KEPT };
-        let load = Steady::start(&self.client, asking);
-        self.answered_by_all(&load, fleet).await?;
-        Ok(load)
+        asks
+    }
+
+    /// Waits until all that users will ask is answered, several times in a row: or what they miss is no doing of the roll.
+    async fn answers_all(&self, fleet: &Fleet, asks: &[Ask]) -> Result<(), Stop> {
+        let deadline = Instant::now() + PATIENCE;
+        let route = &fleet.route();
+        let served = async |ask: &Ask| match self.client.connect_by(route, Role::Warmup).await {
+            Ok(mut connection) => connection.ask(ask.clone().patience(PATIENCE)).await.served(),
+            Err(_) => false,
+        };
+        loop {
+            let each = asks.iter().cycle().take(2 * asks.len()).map(&served);
+            if join_all(each).await.into_iter().all(|served| served) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(unconfirmed("the fleet answers", format!("not within {PATIENCE:?}")));
+            }
+            sleep(10 * LOOK).await;
+        }
     }
 
     /// Waits until each instance has answered somebody.
@@ -194,7 +221,14 @@ async fn rolling_restart(run: &mut Run<'_>) -> Result<(), Stop> {
     for _ in 0..run.count(Param::Rolls) {
         for place in fleet.places() {
             sleep(PAUSE).await;
-            fleet.replace(run, place).await?;
+            match fleet.replace(run, place).await {
+                // Somebody answers in the place of the successor: the timeline shows who, and a rule says so.
+                Err(Stop::Impostor { .. }) => {
+                    users.stop().await;
+                    return Ok(());
+                }
+                replaced => replaced?,
+            }
         }
     }
     run.no_more_users(users, &fleet).await;

@@ -3,7 +3,7 @@ beside this program that starts it. Its docstring says what a user of the server
 
 from collections.abc import Callable
 
-from . import connections, health, requests, signals
+from . import connections, health, requests, rollout, signals
 
 FAULTS: dict[str, Callable[[], None]] = {
     function.__name__.replace("_", "-"): function
@@ -120,5 +120,10 @@ FAULTS: dict[str, Callable[[], None]] = {
         health.prestop_fails_when_called_again,
         health.signal_starts_another_delay,
         health.prestop_cut_short_by_signal,
+        # rollout
+        rollout.answers_late,
+        rollout.done_then_cut,
+        rollout.ready_too_early,
+        rollout.answers_for_successor,
     )
 }
