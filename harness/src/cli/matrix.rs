@@ -128,7 +128,9 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     let scenarios = project::select_scenarios(&args.scenario, &args.group)?;
     let topologies = project::topologies(&folder, args.topologies.as_deref())?;
     let topologies = match &unexpected {
+        // What is known of warnings, too, and what was unexpected behind them.
         Some(_) if args.topology.is_empty() => topologies,
+        None if args.topology.is_empty() && args.only_known => topologies,
         _ => project::select_topologies(topologies, &args.topology)?,
     };
     let io = |source| CliError::Io { path: args.out.clone(), source };
@@ -142,7 +144,8 @@ async fn play(args: &Args, selected: Selected, unexpected: Option<Results>, out:
     let mut servers: Vec<Arc<Server>> = selected.servers.into_iter().map(Arc::new).collect();
     let topologies: Vec<Arc<Topology>> = selected.topologies.into_iter().map(Arc::new).collect();
     let mut jobs = schedule::jobs(&servers, &topologies, &selected.scenarios, args.repeat);
-    if args.topology.is_empty() && args.scenario.is_empty() && args.group.is_empty() && unexpected.is_none() {
+    let chosen = [&args.topology, &args.scenario, &args.group].into_iter().any(|globs| !globs.is_empty());
+    if !chosen && !args.only_known && unexpected.is_none() {
         jobs.retain(|job| job.scenario.setting == Setting::Alone || is_quick_rollout(job));
     }
     if args.only_known {

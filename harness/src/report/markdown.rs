@@ -214,7 +214,8 @@ mod tests {
                 Verdict::Unsupported => Outcome::without_run(verdict, ""),
                 verdict => outcome(verdict),
             };
-            results.add(&server, crate::scenario::find(slug).unwrap(), "direct", &outcome);
+            let scenario = crate::scenario::find(slug).unwrap();
+            results.add(&server, &crate::catalog::Topology::direct(), scenario, &outcome);
         }
         let page = markdown(&results, &[server]);
         for expected in [

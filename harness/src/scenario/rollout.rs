@@ -176,7 +176,7 @@ impl Run<'_> {
 
     /// Waits until all that users will ask is answered, several times in a row: or what they miss is no doing of the roll.
     async fn answers_all(&self, fleet: &Fleet, asks: &[Ask]) -> Result<(), Stop> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + 2 * PATIENCE;
         let route = &fleet.route();
         let served = async |ask: &Ask| match self.client.connect_by(route, Role::Warmup).await {
             Ok(mut connection) => connection.ask(ask.clone().patience(PATIENCE)).await.served(),
@@ -188,7 +188,7 @@ impl Run<'_> {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(unconfirmed("the fleet answers", format!("not within {PATIENCE:?}")));
+                return Err(unconfirmed("the fleet answers", format!("not within {:?}", 2 * PATIENCE)));
             }
             sleep(10 * LOOK).await;
         }

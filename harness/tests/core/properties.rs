@@ -6,7 +6,8 @@ use drainspec::measures::measures;
 use drainspec::report::excerpt;
 use drainspec::rules;
 use drainspec::timeline::{
-    Break, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Record, Role, Seen, Timeline, View, read,
+    Break, Ending, EndpointState, Event, FORMAT, Header, Lines, NotOpened, Param, Part, Record, Role, Seen, StepKind,
+    Timeline, View, read,
 };
 use drainspec::verdict::{RuleVerdict, Verdict, judge};
 use proptest::prelude::*;
@@ -63,6 +64,19 @@ fn seen() -> impl Strategy<Value = Seen> {
     (prop::option::of(1..4u32), any::<String>()).prop_map(|(pid, command)| Seen { pid, command })
 }
 
+fn parts() -> impl Strategy<Value = Part> {
+    prop::sample::select(&[Part::Server, Part::Balancer][..])
+}
+
+fn methods() -> impl Strategy<Value = Option<String>> {
+    prop::option::of(prop::sample::select(&["POST", "HEAD", "PATCH"][..]).prop_map(str::to_owned))
+}
+
+fn states() -> impl Strategy<Value = EndpointState> {
+    use EndpointState::*;
+    prop::sample::select(&[Starting, Up, Draining, Down, Gone][..])
+}
+
 fn events() -> impl Strategy<Value = Event> {
     let process = || 1..3u32;
     let connection = || 1..4u32;
@@ -73,11 +87,8 @@ fn events() -> impl Strategy<Value = Event> {
     let settings = prop::collection::btree_map(any::<String>(), any::<String>(), 0..3);
     let lines = prop::sample::select(&[Lines::Log, Lines::Stderr, Lines::Executed][..]);
     let of_processes = prop_oneof![
-        (process(), any::<u32>(), settings).prop_map(|(process, pid, settings)| Event::Started {
-            process,
-            pid,
-            settings
-        }),
+        (process(), any::<u32>(), parts(), prop::option::of(1..3u32), settings)
+            .prop_map(|(process, pid, part, slot, settings)| Event::Started { process, pid, part, slot, settings }),
         (process(), lines, any::<u64>()).prop_map(|(process, lines, recorded)| Event::Unrecorded {
             process,
             lines,
@@ -120,18 +131,29 @@ fn events() -> impl Strategy<Value = Event> {
             .prop_map(|(connection, how)| Event::Ended { connection, how }),
     ];
     let of_requests = prop_oneof![
-        (connection(), requests(), roles(), any::<String>(), prop::option::of(bytes()), any::<Option<u64>>()).prop_map(
-            |(connection, request, role, path, expect_bytes, begun_us)| Event::Sent {
-                connection,
-                request,
-                role,
-                path,
-                expect_bytes,
-                expect_status: None,
-                begun_us,
-                cut_hidden: false,
-            }
-        ),
+        (
+            connection(),
+            requests(),
+            roles(),
+            methods(),
+            any::<String>(),
+            prop::option::of(bytes()),
+            any::<[Option<u64>; 2]>()
+        )
+            .prop_map(|(connection, request, role, method, path, expect_bytes, [begun_us, due_us])| {
+                Event::Sent {
+                    connection,
+                    request,
+                    role,
+                    method,
+                    path,
+                    due_us,
+                    expect_bytes,
+                    expect_status: None,
+                    begun_us,
+                    cut_hidden: false,
+                }
+            }),
         (requests(), bytes()).prop_map(|(request, body_bytes)| Event::Received { request, body_bytes }),
         (connection(), requests(), roles()).prop_map(|(connection, request, role)| Event::Unsent {
             connection,
@@ -160,7 +182,17 @@ fn events() -> impl Strategy<Value = Event> {
         (1..3u32, any::<u16>()).prop_map(|(process, port)| Event::PortTaken { process, port }),
         any::<String>().prop_map(|what| Event::Confirmed { what }),
     ];
-    prop_oneof![4 => of_processes, 3 => of_connections, 8 => of_requests, 1 => of_the_harness]
+    const STEPS: [StepKind; 5] = [StepKind::Withdraw, StepKind::Stop, StepKind::Start, StepKind::Admit, StepKind::Done];
+    let of_fleets = prop_oneof![
+        (1..3u32, prop::sample::select(&STEPS[..])).prop_map(|(slot, what)| Event::Step { slot, what }),
+        process().prop_map(|process| Event::Reloaded { process }),
+        (any::<String>(), process(), states()).prop_map(|(observer, process, state)| Event::Endpoint {
+            observer,
+            process,
+            state
+        }),
+    ];
+    prop_oneof![4 => of_processes, 3 => of_connections, 8 => of_requests, 1 => of_fleets, 1 => of_the_harness]
 }
 
 /// Any timeline that a file can hold, most of them absurd.
@@ -221,7 +253,7 @@ proptest! {
     fn evidence_is_on_the_timeline(timeline in timelines()) {
         let mut timeline = timeline;
         let t_us = timeline.records[0].t_us;
-        let started = [1, 2].map(|process| Record { t_us, event: Event::Started { process, pid: 7, settings: BTreeMap::new() } });
+        let started = [1, 2].map(|process| Record { t_us, event: Event::Started { process, pid: 7, part: Part::Server, slot: None, settings: BTreeMap::new() } });
         timeline.records.splice(0..0, started);
         for verdict in judge(&timeline).unwrap() {
             for at in verdict.evidence {

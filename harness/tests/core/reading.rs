@@ -101,11 +101,13 @@ fn an_empty_file_says_that_it_is_empty() {
 
 #[test]
 fn another_format_names_both() {
-    let header = small().lines().next().unwrap().replace("\"format\":1", "\"format\":7");
+    let header = small().lines().next().unwrap().replace("\"format\":2", "\"format\":7");
     let error = refused(header);
-    assert!(error.contains("line 1") && error.contains("format 7") && error.contains(&format!("format {FORMAT}")));
+    assert!(
+        error.contains("line 1") && error.contains("format 7") && error.contains(&format!("formats 1 to {FORMAT}"))
+    );
     // A format that is to come may have other fields: they are not what is wrong with it.
-    assert!(refused("{\"format\":2,\"cells\":[]}\n").contains("format 2"));
+    assert!(refused("{\"format\":3,\"cells\":[]}\n").contains("format 3"));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use drainspec::timeline::{
-    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, ProcessId, Record, Role, Seen,
-    Timeline,
+    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Part, ProcessId, Record, Role, Seen,
+    Slot, Timeline,
 };
 
 /// Bytes of a body, where a run does not say otherwise.
@@ -16,6 +16,8 @@ pub struct Run {
     timeline: Timeline,
     next_us: u64,
     process: ProcessId,
+    part: Part,
+    slot: Option<Slot>,
 }
 
 /// A server that promises the contract, started and listening. Defaults are those of the scenarios.
@@ -40,7 +42,7 @@ pub fn idle() -> Run {
         learned: Vec::new(),
     };
     let timeline = Timeline { header, records: Vec::new() };
-    Run { timeline, next_us: 0, process: 1 }
+    Run { timeline, next_us: 0, process: 1, part: Part::Server, slot: None }
 }
 
 /// As [`run`], up to a SIGTERM after a second.
@@ -93,7 +95,8 @@ impl Run {
 
     pub fn started(self) -> Self {
         let process = self.process;
-        self.record(Event::Started { process, pid: 1_000 + process, settings: BTreeMap::new() })
+        let (part, slot) = (self.part, self.slot);
+        self.record(Event::Started { process, pid: 1_000 + process, part, slot, settings: BTreeMap::new() })
     }
 
     pub fn listening(self, instance: &str) -> Self {
@@ -238,7 +241,9 @@ impl Run {
             connection,
             request,
             role,
+            method: None,
             path,
+            due_us: None,
             expect_bytes,
             expect_status,
             begun_us: None,
@@ -257,7 +262,9 @@ impl Run {
             connection: 1,
             request: request.to_owned(),
             role,
+            method: None,
             path: "/".to_owned(),
+            due_us: None,
             expect_bytes: None,
             expect_status: Some(200),
             begun_us: None,

@@ -33,14 +33,14 @@ def done_then_cut() -> None:
 
 
 def ready_too_early() -> None:
-    """Readiness succeeds, and so does the first request; all others get 503 for the first six seconds, because what
+    """Readiness succeeds, and so does the first request; all others get 503 for the first eight seconds, because what
     they need is not there yet."""
     began, dispatch, answered = time.monotonic(), App.dispatch, []
 
     def dispatch_or_refuse(self, exchange, route):
         if route.handle.__name__ in ("ready", "live") or not answered:
             answered.append(None)
-        elif time.monotonic() < began + 6:
+        elif time.monotonic() < began + 8:
             raise RequestError(503, "no connection to the database", ("Retry-After", "1"))
         dispatch(self, exchange, route)
 
