@@ -1,4 +1,6 @@
-//! `drainspec explain`: everything there is to know about a rule or a scenario.
+//! `drainspec explain`: everything there is to know about a rule, a scenario or a topology.
+
+mod topology;
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::rulebook::{self, RuleFacts, ServerMarkers};
 use super::{Among, CliError, Status, project};
+use crate::catalog::Topology;
 use crate::catalog::markers::Marker;
 use crate::report::paint;
 use crate::rules;
@@ -23,8 +26,8 @@ const GAP: &str = "  ";
 /// Arguments of `drainspec explain`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slug of a rule or a scenario
-    #[arg(value_name = "RULE|SCENARIO")]
+    /// Slug of a rule or a scenario, or name of a topology such as `nginx/withdraw`
+    #[arg(value_name = "RULE|SCENARIO|TOPOLOGY")]
     name: String,
     /// As text, or as JSON for programs
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -32,6 +35,9 @@ pub struct Args {
     /// Folder with the servers [default: `servers`, here or above]
     #[arg(long, value_name = "DIR")]
     servers: Option<PathBuf>,
+    /// Folder of a matrix run, for what was found behind a topology
+    #[arg(long, value_name = "DIR", default_value = "drainspec-out")]
+    run: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -44,20 +50,25 @@ enum Format {
 pub fn run(args: &Args) -> Result<Status, CliError> {
     // A rule and a scenario may share a name: then both are shown.
     let (rule, scenario) = (rules::find(&args.name), scenario::find(&args.name));
-    if rule.is_none() && scenario.is_none() {
-        return Err(unknown(&args.name));
+    let topologies = topologies(args.servers.as_deref())?;
+    let topology = topologies.iter().find(|topology| topology.name == args.name);
+    if rule.is_none() && scenario.is_none() && topology.is_none() {
+        return Err(unknown(&args.name, &topologies));
     }
     let marked = rule.map(|_| reference_markers(args.servers.as_deref())).transpose()?;
     let rule = rule.map(|rule| RuleFacts::of(rule, marked.as_ref().and_then(Option::as_deref).unwrap_or(&[])));
     match args.format {
         Format::Json => {
-            let items = rule.iter().map(rule_json).chain(scenario.map(scenario_json)).collect();
+            let items = rule.iter().map(rule_json).chain(scenario.map(scenario_json));
+            let items = items.chain(topology.map(topology::json)).collect();
             super::print(&format!("{:#}\n", Value::Array(items)))?;
         }
         Format::Text => {
             let width = terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
             let rule = rule.map(|facts| rule_text(&facts, matches!(marked, Some(None)), width));
-            let parts: Vec<String> = rule.into_iter().chain(scenario.map(|s| scenario_text(s, width))).collect();
+            let topology = topology.map(|one| topology::text(one, &args.run, width)).transpose()?;
+            let scenario = scenario.map(|scenario| scenario_text(scenario, width));
+            let parts: Vec<String> = rule.into_iter().chain(scenario).chain(topology).collect();
             super::print(&parts.join("\n"))?;
         }
     }
@@ -73,9 +84,19 @@ fn reference_markers(folder: Option<&Path>) -> Result<Option<Vec<ServerMarkers>>
     }
 }
 
-fn unknown(name: &str) -> CliError {
+/// The topologies; without a checkout only that in which nothing stands between.
+fn topologies(folder: Option<&Path>) -> Result<Vec<Topology>, CliError> {
+    match project::servers_folder(folder) {
+        Ok(folder) => project::topologies(&folder, None),
+        Err(CliError::NoServers { .. }) => Ok(vec![Topology::direct()]),
+        Err(error) => Err(error),
+    }
+}
+
+fn unknown(name: &str, topologies: &[Topology]) -> CliError {
     let slugs = rules::all().map(|rule| rule.slug).chain(scenario::all().map(|scenario| scenario.slug));
-    CliError::Unknown { name: name.to_owned(), known: Among(slugs.map(str::to_owned).collect()) }
+    let names = slugs.chain(topologies.iter().map(|topology| topology.name.as_str()));
+    CliError::Unknown { name: name.to_owned(), known: Among(names.map(str::to_owned).collect()) }
 }
 
 // As JSON.
@@ -331,7 +352,7 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_suggested() {
-        let error = unknown("listener-close-first").to_string();
+        let error = unknown("listener-close-first", &[]).to_string();
         assert!(error.contains("did you mean listener-closes-first"), "{error}");
     }
 }

@@ -26,6 +26,7 @@ enum What {
     Servers,
     Scenarios,
     Rules,
+    Topologies,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -60,6 +61,18 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
                     "summary": scenario.summary,
                     "needs": scenario.needs,
                     "rules": scenario.rules,
+                })
+            })
+            .collect(),
+        What::Topologies => project::topologies(&project::servers_folder(args.servers.as_deref())?, None)?
+            .iter()
+            .map(|topology| {
+                json!({
+                    "name": topology.name,
+                    "kind": topology.spec.kind,
+                    "summary": topology.spec.summary,
+                    "withdraw": topology.spec.withdraw.words(),
+                    "budget": topology.spec.budget,
                 })
             })
             .collect(),

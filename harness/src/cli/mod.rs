@@ -50,9 +50,9 @@ enum Command {
     Check(check::Args),
     /// Count what anybody's deploy loses: drainspec rollout --url URL -- CMD
     Rollout(rollout::Args),
-    /// List servers, scenarios or rules
+    /// List servers, scenarios, rules or topologies
     List(list::Args),
-    /// Explain a rule or a scenario, with the lines of the four reference servers
+    /// Explain a rule or a scenario, with the lines of the four reference servers, or a topology, with its file
     Explain(explain::Args),
     /// Say what is installed, what would be skipped, and how to install it
     Doctor(doctor::Args),

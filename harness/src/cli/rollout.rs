@@ -46,6 +46,9 @@ pub struct Args {
     /// A header field of every request (may be repeated)
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     header: Vec<(HeaderName, HeaderValue)>,
+    /// Header field in which responses name their instance, so that the switch-over is shown
+    #[arg(long, value_name = "NAME", default_value = "X-Instance-Id")]
+    instance_header: HeaderName,
     /// Requests a second
     #[arg(long, value_name = "N", default_value_t = 20.0, value_parser = rate)]
     rate: f64,
@@ -162,7 +165,7 @@ impl Args {
         }
         let ask = |path: &String| {
             let ask = Ask::get(path, Role::Storm).method(self.method.clone()).headers(&headers);
-            let ask = ask.patience(Duration::from_secs(self.timeout));
+            let ask = ask.patience(Duration::from_secs(self.timeout)).instance_header(self.instance_header.clone());
             match &self.body {
                 Some(body) => ask.payload(Payload::Whole(body.clone().into())),
                 None => ask,

@@ -10,7 +10,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, Version, header};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
@@ -25,6 +25,9 @@ use crate::timeline::{Break, ConnectionId, Ending, Event, NotOpened, RequestId, 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a client that reads slowly says that it still does.
 const PROGRESS: Duration = Duration::from_millis(500);
+
+/// Where servers that keep the contract name themselves.
+const INSTANCE: HeaderName = HeaderName::from_static("x-instance-id");
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -51,6 +54,7 @@ pub struct Ask {
     pace: Option<Duration>,
     carries_id: bool,
     due: Option<Instant>,
+    instance_header: HeaderName,
 }
 
 /// The body of a request.
@@ -134,6 +138,7 @@ impl Ask {
             pace: None,
             carries_id: true,
             due: None,
+            instance_header: INSTANCE,
         }
     }
 
@@ -188,6 +193,11 @@ impl Ask {
     /// Without its id on the wire: the server then has nothing to log. The timeline has it all the same.
     pub fn without_id(self) -> Self {
         Self { carries_id: false, ..self }
+    }
+
+    /// Whose responses name their instance in this header field.
+    pub fn instance_header(self, instance_header: HeaderName) -> Self {
+        Self { instance_header, ..self }
     }
 
     /// Due at this time, from which its latency counts.
@@ -335,7 +345,7 @@ impl Connection {
             // After a response hyper may still have to find its end.
             self.sender.ready().await.map_err(|error| self.why(&error))?;
             let response = self.sender.send_request(request).await.map_err(|error| self.why(&error))?;
-            self.head(&id, &response, &mut came);
+            self.head(&id, &response, &ask.instance_header, &mut came);
             let body = response.into_body();
             let receiving = self.receive(body, &id, ask.pace, &mut bytes, &mut received);
             receiving.await.map_err(|error| self.why(&error))
@@ -392,11 +402,11 @@ impl Connection {
         Ok(())
     }
 
-    fn head(&self, id: &RequestId, response: &Response<Incoming>, came: &mut Answer) {
+    fn head(&self, id: &RequestId, response: &Response<Incoming>, instance: &HeaderName, came: &mut Answer) {
         let headers = response.headers();
         came.status = Some(response.status().as_u16());
         came.close = says_close(headers, response.version());
-        came.instance = text(headers, "x-instance-id");
+        came.instance = text(headers, instance.as_str());
         came.framing = Some(Framing::of(response));
         came.headers.clone_from(headers);
         self.log.recorder.record(Event::Head {

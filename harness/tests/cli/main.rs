@@ -7,6 +7,7 @@ mod judging;
 mod misbehaving;
 mod results;
 mod rollout;
+mod rollout_fleet;
 mod servers;
 #[cfg(target_os = "linux")]
 mod skipping;
