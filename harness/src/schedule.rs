@@ -241,6 +241,7 @@ fn cores() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expectation::DIRECT;
     use crate::verdict::Verdict;
 
     #[test]
@@ -260,7 +261,8 @@ mod tests {
 
     fn job(known: &str) -> Job {
         let scenario = crate::scenario::find("idle-exit").unwrap();
-        Job { server: Arc::new(server(known)), scenario, repeat: 1, replaced: Vec::new() }
+        let topology = Arc::new(Topology::direct());
+        Job { server: Arc::new(server(known)), topology, scenario, repeat: 1, replaced: Vec::new() }
     }
 
     fn server(known: &str) -> Server {
@@ -275,10 +277,13 @@ mod tests {
     fn what_takes_long_comes_first_and_what_is_heavy_last_in_every_repeat() {
         let server = Arc::new(server(""));
         let scenarios: Vec<&Scenario> = crate::scenario::all().collect();
-        let jobs = jobs(&[server.clone(), server], &scenarios, 3);
-        assert_eq!(jobs.len(), 2 * 3 * scenarios.len());
+        let direct = Arc::new(Topology::direct());
+        let jobs = jobs(&[server.clone(), server], &[direct.clone(), direct.clone()], &scenarios, 3);
+        let fit = scenarios.iter().filter(|scenario| scenario.setting.fits(&direct)).count();
+        assert!(fit < scenarios.len(), "some need a balancer");
+        assert_eq!(jobs.len(), 2 * 2 * 3 * fit);
         assert!(jobs.is_sorted_by_key(|job| (job.repeat, job.scenario.pace)));
-        for pace in [Pace::Long, Pace::Short, Pace::Heavy] {
+        for pace in [Pace::Long, Pace::Short, Pace::Steady, Pace::Heavy] {
             assert!(jobs.iter().any(|job| job.scenario.pace == pace), "{pace:?}");
         }
     }

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use drainspec::check::learn;
-use drainspec::link::Place;
 use drainspec::process::{Addressee, Launch, free_port};
 use drainspec::recorder::Recorder;
 use drainspec::runner::plain_header;

@@ -152,6 +152,7 @@ fn common_folder<'n>(names: &[&'n str]) -> &'n str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::Topology;
     use crate::results::Outcome;
     use crate::rules::{Basis, Level};
 
@@ -192,7 +193,8 @@ mod tests {
                 Verdict::Unsupported => Outcome::without_run(verdict, ""),
                 verdict => outcome(verdict),
             };
-            results.add(&server, crate::scenario::find(slug).unwrap(), "direct", &outcome);
+            let scenario = crate::scenario::find(slug).unwrap();
+            results.add(&server, &Topology::direct(), scenario, &outcome);
         }
         let page = markdown(&results, &[server]);
         for expected in [

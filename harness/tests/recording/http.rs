@@ -38,7 +38,9 @@ fn sent() -> Event {
         connection: 1,
         request: "r1".to_owned(),
         role: Role::InFlight,
+        method: None,
         path: "/path".to_owned(),
+        due_us: None,
         expect_bytes: None,
         expect_status: None,
         begun_us: None,
@@ -301,9 +303,9 @@ async fn a_request_is_under_way_as_long_as_it_is() {
         ended_by_reset(stream);
     });
     let pending = tape.client.connect(server, Role::InFlight).await.unwrap().begin(get()).await;
-    assert_eq!(tape.client.under_way().get(&pending.client_port).map(String::as_str), Some("r1"));
+    assert_eq!(tape.client.under_way(server).get(&pending.client_port).map(String::as_str), Some("r1"));
     go.send(()).unwrap();
     let (answer, _connection) = pending.finish_open().await.unwrap();
     assert_eq!(answer.outcome, Outcome::Answered);
-    assert!(tape.client.under_way().is_empty(), "the connection is open, and nothing is asked on it");
+    assert!(tape.client.under_way(server).is_empty(), "the connection is open, and nothing is asked on it");
 }

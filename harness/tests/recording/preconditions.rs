@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use drainspec::client::Ask;
-use drainspec::link::Place;
 use drainspec::process::Launch;
 use drainspec::scenario::{Manner, Run, Stop, Subject};
 use drainspec::timeline::{Event, Role};
