@@ -25,7 +25,7 @@ fn an_old_run_is_judged_as_it_was() {
     let expected: BTreeMap<String, BTreeMap<String, String>> = toml::from_str(&verdicts).unwrap();
     let judged = recorded().into_iter().map(|(name, text)| {
         let timeline = read(text.as_bytes()).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!((1..=2).contains(&timeline.header.format), "{name}");
+        assert!((1..=FORMAT).contains(&timeline.header.format), "{name}");
         let rules = judge(&timeline).unwrap_or_else(|error| panic!("{name}: {error}"));
         (name, rules.into_iter().map(|rule| (rule.rule, rule.verdict.word().to_owned())).collect())
     });

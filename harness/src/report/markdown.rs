@@ -174,6 +174,7 @@ fn common_folder<'n>(names: &[&'n str]) -> &'n str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::Topology;
     use crate::results::Outcome;
     use crate::rules::{Basis, Level};
 
@@ -215,7 +216,7 @@ mod tests {
                 verdict => outcome(verdict),
             };
             let scenario = crate::scenario::find(slug).unwrap();
-            results.add(&server, &crate::catalog::Topology::direct(), scenario, &outcome);
+            results.add(&server, &Topology::direct(), scenario, &outcome);
         }
         let page = markdown(&results, &[server]);
         for expected in [

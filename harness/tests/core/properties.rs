@@ -65,15 +65,24 @@ fn seen() -> impl Strategy<Value = Seen> {
 }
 
 fn parts() -> impl Strategy<Value = Part> {
-    prop::sample::select(&[Part::Server, Part::Balancer][..])
+    prop_oneof![4 => Just(Part::Server), 1 => Just(Part::Balancer)]
+}
+
+fn slots() -> impl Strategy<Value = Option<u32>> {
+    prop::option::of(1..3u32)
 }
 
 fn methods() -> impl Strategy<Value = Option<String>> {
-    prop::option::of(prop::sample::select(&["POST", "HEAD", "PATCH"][..]).prop_map(str::to_owned))
+    prop::option::of(prop_oneof![Just("POST".to_owned()), Just("PUT".to_owned()), any::<String>()])
 }
 
-fn states() -> impl Strategy<Value = EndpointState> {
-    use EndpointState::*;
+fn steps() -> impl Strategy<Value = StepKind> {
+    use StepKind::{Admit, Done, Start, Stop, Withdraw};
+    prop::sample::select(&[Withdraw, Stop, Start, Admit, Done][..])
+}
+
+fn endpoint_states() -> impl Strategy<Value = EndpointState> {
+    use EndpointState::{Down, Draining, Gone, Starting, Up};
     prop::sample::select(&[Starting, Up, Draining, Down, Gone][..])
 }
 
@@ -86,9 +95,10 @@ fn events() -> impl Strategy<Value = Event> {
     let signals = || prop::sample::select(&["SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"][..]).prop_map(str::to_owned);
     let settings = prop::collection::btree_map(any::<String>(), any::<String>(), 0..3);
     let lines = prop::sample::select(&[Lines::Log, Lines::Stderr, Lines::Executed][..]);
+    let due = prop::option::of(prop_oneof![0..20_000_000u64, any::<u64>()]);
     let of_processes = prop_oneof![
-        (process(), any::<u32>(), parts(), prop::option::of(1..3u32), settings)
-            .prop_map(|(process, pid, part, slot, settings)| Event::Started { process, pid, part, slot, settings }),
+        (process(), any::<u32>(), parts(), slots(), settings)
+            .prop_map(|(process, pid, part, slot, settings)| { Event::Started { process, pid, part, slot, settings } }),
         (process(), lines, any::<u64>()).prop_map(|(process, lines, recorded)| Event::Unrecorded {
             process,
             lines,
@@ -132,27 +142,20 @@ fn events() -> impl Strategy<Value = Event> {
     ];
     let of_requests = prop_oneof![
         (
-            connection(),
-            requests(),
-            roles(),
-            methods(),
-            any::<String>(),
-            prop::option::of(bytes()),
-            any::<[Option<u64>; 2]>()
+            (connection(), requests(), roles(), methods(), any::<String>()),
+            (due, prop::option::of(bytes()), any::<Option<u64>>())
         )
-            .prop_map(|(connection, request, role, method, path, expect_bytes, [begun_us, due_us])| {
-                Event::Sent {
-                    connection,
-                    request,
-                    role,
-                    method,
-                    path,
-                    due_us,
-                    expect_bytes,
-                    expect_status: None,
-                    begun_us,
-                    cut_hidden: false,
-                }
+            .prop_map(|((connection, request, role, method, path), (due_us, expect_bytes, begun_us))| Event::Sent {
+                connection,
+                request,
+                role,
+                method,
+                path,
+                due_us,
+                expect_bytes,
+                expect_status: None,
+                begun_us,
+                cut_hidden: false,
             }),
         (requests(), bytes()).prop_map(|(request, body_bytes)| Event::Received { request, body_bytes }),
         (connection(), requests(), roles()).prop_map(|(connection, request, role)| Event::Unsent {
@@ -182,17 +185,13 @@ fn events() -> impl Strategy<Value = Event> {
         (1..3u32, any::<u16>()).prop_map(|(process, port)| Event::PortTaken { process, port }),
         any::<String>().prop_map(|what| Event::Confirmed { what }),
     ];
-    const STEPS: [StepKind; 5] = [StepKind::Withdraw, StepKind::Stop, StepKind::Start, StepKind::Admit, StepKind::Done];
     let of_fleets = prop_oneof![
-        (1..3u32, prop::sample::select(&STEPS[..])).prop_map(|(slot, what)| Event::Step { slot, what }),
+        (1..3u32, steps()).prop_map(|(slot, what)| Event::Step { slot, what }),
+        (any::<String>(), process(), endpoint_states())
+            .prop_map(|(observer, process, state)| Event::Endpoint { observer, process, state }),
         process().prop_map(|process| Event::Reloaded { process }),
-        (any::<String>(), process(), states()).prop_map(|(observer, process, state)| Event::Endpoint {
-            observer,
-            process,
-            state
-        }),
     ];
-    prop_oneof![4 => of_processes, 3 => of_connections, 8 => of_requests, 1 => of_fleets, 1 => of_the_harness]
+    prop_oneof![4 => of_processes, 3 => of_connections, 8 => of_requests, 1 => of_the_harness, 1 => of_fleets]
 }
 
 /// Any timeline that a file can hold, most of them absurd.
@@ -212,7 +211,7 @@ pub fn timelines() -> impl Strategy<Value = Timeline> {
                 topology: "direct".to_owned(),
                 repeat,
                 promises_contract,
-                features: vec!["slow".to_owned()],
+                features: vec!["slow".to_owned(), "accounting".to_owned()],
                 params,
                 environment: BTreeMap::from([("os".to_owned(), "linux".to_owned())]),
                 learned: Vec::new(),
@@ -253,7 +252,9 @@ proptest! {
     fn evidence_is_on_the_timeline(timeline in timelines()) {
         let mut timeline = timeline;
         let t_us = timeline.records[0].t_us;
-        let started = [1, 2].map(|process| Record { t_us, event: Event::Started { process, pid: 7, part: Part::Server, slot: None, settings: BTreeMap::new() } });
+        let (part, settings) = (Part::Server, BTreeMap::new());
+        let started = |(process, slot)| Event::Started { process, pid: 7, part, slot, settings: settings.clone() };
+        let started = [(1, None), (2, Some(1))].map(|one| Record { t_us, event: started(one) });
         timeline.records.splice(0..0, started);
         for verdict in judge(&timeline).unwrap() {
             for at in verdict.evidence {

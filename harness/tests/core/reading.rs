@@ -101,13 +101,24 @@ fn an_empty_file_says_that_it_is_empty() {
 
 #[test]
 fn another_format_names_both() {
-    let header = small().lines().next().unwrap().replace("\"format\":2", "\"format\":7");
+    let header = small().lines().next().unwrap().replace(&format!("\"format\":{FORMAT}"), "\"format\":7");
     let error = refused(header);
-    assert!(
-        error.contains("line 1") && error.contains("format 7") && error.contains(&format!("formats 1 to {FORMAT}"))
-    );
+    assert!(error.contains("line 1") && error.contains("format 7"), "{error}");
+    assert!(error.contains(&format!("reads formats 1 to {FORMAT}")), "{error}");
     // A format that is to come may have other fields: they are not what is wrong with it.
     assert!(refused("{\"format\":3,\"cells\":[]}\n").contains("format 3"));
+}
+
+#[test]
+fn every_format_so_far_is_read_and_no_other() {
+    for format in 0..=FORMAT + 1 {
+        let mut timeline = stopped().exited(0).judged_by(&["clean-exit-status"]);
+        timeline.header.format = format;
+        match read(written(&timeline).as_bytes()) {
+            Ok(again) => assert!(again == timeline && (1..=FORMAT).contains(&format), "format {format}"),
+            Err(error) => assert!(error.to_string().contains(&format!("format {format} ")), "format {format}: {error}"),
+        }
+    }
 }
 
 #[test]

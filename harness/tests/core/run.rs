@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use drainspec::timeline::{
-    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Part, ProcessId, Record, Role, Seen,
-    Slot, Timeline,
+    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Part, ProcessId, Record, Role, Seen, Slot,
+    StepKind, Timeline,
 };
 
 /// Bytes of a body, where a run does not say otherwise.
@@ -36,7 +36,7 @@ pub fn idle() -> Run {
         topology: "direct".to_owned(),
         repeat: 1,
         promises_contract: true,
-        features: Vec::new(),
+        features: vec!["accounting".to_owned()],
         params: params.into(),
         environment: BTreeMap::new(),
         learned: Vec::new(),
@@ -77,6 +77,12 @@ impl Run {
         self
     }
 
+    /// A server that does not say which requests it has executed.
+    pub fn without_accounting(mut self) -> Self {
+        self.timeline.header.features.retain(|feature| feature != "accounting");
+        self
+    }
+
     pub fn param(mut self, param: Param, value: f64) -> Self {
         self.timeline.header.params.insert(param, value);
         self
@@ -94,8 +100,21 @@ impl Run {
     }
 
     pub fn started(self) -> Self {
+        self.starts(Part::Server, None)
+    }
+
+    /// As `started`, in this place of a fleet.
+    pub fn started_in(self, slot: Slot) -> Self {
+        self.starts(Part::Server, Some(slot))
+    }
+
+    /// As `started`, and it is no server.
+    pub fn balancer_started(self) -> Self {
+        self.starts(Part::Balancer, None)
+    }
+
+    fn starts(self, part: Part, slot: Option<Slot>) -> Self {
         let process = self.process;
-        let (part, slot) = (self.part, self.slot);
         self.record(Event::Started { process, pid: 1_000 + process, part, slot, settings: BTreeMap::new() })
     }
 
@@ -220,10 +239,25 @@ impl Run {
     }
 
     /// As `sent`, where its first bytes may have been written so many milliseconds after the start already.
-    pub fn sent_since(mut self, request: &str, role: Role, begun_ms: u64) -> Self {
-        self = self.sent(request, role);
-        if let Some(Event::Sent { begun_us, .. }) = self.timeline.records.last_mut().map(|record| &mut record.event) {
-            *begun_us = Some(1_000 * begun_ms);
+    pub fn sent_since(self, request: &str, role: Role, begun_ms: u64) -> Self {
+        self.sent(request, role).sent_with(|_, _, begun_us| *begun_us = Some(1_000 * begun_ms))
+    }
+
+    /// What was just sent is no GET.
+    pub fn by(self, method: &str) -> Self {
+        self.sent_with(|name, _, _| *name = Some(method.to_owned()))
+    }
+
+    /// What was just sent was due so many milliseconds after the start.
+    pub fn due(self, ms: u64) -> Self {
+        self.sent_with(|_, due_us, _| *due_us = Some(1_000 * ms))
+    }
+
+    /// Changes the method, the due time and the beginning of what was just sent.
+    fn sent_with(mut self, change: impl FnOnce(&mut Option<String>, &mut Option<u64>, &mut Option<u64>)) -> Self {
+        match self.timeline.records.last_mut().map(|record| &mut record.event) {
+            Some(Event::Sent { method, due_us, begun_us, .. }) => change(method, due_us, begun_us),
+            other => panic!("nothing was just sent, but: {other:?}"),
         }
         self
     }
@@ -286,6 +320,17 @@ impl Run {
         self.record(Event::Read { requests: Vec::new() })
     }
 
+    /// A step in the replacement of the instance in this place begins.
+    pub fn step(self, slot: Slot, what: StepKind) -> Self {
+        self.record(Event::Step { slot, what })
+    }
+
+    /// The balancer was told to read its configuration again.
+    pub fn reloaded(self) -> Self {
+        let process = self.process;
+        self.record(Event::Reloaded { process })
+    }
+
     /// More `executed` lines come than are recorded.
     pub fn executed_unrecorded(self) -> Self {
         let process = self.process;
@@ -309,6 +354,13 @@ impl Run {
     fn heads(self, request: &str, status: u16, close: bool, retry_after: bool) -> Self {
         let request = request.to_owned();
         self.record(Event::Head { request, status, close, retry_after, instance: None })
+    }
+
+    /// A whole response by this instance.
+    pub fn answered_by(self, request: &str, status: u16, instance: &str) -> Self {
+        let (id, instance) = (request.to_owned(), Some(instance.to_owned()));
+        let head = Event::Head { request: id, status, close: false, retry_after: false, instance };
+        self.record(head).complete(request, BODY)
     }
 
     /// The end of a response, with so many bytes.

@@ -53,10 +53,8 @@ async fn it_is_started_with_what_the_timeline_says() {
     process.exited(BOUND).await.expect("it ends");
     let events = tape.until("its line", |event| *event == log("7")).await;
     let settings = BTreeMap::from([("SETTING".to_owned(), "7".to_owned())]);
-    assert_eq!(
-        events[0],
-        Event::Started { process: 1, pid: process.pid() as u32, part: Part::Server, slot: None, settings }
-    );
+    let started = Event::Started { process: 1, pid: process.pid() as u32, part: Part::Server, slot: None, settings };
+    assert_eq!(events[0], started);
 }
 
 /// More children than processors, none of which ever waits for anything else.
