@@ -241,7 +241,6 @@ fn cores() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::expectation::DIRECT;
     use crate::verdict::Verdict;
 
     #[test]

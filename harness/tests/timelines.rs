@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use drainspec::timeline::read;
+use drainspec::timeline::{FORMAT, read};
 use drainspec::verdict::judge;
 
 fn folder() -> PathBuf {

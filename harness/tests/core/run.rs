@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use drainspec::timeline::{
-    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Part, ProcessId, Record, Role, Seen, Slot,
-    StepKind, Timeline,
+    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Part, ProcessId, Record, Role, Seen,
+    Slot, StepKind, Timeline,
 };
 
 /// Bytes of a body, where a run does not say otherwise.
@@ -16,8 +16,6 @@ pub struct Run {
     timeline: Timeline,
     next_us: u64,
     process: ProcessId,
-    part: Part,
-    slot: Option<Slot>,
 }
 
 /// A server that promises the contract, started and listening. Defaults are those of the scenarios.
@@ -42,7 +40,7 @@ pub fn idle() -> Run {
         learned: Vec::new(),
     };
     let timeline = Timeline { header, records: Vec::new() };
-    Run { timeline, next_us: 0, process: 1, part: Part::Server, slot: None }
+    Run { timeline, next_us: 0, process: 1 }
 }
 
 /// As [`run`], up to a SIGTERM after a second.
