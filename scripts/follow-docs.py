@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does what docs/adding-a-server.md and docs/adding-a-scenario.md say, with the code that stands there.
+"""Does what the pages docs/adding-a-server.md, -scenario.md and -topology.md say, with the code that stands there.
 
     python3 scripts/follow-docs.py [DRAINSPEC]
 
@@ -25,8 +25,9 @@ def main() -> None:
     (ROOT / "target").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "target", prefix="docs-") as folder:
         add_server(drainspec, Path(folder))
+        add_topology(drainspec, Path(folder))
         add_scenario(drainspec.parent, Path(folder))
-    print("both pages are true")
+    print("all three pages are true")
 
 
 def add_server(drainspec: Path, folder: Path) -> None:
@@ -53,6 +54,29 @@ def add_server(drainspec: Path, folder: Path) -> None:
     (server / "known.toml").write_text(block(page, "toml", "[[known]]"))
     shown = run(matrix, wants=0).stdout
     check("1 known failure" in shown, f"it is not said to be known:\n{shown}")
+
+
+def add_topology(drainspec: Path, folder: Path) -> None:
+    page = (ROOT / "docs" / "adding-a-topology.md").read_text()
+    path = told(r"Two files in\s+`(lb-configs/[a-z/-]+)/`", page)
+    topology = folder / path
+    topology.mkdir(parents=True)
+    for language, name in (("nginx", "# nginx.conf"), ("toml", "# topology.toml")):
+        (topology / name.split(" ")[1]).write_text(block(page, language, name))
+
+    name = path.removeprefix("lb-configs/")
+    servers = ["--servers", ROOT / "servers"]
+    matrix = told(rf"`cargo run --release -- (matrix --topology {name} --server go)`", page).split(" ")
+    # One scenario of all: the reloads take their time.
+    matrix = [drainspec, *matrix, "--scenario", "rolling-restart", *servers]
+    shown = run([*matrix, "--topologies", folder / "lb-configs", "--out", folder / "fleet"], wants=0).stdout
+    check(name in shown and "all as expected" in shown, f"this is what comes of it:\n{shown}")
+    # The others look for the folder beside that of the servers.
+    (folder / "servers").mkdir(exist_ok=True)
+    (folder / "servers" / "CONTRACT.md").touch()
+    beside = ["--servers", folder / "servers"]
+    check(name in run([drainspec, "list", "topologies", *beside], wants=0).stdout, f"list does not know {name}")
+    check("least_conn" in run([drainspec, "explain", name, *beside], wants=0).stdout, f"explain does not show {name}")
 
 
 def add_scenario(built: Path, folder: Path) -> None:
