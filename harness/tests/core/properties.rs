@@ -145,17 +145,19 @@ fn events() -> impl Strategy<Value = Event> {
             (connection(), requests(), roles(), methods(), any::<String>()),
             (due, prop::option::of(bytes()), any::<Option<u64>>())
         )
-            .prop_map(|((connection, request, role, method, path), (due_us, expect_bytes, begun_us))| Event::Sent {
-                connection,
-                request,
-                role,
-                method,
-                path,
-                due_us,
-                expect_bytes,
-                expect_status: None,
-                begun_us,
-                cut_hidden: false,
+            .prop_map(|((connection, request, role, method, path), (due_us, expect_bytes, begun_us))| {
+                Event::Sent {
+                    connection,
+                    request,
+                    role,
+                    method,
+                    path,
+                    due_us,
+                    expect_bytes,
+                    expect_status: None,
+                    begun_us,
+                    cut_hidden: false,
+                }
             }),
         (requests(), bytes()).prop_map(|(request, body_bytes)| Event::Received { request, body_bytes }),
         (connection(), requests(), roles()).prop_map(|(connection, request, role)| Event::Unsent {
@@ -187,8 +189,11 @@ fn events() -> impl Strategy<Value = Event> {
     ];
     let of_fleets = prop_oneof![
         (1..3u32, steps()).prop_map(|(slot, what)| Event::Step { slot, what }),
-        (any::<String>(), process(), endpoint_states())
-            .prop_map(|(observer, process, state)| Event::Endpoint { observer, process, state }),
+        (any::<String>(), process(), endpoint_states()).prop_map(|(observer, process, state)| Event::Endpoint {
+            observer,
+            process,
+            state
+        }),
         process().prop_map(|process| Event::Reloaded { process }),
     ];
     prop_oneof![4 => of_processes, 3 => of_connections, 8 => of_requests, 1 => of_the_harness, 1 => of_fleets]

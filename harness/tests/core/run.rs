@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use drainspec::timeline::{
-    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Part, ProcessId, Record, Role, Seen, Slot,
-    StepKind, Timeline,
+    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Part, ProcessId, Record, Role, Seen,
+    Slot, StepKind, Timeline,
 };
 
 /// Bytes of a body, where a run does not say otherwise.
