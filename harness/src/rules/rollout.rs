@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Basis, Finding, Level, Rule, SLACK_US, busy, fate, ms, seconds, stalled};
 use crate::timeline::{
-    Attempt, Break, Fate, Lines, Micros, NotOpened, Opening, Param, Process, ProcessId, Role, Slot, StepKind, View,
+    Attempt, Break, End, Fate, Lines, Micros, NotOpened, Opening, Param, Process, ProcessId, Request, Role, Slot,
+    StepKind, View,
 };
 
 /// No longer than this may nobody be served, in microseconds.
@@ -69,7 +70,7 @@ pub struct Score {
     pub unsent: usize,
     /// Complete responses that are not as they should be: their status, or their body.
     pub failed: usize,
-    /// Of these, 502, 503 and 504, which a balancer answers in the place of an instance.
+    /// Of these, 502, 503 and 504 that name no instance: a balancer answers so in its place.
     pub by_front: usize,
     /// Requests that were done more than once, and HTTP does not allow that. `None` where nobody knows.
     pub doubled: Option<usize>,
@@ -93,7 +94,7 @@ pub fn score(view: &View) -> Option<Score> {
             lost: count(&|attempt| attempt.fate == Fate::Lost),
             unsent: count(&|attempt| attempt.fate == Fate::Unsent),
             failed: count(&|attempt| matches!(attempt.fate, Fate::Answered(_)) && !is_served(attempt)),
-            by_front: count(&|attempt| matches!(attempt.fate, Fate::Answered(502..=504))),
+            by_front: count(&is_by_front),
             doubled: known.then(|| count(&is_doubled)),
             executed_but_failed: known.then(|| count(&|attempt| is_executed(attempt) && !is_served(attempt))),
         }
@@ -106,6 +107,11 @@ fn is_served(attempt: &Attempt) -> bool {
 
 fn is_executed(attempt: &Attempt) -> bool {
     attempt.request.is_some_and(|request| request.executed())
+}
+
+fn is_by_front(attempt: &Attempt) -> bool {
+    let nameless = attempt.request.is_some_and(|request| request.instance.is_none() && !request.served());
+    nameless && matches!(attempt.fate, Fate::Answered(502..=504))
 }
 
 fn is_doubled(attempt: &Attempt) -> bool {
@@ -159,8 +165,14 @@ fn nothing_lost(view: &View) -> Finding {
         Some(request) => fate(request),
         None => "no connection could be made".to_owned(),
     };
-    let evidence = missed.iter().take(5).flat_map(|attempt| [attempt.due, attempt.ended]);
-    Finding::violated(format!("{actual}{when}; the first: {first}"), evidence).share(missed.len(), attempts.len())
+    Finding::violated(format!("{actual}{when}; the first: {first}"), shown_by(&missed))
+        .share(missed.len(), attempts.len())
+}
+
+/// Times of the records that show what was missed. When it was due there need be none.
+fn shown_by(missed: &[&Attempt]) -> Vec<Micros> {
+    let shown = |attempt: &&Attempt| [attempt.request.map(|request| request.sent), Some(attempt.ended)];
+    missed.iter().take(5).flat_map(shown).flatten().collect()
 }
 
 /// What was missed, each kind by itself.
@@ -170,7 +182,9 @@ fn kinds(missed: &[&Attempt]) -> String {
         let kind = match attempt.fate {
             Fate::Lost => "lost".to_owned(),
             Fate::Unsent => "not sent".to_owned(),
-            Fate::Answered(status) if status < 400 => "answered with another body".to_owned(),
+            Fate::Answered(_) if attempt.request.is_some_and(|request| request.has_status_due()) => {
+                "answered with another body".to_owned()
+            }
             Fate::Answered(status) => format!("answered {status}"),
         };
         *kinds.entry(kind).or_default() += 1;
@@ -183,8 +197,7 @@ fn kinds(missed: &[&Attempt]) -> String {
 fn times(view: &View, missed: &[&Attempt]) -> String {
     let mut times: BTreeMap<(Slot, StepKind), usize> = BTreeMap::new();
     for attempt in missed {
-        let before = |step: &&crate::timeline::Step| step.at <= attempt.ended;
-        if let Some(step) = view.steps.iter().rev().find(before) {
+        if let Some(step) = view.steps.iter().rev().find(|step| step.at <= attempt.ended) {
             *times.entry((step.slot, step.what)).or_default() += 1;
         }
     }
@@ -200,7 +213,7 @@ fn times(view: &View, missed: &[&Attempt]) -> String {
 /// Where all that was missed was waited for in vain, and stalls can explain that, nobody is accused.
 fn waited_in_vain(view: &View, missed: &[&Attempt], actual: &str) -> Option<Finding> {
     let in_vain = |attempt: &&&Attempt| match attempt.request {
-        Some(request) => request.end == crate::timeline::End::Lost(Break::TimedOut),
+        Some(request) => request.end == End::Lost(Break::TimedOut),
         None => view.connections.iter().any(|connection| {
             connection.at == attempt.ended && connection.opening == Opening::Failed(NotOpened::TimedOut)
         }),
@@ -222,13 +235,14 @@ fn nothing_done_twice(view: &View) -> Finding {
     let allowed = allowed.filter(|one| one.is_idempotent() && one.executions.len() > 1).count();
     let again = match allowed {
         0 => String::new(),
-        n => format!("; {n} that are idempotent were done twice, as HTTP allows (RFC 9110, section 9.2.2)"),
+        1 => "; 1 that is idempotent was done again, as HTTP allows (RFC 9110, section 9.2.2)".to_owned(),
+        n => format!("; {n} that are idempotent were done again, as HTTP allows (RFC 9110, section 9.2.2)"),
     };
     match doubled.first() {
         _ if !once.iter().any(|request| request.executed()) => {
             Finding::inconclusive("nothing was done that may not be done twice")
         }
-        None => Finding::holds(format!("{} that may be done once only were done once{again}", once.len())),
+        None => Finding::holds(format!("none of {} that may be done once only was done twice{again}", once.len())),
         Some(first) => {
             let by: Vec<String> = first
                 .executions
@@ -241,7 +255,7 @@ fn nothing_done_twice(view: &View) -> Finding {
             let evidence = doubled.iter().take(3).flat_map(|one| one.executions.iter().map(|(at, _)| *at));
             Finding::violated(
                 format!(
-                    "{} of {} done more than once: {} {} was done {}{again}",
+                    "{} of {} that may be done once only were done again: {} {} was done {}{again}",
                     doubled.len(),
                     once.len(),
                     first.method,
@@ -261,16 +275,18 @@ fn nothing_fails_though_executed(view: &View) -> Finding {
         Err(finding) => return finding,
     };
     let done: Vec<&Attempt> = attempts.iter().filter(|attempt| is_executed(attempt)).collect();
-    let failed: Vec<_> = done.iter().filter(|attempt| !is_served(attempt)).filter_map(|one| one.request).collect();
-    match failed.first() {
+    let failed: Vec<&Attempt> = done.iter().copied().filter(|attempt| !is_served(attempt)).collect();
+    match failed.first().and_then(|attempt| attempt.request) {
         _ if view.unrecorded(Lines::Executed) => Finding::inconclusive("not all of what was done is recorded"),
         _ if done.is_empty() => Finding::inconclusive("nothing was done, by the word of the instances"),
         None => Finding::holds(format!("{} were done, and all of them answered", done.len())),
-        Some(first) => Finding::violated(
-            format!("{} of {} that were done failed for their users: {}", failed.len(), done.len(), fate(first)),
-            failed.iter().take(5).flat_map(|request| [Some(request.sent), request.ended]).flatten(),
-        )
-        .share(failed.len(), done.len()),
+        Some(first) => {
+            let actual = format!("{} of {} that were done failed for their users", failed.len(), done.len());
+            waited_in_vain(view, &failed, &actual).unwrap_or_else(|| {
+                Finding::violated(format!("{actual}: {}", fate(first)), shown_by(&failed))
+                    .share(failed.len(), done.len())
+            })
+        }
     }
 }
 
@@ -281,13 +297,14 @@ fn service_stays(view: &View) -> Finding {
     };
     let Some(from) = begun(view) else { return Finding::inconclusive("nothing was done to the fleet") };
     // From then on nobody asks any more.
-    let Some(to) = attempts.iter().map(|attempt| attempt.due).max() else {
-        return Finding::inconclusive("nobody asked");
-    };
+    let to = attempts.iter().map(|attempt| attempt.due).max().unwrap_or(from);
+    if to <= from {
+        return Finding::inconclusive("nobody asked any more when something was done");
+    }
     let mut served: Vec<Micros> = attempts.iter().filter(|one| is_served(one)).map(|one| one.ended).collect();
     served.retain(|at| (from..to).contains(at));
     served.sort_unstable();
-    let moments: Vec<Micros> = [from].into_iter().chain(served).chain([to.max(from)]).collect();
+    let moments: Vec<Micros> = [from].into_iter().chain(served).chain([to]).collect();
     let gaps = moments.windows(2).map(|pair| (pair[1] - pair[0], pair[0], pair[1]));
     let Some((longest, since, until)) = gaps.max() else { return Finding::inconclusive("nobody was served") };
     let overdue = longest.saturating_sub(LONGEST_GAP_US);
@@ -295,7 +312,8 @@ fn service_stays(view: &View) -> Finding {
     match overdue {
         0 => Finding::holds(format!("the longest time in which nobody was served is {}", ms(longest))),
         _ if stalled(view, since, until, overdue) => busy(&actual, view, since, until),
-        _ => Finding::violated(actual, [since, until]),
+        // When somebody asked for the last time there need be no record.
+        _ => Finding::violated(actual, [since].into_iter().chain((until < to).then_some(until))),
     }
 }
 
@@ -315,35 +333,37 @@ fn roll_ends(view: &View) -> Finding {
         let latest = signalled.saturating_add(allowed).saturating_add(SLACK_US);
         let ended = process.exited.map(|(at, ..)| at);
         if ended.is_none_or(|at| at > latest) {
-            let until = ended.or(process.killed).unwrap_or(view.end).max(latest);
+            let seen = ended.or(process.killed).unwrap_or(view.end);
+            let until = seen.max(latest);
             let what = format!("instance {slot} had not ended {} after its signal", ms(until - signalled));
             return match stalled(view, signalled, until, until - latest) {
                 true => busy(&what, view, signalled, until),
-                false => Finding::violated(what, [signalled, until]),
+                false => Finding::violated(what, [signalled, seen]),
             };
         }
         let successor = view.servers().find(|(other, next)| *other > *id && next.slot == process.slot);
-        let answers = successor.and_then(|(_, next)| next.instance.as_deref());
-        let by = |request: &&crate::timeline::Request| is_of_users(request.role) && request.answered();
-        if successor.is_some() && !view.requests.iter().filter(by).any(|request| request.instance == answers) {
+        let Some((_, successor)) = successor else {
+            return Finding::inconclusive(format!("instance {slot} has no successor"));
+        };
+        let by_it = |request: &Request| request.served() && request.instance == successor.instance.as_deref();
+        if !view.requests.iter().any(|request| is_of_users(request.role) && by_it(request)) {
             let what = format!("the successor of instance {slot} answered nobody");
             return Finding::violated(what, [ended.unwrap_or(signalled)]);
         }
         let late = ended.and_then(|ended| {
-            let its = |request: &&crate::timeline::Request| {
-                request.instance.is_some() && request.instance == process.instance.as_deref()
-            };
-            view.requests.iter().filter(its).find(|request| request.sent > ended)
+            let its = |request: &Request| request.instance.is_some() && request.instance == process.instance.as_deref();
+            view.requests.iter().find(|request| request.sent > ended && its(request))
         });
         if let Some(request) = late {
             let what = format!("instance {slot} has ended and still answers: {}", fate(request));
             return Finding::violated(what, [ended.unwrap_or(signalled), request.sent]);
         }
     }
-    let longest = replaced.iter().filter_map(|(_, process)| Some(process.exited?.0 - process.signalled()?)).max();
+    let longest =
+        replaced.iter().filter_map(|(_, process)| Some(process.exited?.0.saturating_sub(process.signalled()?)));
     Finding::holds(format!(
-        "{} instances were replaced, the slowest ended {} after its signal",
+        "{} replaced, the slowest ended {} after its signal",
         replaced.len(),
-        ms(longest.unwrap_or(0))
+        ms(longest.max().unwrap_or(0))
     ))
 }

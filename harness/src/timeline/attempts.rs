@@ -54,8 +54,9 @@ impl<'t> View<'t> {
                 End::Unsent => Fate::Unsent,
                 End::Lost(_) | End::Open => Fate::Lost,
             };
-            let due = request.due.unwrap_or(begun);
-            attempts.push(Attempt { due, ended: request.ended.unwrap_or(self.end), fate, request: Some(request) });
+            let ended = request.ended.unwrap_or(self.end);
+            let due = request.due.unwrap_or(begun).min(ended);
+            attempts.push(Attempt { due, ended, fate, request: Some(request) });
         }
         attempts.sort_by_key(|attempt| attempt.due);
         attempts
