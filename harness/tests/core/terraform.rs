@@ -150,7 +150,7 @@ fn errors_name_the_line_the_value_and_the_way_out() {
             BALANCER.to_owned(),
             "main.tf: `aws_lb_target_group`: there is no such resource: add the one that is to be played",
         ),
-        (group("") + BALANCER, "main.tf: `aws_lb`: there are 2 of them, on lines 1, 4: leave one"),
+        (group("") + BALANCER, "main.tf: `aws_lb`: there are 2 of them, on lines 1, 5: leave one"),
         (
             group("").replace("{}", "{\nload_balancer_type = \"network\"\n}"),
             "main.tf:2: `load_balancer_type`: `network` is not modelled: only `application` is",
