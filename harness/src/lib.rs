@@ -2,7 +2,7 @@
 //! sockets, records what happens, and judges it.
 //!
 //! A pure core ([`timeline`] → [`rules`] → [`verdict`], [`measures`], and [`model`] beside them) knows nothing of the
-//! world; around it, [`process`] and [`client`] act, [`scenario`] says in which order, [`recorder`] writes the timeline,
+//! world; around it, [`process`], [`client`] and [`topology`] act, [`scenario`] says in which order, [`recorder`] writes the timeline,
 //! [`report`] and [`cli`] face the user.
 
 pub mod bench;

@@ -1,8 +1,10 @@
-//! What there is to run: servers and topologies, and what each is known to fail. TOML in, types out.
+//! What there is to run: servers and topologies, and what each is known to fail; the settings of a load balancer. TOML
+//! and Terraform in, types out.
 
 mod known;
 pub mod markers;
 mod server;
+pub mod terraform;
 mod topology;
 
 pub use known::{Known, KnownFailures, KnownVerdict};
@@ -38,6 +40,16 @@ pub enum CatalogError {
         /// The key at fault.
         key: String,
         /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// A line of a file for Terraform is not what it should be.
+    #[error("{}:{line}: {reason}", path.display())]
+    Terraform {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The key, its value, and the way out.
         reason: String,
     },
     /// A marker in a source file is malformed.

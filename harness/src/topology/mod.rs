@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of scenarios. It is told which instances there are, and which of them is about to be stopped.
 
+pub mod alb;
 mod configured;
 mod direct;
 mod haproxy;
@@ -13,11 +14,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::catalog::{Balancer, Topology};
+use crate::catalog::{Balancer, CatalogError, Topology};
 use crate::client::Route;
 use crate::process::StartError;
 use crate::recorder::Recorder;
 use crate::timeline::ProcessId;
+use alb::AlbFront;
 use direct::Direct;
 use haproxy::Haproxy;
 use nginx::Nginx;
@@ -49,6 +51,8 @@ pub enum Front {
     Nginx(Nginx),
     /// HAProxy.
     Haproxy(Box<Haproxy>),
+    /// The model of an AWS Application Load Balancer.
+    Alb(AlbFront),
 }
 
 /// What stands before the instances does not do its part.
@@ -80,6 +84,9 @@ pub enum FrontError {
         /// Why not.
         source: StartError,
     },
+    /// Its Terraform is not what it should be.
+    #[error(transparent)]
+    Terraform(CatalogError),
     /// Something did not come about in time.
     #[error("{what}: not within {} s", within.as_secs())]
     Late {
@@ -108,7 +115,7 @@ impl Front {
             Balancer::None => Ok(Self::Direct(Direct::new(stage, members))),
             Balancer::Nginx => Ok(Self::Nginx(Nginx::start(topology, stage, members).await?)),
             Balancer::Haproxy => Ok(Self::Haproxy(Box::new(Haproxy::start(topology, stage, members).await?))),
-            Balancer::Alb => Err(FrontError::Late { what: "an ALB".to_owned(), within: Duration::ZERO }),
+            Balancer::Alb => Ok(Self::Alb(AlbFront::start(topology, stage, members).await?)),
         }
     }
 
@@ -118,6 +125,7 @@ impl Front {
             Self::Direct(direct) => direct.route(),
             Self::Nginx(nginx) => nginx.route(),
             Self::Haproxy(haproxy) => haproxy.route(),
+            Self::Alb(alb) => alb.route(),
         }
     }
 
@@ -130,6 +138,7 @@ impl Front {
             Self::Direct(direct) => direct.withdraw(place),
             Self::Nginx(nginx) => nginx.withdraw(place).await?,
             Self::Haproxy(haproxy) => haproxy.withdraw(place).await?,
+            Self::Alb(alb) => alb.withdraw(place).await?,
         }
         Ok(())
     }
@@ -143,6 +152,7 @@ impl Front {
             Self::Direct(direct) => direct.admit(place, member),
             Self::Nginx(nginx) => nginx.admit(place, member).await?,
             Self::Haproxy(haproxy) => haproxy.admit(place, member).await?,
+            Self::Alb(alb) => alb.admit(place, member).await?,
         }
         Ok(())
     }
@@ -153,7 +163,7 @@ impl Front {
     /// When the balancer does not do its part.
     pub async fn reload(&mut self) -> Result<(), FrontError> {
         match self {
-            Self::Direct(_) => Ok(()),
+            Self::Direct(_) | Self::Alb(_) => Ok(()),
             Self::Nginx(nginx) => nginx.reload().await,
             Self::Haproxy(haproxy) => haproxy.reload().await,
         }
@@ -162,7 +172,7 @@ impl Front {
     /// Ends it.
     pub async fn stop(self) {
         match self {
-            Self::Direct(_) => {}
+            Self::Direct(_) | Self::Alb(_) => {}
             Self::Nginx(nginx) => nginx.stop().await,
             Self::Haproxy(haproxy) => haproxy.stop().await,
         }

@@ -16,4 +16,5 @@ mod signals;
 mod target_group;
 mod target_group_properties;
 mod target_group_settings;
+mod terraform;
 mod words;
