@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::timeline::{Ending, Role, View};
+use crate::rules::{self, Score};
+use crate::timeline::{Ending, Fate, Role, View};
 
 /// Names and values; a value that the run does not show is absent.
 pub fn measures(view: &View) -> BTreeMap<String, f64> {
@@ -18,6 +19,13 @@ pub fn measures(view: &View) -> BTreeMap<String, f64> {
     let reset = |connection: &&crate::timeline::Connection| matches!(connection.ended, Some((_, Ending::Reset)));
     put("connections_reset", Some(view.connections.iter().filter(reset).count() as f64));
 
+    if let Some(score) = rules::score(view) {
+        for (name, value) in of_a_fleet(view, &score) {
+            put(name, value);
+        }
+        return measures; // several processes, and each has a signal and an end of its own
+    }
+
     let Some(process) = view.process() else { return measures };
     let Some(signalled) = process.signalled() else { return measures };
     let since = |from: u64, at: u64| (at as f64 - from as f64) / 1e3;
@@ -30,4 +38,28 @@ pub fn measures(view: &View) -> BTreeMap<String, f64> {
     let unready = view.requests(Role::Ready).find(|probe| probe.sent > signalled && probe.status == Some(503));
     put("readiness_off_after_signal_ms", unready.and_then(|probe| probe.head).map(|at| since(signalled, at)));
     measures
+}
+
+/// What the users of a fleet saw.
+fn of_a_fleet(view: &View, score: &Score) -> [(&'static str, Option<f64>); 8] {
+    let count = |number: usize| Some(number as f64);
+    let answered = view.attempts(rules::is_of_users).into_iter().filter(|one| matches!(one.fate, Fate::Answered(_)));
+    let mut took: Vec<u64> = answered.map(|one| one.ended - one.due).collect();
+    took.sort_unstable();
+    [
+        ("requests_asked", count(score.asked)),
+        ("requests_unsent", count(score.unsent)),
+        ("requests_failed", count(score.failed)),
+        ("answered_by_balancer", count(score.by_front)),
+        ("done_twice", score.doubled.and_then(count)),
+        ("done_but_failed", score.executed_but_failed.and_then(count)),
+        ("p50_ms", percentile_ms(&took, 0.5)),
+        ("p99_ms", percentile_ms(&took, 0.99)),
+    ]
+}
+
+/// The time, in milliseconds, than which so large a share of these is shorter; they are sorted, in microseconds.
+pub fn percentile_ms(sorted: &[u64], share: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    Some(sorted[(last as f64 * share).round() as usize] as f64 / 1e3)
 }
