@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::rules;
+use crate::rules::{self, Score};
 use crate::timeline::{Ending, Fate, Role, View};
 
 /// Names and values; a value that the run does not show is absent.
@@ -20,18 +20,12 @@ pub fn measures(view: &View) -> BTreeMap<String, f64> {
     put("connections_reset", Some(view.connections.iter().filter(reset).count() as f64));
 
     if let Some(score) = rules::score(view) {
-        let count = |count: usize| Some(count as f64);
-        put("requests_asked", count(score.asked));
-        put("requests_lost", count(score.lost));
-        put("requests_unsent", count(score.unsent));
-        put("requests_failed", count(score.failed));
-        put("answered_by_balancer", count(score.by_front));
-        put("done_twice", score.doubled.and_then(count));
-        put("done_but_failed", score.executed_but_failed.and_then(count));
-        put("latency_p50_ms", latency(view, 0.5));
-        put("latency_p99_ms", latency(view, 0.99));
-        return measures; // what follows is of one process
+        for (name, value) in of_a_fleet(view, &score) {
+            put(name, value);
+        }
+        return measures; // several processes, and each has a signal and an end of its own
     }
+
     let Some(process) = view.process() else { return measures };
     let Some(signalled) = process.signalled() else { return measures };
     let since = |from: u64, at: u64| (at as f64 - from as f64) / 1e3;
@@ -46,12 +40,27 @@ pub fn measures(view: &View) -> BTreeMap<String, f64> {
     measures
 }
 
-/// The time within which this share of the users' answers came, from the moment at which each request was due.
-fn latency(view: &View, share: f64) -> Option<f64> {
-    let attempts = view.attempts(rules::is_of_users);
-    let answered = attempts.iter().filter(|attempt| matches!(attempt.fate, Fate::Answered(_)));
-    let mut took: Vec<u64> = answered.map(|attempt| attempt.ended.saturating_sub(attempt.due)).collect();
+/// What the users of a fleet saw.
+fn of_a_fleet(view: &View, score: &Score) -> [(&'static str, Option<f64>); 9] {
+    let count = |number: usize| Some(number as f64);
+    let answered = view.attempts(rules::is_of_users).into_iter().filter(|one| matches!(one.fate, Fate::Answered(_)));
+    let mut took: Vec<u64> = answered.map(|one| one.ended.saturating_sub(one.due)).collect();
     took.sort_unstable();
-    let last = took.len().checked_sub(1)?;
-    Some(took[(last as f64 * share).round() as usize] as f64 / 1e3)
+    [
+        ("requests_asked", count(score.asked)),
+        ("requests_lost", count(score.lost)),
+        ("requests_unsent", count(score.unsent)),
+        ("requests_failed", count(score.failed)),
+        ("answered_by_balancer", count(score.by_front)),
+        ("done_twice", score.doubled.and_then(count)),
+        ("done_but_failed", score.executed_but_failed.and_then(count)),
+        ("p50_ms", percentile_ms(&took, 0.5)),
+        ("p99_ms", percentile_ms(&took, 0.99)),
+    ]
+}
+
+/// The time, in milliseconds, than which so large a share of these is shorter; they are sorted, in microseconds.
+pub fn percentile_ms(sorted: &[u64], share: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    Some(sorted[(last as f64 * share).round() as usize] as f64 / 1e3)
 }

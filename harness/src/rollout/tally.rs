@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::measures::percentile_ms;
 use crate::timeline::{self, Event, Fate, Micros, NotOpened, Opening, Timeline, View};
 
 /// Stretches of time into which losses are sorted for the eye, at most.
@@ -208,11 +209,7 @@ impl Count {
             }
         }
         took.sort_unstable();
-        let at = |share: f64| {
-            let last = took.len().checked_sub(1)?;
-            Some(took[(last as f64 * share).round() as usize] as f64 / 1e3)
-        };
-        (count.p50_ms, count.p99_ms) = (at(0.5), at(0.99));
+        (count.p50_ms, count.p99_ms) = (percentile_ms(&took, 0.5), percentile_ms(&took, 0.99));
         count
     }
 }

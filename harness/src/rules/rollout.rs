@@ -30,7 +30,7 @@ pub(super) const RULES: &[Rule] = &[
         slug: "nothing-fails-though-executed",
         level: Level::Must,
         basis: Basis::Wire,
-        sentence: "Nobody is told that a request failed, or nothing at all, which an instance has done.",
+        sentence: "What an instance has done is answered: nobody is told that it failed, or told nothing.",
         judge: nothing_fails_though_executed,
     },
     Rule {

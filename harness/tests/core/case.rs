@@ -36,6 +36,7 @@ fn table() -> Vec<Case> {
     table.extend(crate::connections::cases());
     table.extend(crate::peace::cases());
     table.extend(crate::health::cases());
+    table.extend(crate::fleets::cases());
     table
 }
 

@@ -3,6 +3,7 @@
 mod case;
 mod checking;
 mod connections;
+mod fleets;
 mod health;
 mod judging;
 mod measuring;
