@@ -17,6 +17,8 @@ pub enum Act {
     Answer,
     /// Answers `ok`, and ends the connection a little later, without having said so.
     AnswerAndEnd,
+    /// Answers the first request of a connection `ok`, and ends it after the second.
+    AnswerOnce,
     /// Ends the connection.
     End,
     /// Sends half an answer, and ends the connection.
@@ -31,7 +33,7 @@ pub enum Act {
 
 impl Act {
     /// Whether the connection stays open.
-    async fn play(&self, stream: &mut TcpStream) -> bool {
+    async fn play(&self, stream: &mut TcpStream, first: bool) -> bool {
         let mut say = async |text: &str| stream.write_all(text.as_bytes()).await.is_ok();
         let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nkeep-alive: timeout=5\r\nx-own: kept\r\n\r\nok";
         let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
@@ -41,6 +43,7 @@ impl Act {
                 say(ok).await;
                 false
             }
+            Self::AnswerOnce => first && say(ok).await,
             Self::End => false,
             Self::Half => {
                 say("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
@@ -96,11 +99,11 @@ impl Target {
                             return;
                         }
                         connections.fetch_add(usize::from(first), Ordering::SeqCst);
-                        first = false;
                         heads.lock().unwrap().push(head);
-                        if !act.play(&mut stream).await {
+                        if !act.play(&mut stream, first).await {
                             return;
                         }
+                        first = false;
                     }
                 });
             }

@@ -111,6 +111,24 @@ async fn what_was_written_is_not_written_again() {
 }
 
 #[tokio::test]
+async fn what_was_written_on_a_connection_of_the_pool_is_not_written_again_either() {
+    let (alb, target) = alb_before(settings(), Act::AnswerOnce).await;
+    let mut client = Client::to(alb.addresses()[0]).await;
+    let mut asked = 0;
+    let ask_until_502 = async {
+        loop {
+            asked += 1;
+            match client.ask().await.0 {
+                200 => tokio::time::sleep(Duration::from_millis(20)).await, // the connection comes back to the pool
+                other => return other,
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(LONG, ask_until_502).await, Ok(502));
+    assert_eq!(target.requests(), asked);
+}
+
+#[tokio::test]
 async fn a_connection_that_is_known_to_be_closed_is_not_used() {
     let (alb, target) = alb_before(settings(), Act::AnswerAndEnd).await;
     let mut client = Client::to(alb.addresses()[0]).await;
