@@ -152,9 +152,14 @@ impl Reader<'_> {
         let blocks: Vec<&Block> = group.body.get_blocks("health_check").collect();
         let body = match blocks[..] {
             [] => {
+                let Settings { path, matcher, interval, timeout, .. } = &*settings;
                 self.notes.push(format!(
-                    "health_check is not set: `{}`, {} and thresholds {} and {}, the defaults of the API",
-                    settings.path, settings.matcher, settings.healthy_threshold, settings.unhealthy_threshold
+                    "health_check is not set: {path}, {matcher}, every {} s, within {} s, thresholds {} and {}, the \
+                     defaults of the API",
+                    interval.as_secs(),
+                    timeout.as_secs(),
+                    settings.healthy_threshold,
+                    settings.unhealthy_threshold
                 ));
                 return Ok(());
             }

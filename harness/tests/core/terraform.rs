@@ -82,7 +82,7 @@ fn what_is_not_set_is_said() {
         "slow_start is not set: 0 s, the default",
         "idle_timeout is not set: 60 s, the default",
         "client_keep_alive is not set: 3600 s, the default",
-        "health_check is not set: `/`, 200 and thresholds 5 and 2, the defaults of the API",
+        "health_check is not set: /, 200, every 30 s, within 5 s, thresholds 5 and 2, the defaults of the API",
     ];
     assert_eq!(read.notes, expected);
 }

@@ -111,7 +111,7 @@ impl Node {
         let busy = Busy::new(&client.requests);
         client.traffic.touch();
         let mut response = match request.method() {
-            // https://docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-troubleshooting.html#http-405-issues
+            // AWS documents 405 for TRACE; CONNECT, of which it says nothing, has no target either.
             &Method::TRACE | &Method::CONNECT => page(StatusCode::METHOD_NOT_ALLOWED.as_u16()),
             _ => self.pass(client, request, busy).await.unwrap_or_else(|fault| page(fault.status())),
         };
