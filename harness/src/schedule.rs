@@ -13,6 +13,7 @@ use crate::quiet::quiet;
 use crate::results::Outcome;
 use crate::runner;
 use crate::scenario::{Pace, Scenario, Subject};
+use crate::timeline::Param;
 
 /// Scenarios side by side for each core: most of their time is spent waiting.
 const PER_CORE: usize = 10;
@@ -27,6 +28,8 @@ pub struct Job {
     pub scenario: &'static Scenario,
     /// Which repeat it is, from 1.
     pub repeat: u32,
+    /// Parameters that differ from the scenario's.
+    pub params: Vec<(Param, f64)>,
     /// Timelines of earlier plays of the same repeat, which stalls have left without a verdict.
     replaced: Vec<PathBuf>,
 }
@@ -69,6 +72,7 @@ pub fn jobs(
             topology: topology.clone(),
             scenario,
             repeat,
+            params: Vec::new(),
             replaced: Vec::new(),
         })
     };
@@ -227,7 +231,8 @@ impl Schedule {
             if let Some(until) = quiet_until.filter(|_| again > 0) {
                 quiet(until).await;
             }
-            let (subject, topology) = (Subject::of(&job.server), &job.topology);
+            let (mut subject, topology) = (Subject::of(&job.server), &job.topology);
+            subject.params.clone_from(&job.params);
             let outcome = runner::play(&subject, topology, job.scenario, job.repeat, again, &out).await;
             (job, outcome)
         });
@@ -261,7 +266,7 @@ mod tests {
     fn job(known: &str) -> Job {
         let scenario = crate::scenario::find("idle-exit").unwrap();
         let topology = Arc::new(Topology::direct());
-        Job { server: Arc::new(server(known)), topology, scenario, repeat: 1, replaced: Vec::new() }
+        Job { server: Arc::new(server(known)), topology, scenario, repeat: 1, params: Vec::new(), replaced: Vec::new() }
     }
 
     fn server(known: &str) -> Server {

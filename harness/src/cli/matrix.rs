@@ -17,6 +17,7 @@ use crate::results::{Cell, Outcome, Results};
 use crate::runner;
 use crate::scenario::{Scenario, Setting};
 use crate::schedule::{self, Job, Schedule, Shard};
+use crate::timeline::Param;
 use crate::verdict::Verdict;
 
 /// Builds that run side by side: compilers use several cores themselves.
@@ -51,6 +52,9 @@ pub struct Args {
     /// Replace each instance so many times, in scenarios that replace them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
+    /// Requests a second, in scenarios with a steady load
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2000))]
+    rate: Option<u32>,
     /// Only the cells that were unexpected in an earlier run
     #[arg(long, value_name = "RUN")]
     only_unexpected: Option<PathBuf>,
@@ -144,6 +148,10 @@ async fn play(args: &Args, selected: Selected, unexpected: Option<Results>, out:
     let mut servers: Vec<Arc<Server>> = selected.servers.into_iter().map(Arc::new).collect();
     let topologies: Vec<Arc<Topology>> = selected.topologies.into_iter().map(Arc::new).collect();
     let mut jobs = schedule::jobs(&servers, &topologies, &selected.scenarios, args.repeat);
+    for (param, value) in [(Param::Rolls, args.rounds), (Param::Rate, args.rate)] {
+        let has = |job: &&mut Job| job.scenario.params.iter().any(|(own, _)| *own == param);
+        jobs.iter_mut().filter(has).for_each(|job| job.params.extend(value.map(|value| (param, f64::from(value)))));
+    }
     let chosen = [&args.topology, &args.scenario, &args.group].into_iter().any(|globs| !globs.is_empty());
     if !chosen && !args.only_known && unexpected.is_none() {
         jobs.retain(|job| job.scenario.setting == Setting::Alone || is_quick_rollout(job));
