@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod checking;
+mod fleets;
 mod interruption;
 mod judging;
 mod misbehaving;

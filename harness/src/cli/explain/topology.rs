@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::Page;
+use crate::catalog::terraform::Terraform;
 use crate::catalog::{Balancer, Topology};
 use crate::cli::CliError;
 use crate::results::{Cell, FILE, Results};
@@ -47,6 +48,9 @@ pub fn text(topology: &Topology, run: &Path, width: Option<usize>) -> Result<Str
     }
     page.heading("Budget, in seconds");
     budget(&mut page, topology);
+    if topology.balancer == Balancer::Alb {
+        Terraform::load(&topology.folder)?.notes.iter().for_each(|note| page.item("- ", note));
+    }
     let losses = known(topology);
     if !losses.is_empty() {
         page.heading("Known losses");
