@@ -9,3 +9,4 @@ mod preconditions;
 mod processes;
 mod record;
 mod servers;
+mod steady;
