@@ -107,9 +107,8 @@ impl Configured {
         }
         // It speaks of the copy; people want to know of the original, whose lines are the same.
         let origin = self.origin.display().to_string();
-        let copy = self.folder.join(&self.file).display().to_string();
         let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-        let said = said.replace(&copy, &origin).replace(&format!("[{}:", self.file), &format!("[{origin}:"));
+        let said = said.replace(&format!("./{}", self.file), &self.file).replace(&self.file, &origin);
         let said = said.lines().map(str::to_owned).collect();
         Err(FrontError::Refused { program: self.program.name, file: origin, said })
     }

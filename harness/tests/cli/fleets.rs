@@ -59,14 +59,14 @@ fn a_balancer_that_sends_posts_twice_is_found() {
 fn a_balancer_that_fails_one_request_in_fifty_is_found() {
     let out = tempfile::tempdir().unwrap();
     let rate = ["--rate", "150"];
-    faulty(out.path(), "nginx/answers-502", &rate).output().unwrap();
+    let status = faulty(out.path(), "nginx/answers-502", &rate).output().unwrap().status;
+    assert!(matches!(status.code(), Some(1 | 5)), "{status}");
     let cell = cell(out.path());
     // Some come before anything was done to the fleet, and then nobody knows what the roll is to blame for.
     let found = verdict(&cell, "nothing-lost-in-roll");
     assert!(found == "fail" || found == "inconclusive", "{cell:#}");
     let actual = cell["rules"][0]["actual"].as_str().unwrap();
     assert!(actual.contains("answered 502") || actual.contains("missed before anything was done"), "{actual}");
-    assert_ne!(cell["as_expected"], true);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn nothing_is_left_of_a_fleet_whose_harness_is_killed() {
         harness.wait().unwrap();
         until("balancer and agent are gone", || working_in(&tmp_path) == 0);
         until("its folder is gone", || std::fs::read_dir(&tmp_path).unwrap().count() == 0);
-        assert_eq!(with(&tmp_path.display().to_string()), Vec::<String>::new());
+        until("nobody is left who knows of it", || with(&tmp_path.display().to_string()).is_empty());
     }
 }
 
