@@ -76,7 +76,10 @@ def add_topology(drainspec: Path, folder: Path) -> None:
     (folder / "servers" / "CONTRACT.md").touch()
     beside = ["--servers", folder / "servers"]
     check(name in run([drainspec, "list", "topologies", *beside], wants=0).stdout, f"list does not know {name}")
-    check("least_conn" in run([drainspec, "explain", name, *beside], wants=0).stdout, f"explain does not show {name}")
+    check(
+        "least_conn" in run([drainspec, "explain", name, *beside], wants=0).stdout,
+        f"explain does not show {name}",
+    )
 
 
 def add_scenario(built: Path, folder: Path) -> None:

@@ -48,7 +48,7 @@ pub enum Front {
     /// Nothing: a table of addresses.
     Direct(Direct),
     /// nginx.
-    Nginx(Nginx),
+    Nginx(Box<Nginx>),
     /// HAProxy.
     Haproxy(Box<Haproxy>),
     /// The model of an AWS Application Load Balancer.
@@ -113,7 +113,7 @@ impl Front {
     pub async fn start(topology: &Topology, stage: &Stage<'_>, members: &[Member]) -> Result<Self, FrontError> {
         match topology.balancer {
             Balancer::None => Ok(Self::Direct(Direct::new(stage, members))),
-            Balancer::Nginx => Ok(Self::Nginx(Nginx::start(topology, stage, members).await?)),
+            Balancer::Nginx => Ok(Self::Nginx(Box::new(Nginx::start(topology, stage, members).await?))),
             Balancer::Haproxy => Ok(Self::Haproxy(Box::new(Haproxy::start(topology, stage, members).await?))),
             Balancer::Alb => Ok(Self::Alb(AlbFront::start(topology, stage, members).await?)),
         }
