@@ -22,9 +22,10 @@ fn there_is_a_reference_server_in_each_language() {
 #[test]
 fn every_rule_is_marked_in_every_reference_server() {
     let mut missing = Vec::new();
+    let of_one_server = |rule: &&rules::Rule| rule.level != Level::Info && !rules::is_about_fleets(rule.slug);
     for server in references() {
         let marked: BTreeSet<String> = read(&server).into_iter().map(|marker| marker.rule).collect();
-        let due = rules::all().filter(|rule| rule.level != Level::Info);
+        let due = rules::all().filter(of_one_server);
         let unmarked = due.filter(|rule| !marked.contains(rule.slug));
         missing.extend(unmarked.map(|rule| format!("servers/{} has no comment `rule: {}`", server.name, rule.slug)));
     }

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::rules::Level;
+use crate::rules::{self, Level};
 use crate::verdict::{RuleVerdict, Verdict};
 
 /// Where the server under test runs.
@@ -37,15 +37,7 @@ impl Profile {
                 | "slow-reader-bounded"
                 | "streams-limited-apart",
             ) => Some("its limits are its own, and nobody here knows them"),
-            (
-                _,
-                "nothing-lost-in-roll"
-                | "nothing-done-twice"
-                | "nothing-fails-though-executed"
-                | "service-stays"
-                | "roll-ends"
-                | "roll-costs",
-            ) => Some("it takes several instances, and whatever stands before them"),
+            _ if rules::is_about_fleets(rule) => Some("it takes several instances, and whatever stands before them"),
             (_, "liveness-stays") => Some("no liveness probe of it is known"),
             (_, "prestop-waits" | "prestop-keeps-process" | "prestop-delay-once") => {
                 Some("no preStop hook of it is known")
