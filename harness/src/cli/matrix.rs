@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::{CliError, Status, project, session};
 use crate::catalog::{Kind, Server, Topology};
-use crate::expectation::{self, CellId};
+use crate::expectation::CellId;
 use crate::process;
 use crate::report::{self, Progress};
 use crate::results::{Cell, Outcome, Results};
@@ -132,7 +132,7 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
     let scenarios = project::select_scenarios(&args.scenario, &args.group)?;
     let topologies = project::topologies(&folder, args.topologies.as_deref())?;
     let topologies = match &unexpected {
-        // What is known of warnings, too, and what was unexpected behind them.
+        // What was unexpected behind warnings, too, and what servers are known to do there.
         Some(_) if args.topology.is_empty() => topologies,
         None if args.topology.is_empty() && args.only_known => topologies,
         _ => project::select_topologies(topologies, &args.topology)?,
@@ -157,7 +157,7 @@ async fn play(args: &Args, selected: Selected, unexpected: Option<Results>, out:
         jobs.retain(|job| job.scenario.setting == Setting::Alone || is_quick_rollout(job));
     }
     if args.only_known {
-        let known = |job: &Job| expectation::known(&job.server, &job.topology);
+        let known = |job: &Job| job.server.known.of(&job.server.name, &job.topology.name);
         jobs.retain(|job| known(job).find_any(job.scenario.slug, job.scenario.rules).is_some());
         if jobs.is_empty() {
             return Err(CliError::NothingKnown);
