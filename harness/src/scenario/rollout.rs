@@ -23,7 +23,9 @@ const AROUND: Duration = Duration::from_millis(8);
 
 const RULES: &[&str] =
     &["nothing-lost-in-roll", "nothing-done-twice", "nothing-fails-though-executed", "service-stays", "roll-ends"];
-const USUAL: [(Param, f64); 3] = [(Param::Instances, 2.0), (Param::Rolls, 1.0), (Param::Rate, 40.0)];
+/// An instance that is alone for a while must not turn away what two can take.
+const UNLIMITED: (Param, f64) = (Param::MaxInFlight, 1000.0);
+const USUAL: [(Param, f64); 4] = [(Param::Instances, 2.0), (Param::Rolls, 1.0), (Param::Rate, 40.0), UNLIMITED];
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -54,7 +56,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "The balancer reads its configuration again, several times; no instance is touched.",
         needs: &[],
         rules: &["nothing-lost-in-roll", "nothing-done-twice", "nothing-fails-though-executed", "service-stays"],
-        params: &[(Param::Instances, 2.0), (Param::Rolls, 5.0), (Param::Rate, 200.0)],
+        params: &[(Param::Instances, 2.0), (Param::Rolls, 5.0), (Param::Rate, 200.0), UNLIMITED],
         pace: Pace::Steady,
         setting: Setting::Reloading,
         body: body!(balancer_reload),
@@ -65,7 +67,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "One of two instances gets SIGKILL, and a successor two seconds later.",
         needs: &[],
         rules: &["nothing-done-twice", "roll-costs"],
-        params: &[(Param::Instances, 2.0), (Param::Rate, 100.0)],
+        params: &[(Param::Instances, 2.0), (Param::Rate, 100.0), UNLIMITED],
         pace: Pace::Steady,
         setting: Setting::Fleet,
         body: body!(instance_killed),
@@ -76,7 +78,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "The only instance is replaced: there is nobody else.",
         needs: &[],
         rules: &["nothing-done-twice", "roll-ends", "roll-costs"],
-        params: &[(Param::Instances, 1.0), (Param::Rolls, 1.0), (Param::Rate, 40.0)],
+        params: &[(Param::Instances, 1.0), (Param::Rolls, 1.0), (Param::Rate, 40.0), UNLIMITED],
         pace: Pace::Steady,
         setting: Setting::Fleet,
         body: body!(rolling_restart),
@@ -91,6 +93,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             (Param::Instances, 2.0),
             (Param::Rolls, 1.0),
             (Param::Rate, 40.0),
+            UNLIMITED,
             (Param::ShutdownDelay, 2.5),
             (Param::WithdrawalLag, 1.0),
         ],
@@ -108,6 +111,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             (Param::Instances, 2.0),
             (Param::Rolls, 1.0),
             (Param::Rate, 40.0),
+            UNLIMITED,
             (Param::ShutdownDelay, 0.0),
             (Param::WithdrawalLag, 1.0),
         ],
@@ -121,7 +125,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         summary: "As rolling-restart, behind what needs a lame-duck, and there is none.",
         needs: &[],
         rules: &["nothing-done-twice", "roll-ends", "roll-costs"],
-        params: &[(Param::Instances, 2.0), (Param::Rolls, 1.0), (Param::Rate, 40.0), (Param::ShutdownDelay, 0.0)],
+        params: &[
+            (Param::Instances, 2.0),
+            (Param::Rolls, 1.0),
+            (Param::Rate, 40.0),
+            (Param::ShutdownDelay, 0.0),
+            UNLIMITED,
+        ],
         pace: Pace::Steady,
         setting: Setting::LameDuck,
         body: body!(rolling_restart),
