@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::catalog::{Advice, Topology};
+use crate::catalog::{Advice, Feature, Topology};
 use crate::client::NO_DESCRIPTOR;
 use crate::expectation::{CellId, DIRECT};
 use crate::measures::measures;
@@ -12,7 +12,7 @@ use crate::process;
 use crate::recorder::Recorder;
 use crate::report::excerpt;
 use crate::results::Outcome;
-use crate::rules::Reason;
+use crate::rules::{self, Reason};
 use crate::scenario::{DEFAULTS, Run, Scenario, Setting, Stop, Subject};
 use crate::timeline::{self, Event, Header, Param, Timeline, View};
 use crate::verdict::{NoVerdict, RuleVerdict, Verdict, judge};
@@ -45,7 +45,10 @@ pub async fn play(
     again: u32,
     out: &Path,
 ) -> Outcome {
-    if let Some(lacking) = scenario.needs.iter().find(|feature| !subject.has(**feature)) {
+    // Behind a balancer the kernel does not tell what a server works on; its metrics do.
+    let behind = scenario.setting.is_single() && !topology.is_direct();
+    let needs = scenario.needs.iter().chain(behind.then_some(&Feature::Admin));
+    if let Some(lacking) = needs.into_iter().find(|feature| !subject.has(**feature)) {
         return Outcome::without_run(Verdict::Unsupported, format!("the server lacks `{}`", lacking.word()));
     }
     let began = Instant::now();
@@ -136,7 +139,7 @@ pub fn verdict(timeline: &Timeline) -> Outcome {
 /// What the scenario says counts more than what the topology needs of every server.
 fn params(subject: &Subject, topology: &Topology, scenario: &Scenario) -> BTreeMap<Param, f64> {
     let needed: &[_] = match scenario.setting {
-        Setting::Alone => &[],
+        Setting::Alone | Setting::Anywhere => &[],
         _ => &[(Param::ShutdownDelay, topology.lame_duck()), (Param::InFlightFor, long_request(topology))],
     };
     DEFAULTS.iter().chain(needed).chain(scenario.params).chain(&subject.params).copied().collect()
@@ -161,10 +164,12 @@ fn header(
     repeat: u32,
     params: &BTreeMap<Param, f64>,
 ) -> Header {
+    // What a balancer says to its clients is its own affair.
+    let rules = scenario.rules.iter().filter(|rule| topology.is_direct() || !rules::is_of_one_hop(rule));
     Header {
         format: timeline::FORMAT,
         scenario: scenario.slug.to_owned(),
-        rules: scenario.rules.iter().map(|rule| (*rule).to_owned()).collect(),
+        rules: rules.map(|rule| (*rule).to_owned()).collect(),
         server: subject.name.clone(),
         topology: topology.name.clone(),
         repeat,

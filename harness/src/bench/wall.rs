@@ -9,7 +9,7 @@ use nix::sys::resource::{Usage, UsageWho, getrusage};
 use super::{Bar, BenchError, Figure};
 use crate::catalog::{Server, Topology};
 use crate::process::guardian;
-use crate::scenario::{self, Pace, Scenario, Setting};
+use crate::scenario::{self, Pace, Scenario};
 use crate::schedule::{self, Schedule};
 
 /// Every scenario against these servers, which are built. The least is the longest chain (what keeps the cores busy,
@@ -34,7 +34,7 @@ pub async fn against_lower_bound(servers: &[Arc<Server>], rounds: usize) -> Resu
 
 /// The scenarios that need one process only.
 fn alone() -> impl Iterator<Item = &'static Scenario> {
-    scenario::all().filter(|scenario| scenario.setting == Setting::Alone)
+    scenario::all().filter(|scenario| scenario.setting.is_single())
 }
 
 async fn play(servers: &[Arc<Server>], out: &Path) -> Result<(Duration, Duration), BenchError> {

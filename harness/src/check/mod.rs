@@ -35,7 +35,7 @@ use crate::quiet::quiet;
 use crate::results::Outcome;
 use crate::rules::{self, Level, Reason};
 use crate::runner;
-use crate::scenario::{self, Manner, Pace, Patience, Scenario, Setting, Subject};
+use crate::scenario::{self, Manner, Pace, Patience, Scenario, Subject};
 use crate::timeline::Param;
 use crate::verdict::{RuleVerdict, Verdict};
 
@@ -100,7 +100,7 @@ pub type Left = (&'static Scenario, Vec<Feature>);
 /// The scenarios that can tell something about this subject, and for each other one what it lacks.
 pub fn choose(subject: &Subject) -> (Vec<&'static Scenario>, Vec<Left>) {
     let (mut chosen, mut left) = (Vec::new(), Vec::new());
-    for scenario in scenario::all().filter(|scenario| scenario.setting == Setting::Alone) {
+    for scenario in scenario::all().filter(|scenario| scenario.setting.is_single()) {
         let informs = scenario.rules.iter().filter_map(|rule| rules::find(rule)).any(|r| r.level != Level::Info);
         let lacks: Vec<Feature> = scenario.needs.iter().copied().filter(|feature| !subject.has(*feature)).collect();
         if !differs(subject, scenario) {

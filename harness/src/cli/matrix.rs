@@ -15,7 +15,7 @@ use crate::process;
 use crate::report::{self, Progress};
 use crate::results::{Cell, Outcome, Results};
 use crate::runner;
-use crate::scenario::{Scenario, Setting};
+use crate::scenario::Scenario;
 use crate::schedule::{self, Job, Schedule, Shard};
 use crate::timeline::Param;
 use crate::verdict::Verdict;
@@ -154,7 +154,7 @@ async fn play(args: &Args, selected: Selected, unexpected: Option<Results>, out:
     }
     let chosen = [&args.topology, &args.scenario, &args.group].into_iter().any(|globs| !globs.is_empty());
     if !chosen && !args.only_known && unexpected.is_none() {
-        jobs.retain(|job| job.scenario.setting == Setting::Alone || is_quick_rollout(job));
+        jobs.retain(|job| (job.scenario.setting.is_single() && job.topology.is_direct()) || is_quick_rollout(job));
     }
     if args.only_known {
         let known = |job: &Job| job.server.known.of(&job.server.name, &job.topology.name);

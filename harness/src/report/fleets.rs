@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::table::{UNEXPECTED, columns, rows};
+use crate::expectation::DIRECT;
 use crate::results::{Cell, Results};
-use crate::scenario::Setting;
 use crate::verdict::Verdict;
 
-/// Whether a cell is one of several instances.
+/// Whether a cell is one of several instances, or behind a balancer.
 pub(super) fn is_fleet(cell: &Cell) -> bool {
-    crate::scenario::find(&cell.scenario).is_some_and(|scenario| scenario.setting != Setting::Alone)
+    let single = crate::scenario::find(&cell.scenario).is_none_or(|scenario| scenario.setting.is_single());
+    !single || cell.topology != DIRECT
 }
 
 /// The cells of one scenario: their topologies, in the order in which they were played, and what each server came to.
@@ -39,7 +40,7 @@ pub(super) fn grids(results: &Results) -> Vec<Grid<'_>> {
                 topologies.push(&cell.topology);
             }
         }
-        topologies.sort_by_key(|topology| (*topology != "direct", order(topology), *topology));
+        topologies.sort_by_key(|topology| (*topology != DIRECT, order(topology), *topology));
         let row =
             |topology| (topology, servers.iter().map(|server| by_key.get(&(topology, *server)).copied()).collect());
         Grid { scenario, servers: servers.clone(), rows: topologies.into_iter().map(row).collect() }

@@ -109,6 +109,11 @@ pub fn is_about_loss(slug: &str) -> bool {
     LOSSES.contains(&slug)
 }
 
+/// Whether a rule is about what a server says to whoever is connected to it, and so about nobody behind a balancer.
+pub fn is_of_one_hop(slug: &str) -> bool {
+    slug == "close-announced"
+}
+
 /// Whether a rule is about several instances and what stands before them, so that no line of one server keeps it.
 pub fn is_about_fleets(slug: &str) -> bool {
     rollout::RULES.iter().any(|rule| rule.slug == slug)

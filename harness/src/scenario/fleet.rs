@@ -34,11 +34,24 @@ impl Run<'_> {
         for slot in 1..=size {
             instances.push(self.start_anywhere(slot as Slot).await?);
         }
+        let front = self.start_front(&instances).await?;
+        Ok(Fleet { front, instances })
+    }
+
+    /// Starts one process, and what stands before it: clients come through that.
+    pub(super) async fn start_behind(&mut self) -> Result<Target, Stop> {
+        let target = self.start_anywhere(1).await?;
+        let front = self.start_front(std::slice::from_ref(&target)).await?;
+        let target = target.behind(front.route());
+        self.front = Some(front);
+        Ok(target)
+    }
+
+    async fn start_front(&mut self, instances: &[Target]) -> Result<Front, Stop> {
         let members: Vec<Member> = instances.iter().map(member).collect();
         let stage = Stage { recorder: &self.recorder, folder: self.folder.path(), process: self.processes + 1 };
         self.processes += 2;
-        let front = Front::start(&self.topology, &stage, &members).await?;
-        Ok(Fleet { front, instances })
+        Ok(Front::start(&self.topology, &stage, &members).await?)
     }
 
     /// Starts an instance on a port that is its place's from then on.

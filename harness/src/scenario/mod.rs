@@ -70,6 +70,8 @@ pub enum Pace {
 pub enum Setting {
     /// One process, to which its clients connect.
     Alone,
+    /// The same; and also one process behind any topology: it needs nothing but HTTP from what stands between.
+    Anywhere,
     /// Several instances behind any topology.
     Fleet,
     /// Several instances behind a balancer that reads its configuration again.
@@ -81,11 +83,16 @@ pub enum Setting {
 }
 
 impl Setting {
+    /// Whether it is about one process.
+    pub fn is_single(self) -> bool {
+        matches!(self, Self::Alone | Self::Anywhere)
+    }
+
     /// Whether it can be had behind this topology.
     pub fn fits(self, topology: &Topology) -> bool {
         match self {
             Self::Alone | Self::Table => topology.is_direct(),
-            Self::Fleet => true,
+            Self::Fleet | Self::Anywhere => true,
             Self::Reloading => topology.spec.reload.is_some(),
             Self::LameDuck => topology.lame_duck() > 0.0,
         }

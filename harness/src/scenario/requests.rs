@@ -28,7 +28,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         params: &[],
         pace: Pace::Short,
-        setting: Setting::Alone,
+        setting: Setting::Anywhere,
         body: body!(in_flight_completes),
     },
     Scenario {
@@ -39,7 +39,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[(Param::Clients, 100.0), (Param::MaxInFlight, 1000.0)],
         pace: Pace::Long,
-        setting: Setting::Alone,
+        setting: Setting::Anywhere,
         body: body!(many_in_flight),
     },
     Scenario {
@@ -94,7 +94,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["in-flight-answered", "response-untruncated", "clean-exit-status", "term-ends-process"],
         params: &[],
         pace: Pace::Short,
-        setting: Setting::Alone,
+        setting: Setting::Anywhere,
         body: body!(finite_stream_completes),
     },
     Scenario {

@@ -18,6 +18,7 @@ use crate::link::{Link, Place};
 use crate::process::{self, Launch, Listening, Spawned, StartError};
 use crate::recorder::Recorder;
 use crate::timeline::{Event, Param, ProcessId, Role, Slot};
+use crate::topology::Front;
 
 /// How long a precondition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,6 +52,8 @@ pub struct Run<'s> {
     pub topology: Topology,
     link: Option<Link>,
     pub(super) processes: ProcessId,
+    /// What stands before a single process, until the run is over.
+    pub(super) front: Option<Front>,
     /// The place in a fleet of what is started next.
     pub(super) slot: Option<Slot>,
     /// The port that a server which has to be told one is given.
@@ -74,6 +77,7 @@ impl<'s> Run<'s> {
             topology: Topology::direct(),
             link: None,
             processes: 0,
+            front: None,
             slot: None,
             port: match &subject.manner {
                 Manner::Contract => None,
@@ -169,6 +173,9 @@ impl<'s> Run<'s> {
     /// # Errors
     /// When it does not start, or somebody else answers.
     pub async fn start(&mut self) -> Result<Target, Stop> {
+        if !self.topology.is_direct() {
+            return self.start_behind().await;
+        }
         loop {
             match self.start_once().await {
                 Err(stop) if self.moves(&stop)? => {}
@@ -350,7 +357,8 @@ impl<'s> Run<'s> {
     /// When it does not answer.
     pub async fn used_connection(&self, target: &Target, role: Role) -> Result<Connection, Stop> {
         let mut connection = target.connect(role).await?;
-        if !self.has(Feature::KeepAlive) {
+        // Whether a balancer keeps it is the balancer's affair.
+        if !self.has(Feature::KeepAlive) || self.front.is_some() {
             return Ok(connection);
         }
         let answer = connection.ask(self.subject.ask(Role::Warmup)).await;
@@ -425,7 +433,11 @@ impl<'s> Run<'s> {
     /// When it does not get there.
     pub async fn settle(&self, target: &Target, client_ports: &[u16], at_least: usize) -> Result<(), Stop> {
         let what = format!("{at_least} requests in flight");
-        self.read(target, client_ports, at_least).await?;
+        if self.front.is_none() {
+            self.read(target, client_ports, at_least).await?;
+        } else if target.admin.is_none() {
+            return Err(unconfirmed(&what, "behind a balancer only the metrics of a server tell, and it has none"));
+        }
         if target.admin.is_some() && !self.metrics_say(target, |in_flight| in_flight >= at_least as u64).await? {
             return Err(unconfirmed(&what, format!("not by the server's metrics within {PATIENCE:?}")));
         }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::Patience;
 use super::stop::{Stop, unconfirmed};
-use crate::client::{Ask, Client, Connection, Raw};
+use crate::client::{Ask, Client, Connection, Raw, Route};
 use crate::process::{self, Addressee, Exit, Listeners, Spawned, Watch};
 use crate::recorder::Recorder;
 use crate::timeline::{Event, NotOpened, ProcessId, Role};
@@ -23,6 +23,8 @@ pub struct Target {
     /// Where its admin port is, if it has one.
     pub admin: Option<SocketAddr>,
     instance: Option<String>,
+    /// Where clients connect: to it, or to what stands before it.
+    route: Route,
     process: Spawned,
     recorder: Recorder,
     client: Client,
@@ -57,6 +59,7 @@ impl Target {
             address,
             admin,
             instance,
+            route: Route::One(address),
             process,
             recorder: recorder.clone(),
             client: client.clone(),
@@ -67,6 +70,11 @@ impl Target {
         };
         target.note(&target.listeners);
         target
+    }
+
+    /// The same, with clients that come another way.
+    pub(super) fn behind(self, route: Route) -> Self {
+        Self { route, ..self }
     }
 
     /// Its number in the timeline.
@@ -129,7 +137,7 @@ impl Target {
     /// # Errors
     /// Tells refused from timed out.
     pub async fn try_connect(&self, role: Role) -> Result<Connection, NotOpened> {
-        self.client.connect(self.address, role).await
+        self.client.connect_by(&self.route, role).await
     }
 
     /// Whether a connection could not be opened because this program had no descriptor left.
@@ -212,7 +220,7 @@ impl Target {
         let closed = self.listener_closed(if exit.is_some() { Duration::from_secs(2) } else { Duration::ZERO }).await;
         if exit.is_some() && !closed && self.watcher.is_some() {
             self.note(&self.process.tree().listeners(self.address));
-            if let Ok(mut connection) = self.try_connect(Role::AfterExit).await {
+            if let Ok(mut connection) = self.client.connect(self.address, Role::AfterExit).await {
                 connection.ask(self.stop.ask.clone().patience(LEFT)).await;
             }
         }

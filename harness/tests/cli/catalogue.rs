@@ -89,7 +89,7 @@ fn only_what_is_known_to_fail_can_be_played() {
     asked(3, "--only-known");
     let known = "[[known]]\npattern = \"idle-exit/term-ends-process\"\nreason = \"it lingers\"\n";
     std::fs::write(servers.servers().join("good/known.toml"), known).unwrap();
-    asked(1, "[1/1] good idle-exit pass (unexpected)");
+    asked(1, "[1/1] good · idle-exit pass (unexpected)");
 }
 
 #[test]

@@ -70,6 +70,22 @@ fn a_balancer_that_fails_one_request_in_fifty_is_found() {
 }
 
 #[test]
+fn a_reload_that_ends_the_connections_of_idle_clients_is_found() {
+    // A race: a client asks just when its connection ends.
+    const TRIES: usize = 6;
+    let found = (0..TRIES).any(|_| {
+        let out = tempfile::tempdir().unwrap();
+        let mut command = Command::new(DRAINSPEC);
+        command.args(["matrix", "--server", "python", "--scenario", "balancer-reload", "--topology", "haproxy/cuts-*"]);
+        command.arg("--topologies").arg(root().join("harness/tests/topologies"));
+        command.args(["--rate", "300"]).arg("--out").arg(out.path()).current_dir(root());
+        command.output().unwrap();
+        verdict(&cell(out.path()), "nothing-lost-in-roll") == "fail"
+    });
+    assert!(found, "nothing was lost in {TRIES} runs of five reloads each");
+}
+
+#[test]
 fn a_configuration_that_is_not_taken_is_shown_in_the_words_of_the_program() {
     let out = tempfile::tempdir().unwrap();
     let command = faulty(out.path(), "nginx/broken", &[]);

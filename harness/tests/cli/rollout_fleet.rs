@@ -81,7 +81,8 @@ impl Fleet {
     fn rollout(&self, arguments: &[&str]) -> (Option<i32>, Value) {
         let done = Command::cargo_bin("drainspec")
             .unwrap()
-            .args(["rollout", "--url", &format!("http://127.0.0.1:{}/slow?delay=0.3", self.listen)])
+            // Of what has begun to come nginx cannot ask the other instance again, as it does for a GET otherwise.
+            .args(["rollout", "--url", &format!("http://127.0.0.1:{}/stream?chunks=5&interval=0.1", self.listen)])
             .args(["--rate", "40", "--warm-up", "3", "--cool-down", "2", "--format", "json"])
             .args(arguments)
             .args(["--", "sh", "-c", DEPLOY])

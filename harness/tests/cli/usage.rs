@@ -207,7 +207,7 @@ fn what_nobody_expected_is_shown_and_can_be_played_again() {
         .arg("--only-unexpected")
         .arg(&earlier)
         .assert()
-        .stderr(contains("[1/1] bad idle-exit").and(contains("1 of its 2 cells not played now")));
+        .stderr(contains("[1/1] bad · idle-exit").and(contains("1 of its 2 cells not played now")));
     assert_eq!(servers.results()["cells"].as_array().unwrap().len(), 1);
     servers.matrix("good", "*").arg("--only-unexpected").arg(&earlier).assert().code(3).stderr(contains("unexpected"));
 }
