@@ -114,8 +114,6 @@ impl std::str::FromStr for Shard {
 /// Cells that are waiting and cells that are being played. Dropping it stops these.
 pub struct Schedule {
     light: VecDeque<Job>,
-    /// Those with a load that goes on: no more of them side by side than half of all.
-    steady: VecDeque<Job>,
     heavy: VecDeque<Job>,
     /// What is to be played again, when everything else has been played.
     again: Vec<Job>,
@@ -123,7 +121,6 @@ pub struct Schedule {
     quiet_until: Option<Instant>,
     tasks: JoinSet<(Job, Outcome)>,
     running: Vec<CellId>,
-    steady_running: usize,
     side_by_side: usize,
     out: PathBuf,
 }
@@ -134,13 +131,11 @@ impl Schedule {
         let side_by_side = side_by_side.unwrap_or(PER_CORE * cores());
         let mut schedule = Self {
             light: VecDeque::new(),
-            steady: VecDeque::new(),
             heavy: VecDeque::new(),
             again: Vec::new(),
             quiet_until: None,
             tasks: JoinSet::new(),
             running: Vec::new(),
-            steady_running: 0,
             side_by_side,
             out,
         };
@@ -149,32 +144,18 @@ impl Schedule {
     }
 
     fn queue(&mut self, jobs: Vec<Job>) {
-        for job in jobs {
-            match job.scenario.pace {
-                Pace::Long | Pace::Short => self.light.push_back(job),
-                Pace::Steady => self.steady.push_back(job),
-                Pace::Heavy => self.heavy.push_back(job),
-            }
-        }
+        let (heavy, light) = jobs.into_iter().partition(|job: &Job| job.scenario.pace == Pace::Heavy);
+        (self.heavy, self.light) = (heavy, light);
     }
 
     /// Begins as many cells as may be played by now.
     pub fn start(&mut self) {
-        let waiting = [&self.light, &self.steady, &self.heavy].into_iter().any(|queue| !queue.is_empty());
-        if self.tasks.is_empty() && !waiting && !self.again.is_empty() {
+        if self.tasks.is_empty() && self.light.is_empty() && self.heavy.is_empty() && !self.again.is_empty() {
             // What others did meanwhile is no excuse this time.
             self.side_by_side = self.side_by_side.min(cores());
             self.quiet_until.get_or_insert_with(|| Instant::now() + runner::QUIET_WITHIN);
             let again = std::mem::take(&mut self.again);
             self.queue(again);
-        }
-        // Each of them takes long: they begin at once, beside those that only wait.
-        while self.tasks.len() < self.side_by_side
-            && self.steady_running < self.side_by_side.div_ceil(2)
-            && let Some(job) = self.steady.pop_front()
-        {
-            self.steady_running += 1;
-            self.play(job);
         }
         while self.tasks.len() < self.side_by_side
             && let Some(job) = self.light.pop_front()
@@ -217,7 +198,6 @@ impl Schedule {
                 if let Some(at) = self.running.iter().position(|id| *id == job.id()) {
                     self.running.remove(at);
                 }
-                self.steady_running -= usize::from(job.scenario.pace == Pace::Steady);
                 Some((job, outcome))
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -152,9 +152,13 @@ async fn play(args: &Args, selected: Selected, unexpected: Option<Results>, out:
         let has = |job: &&mut Job| job.scenario.params.iter().any(|(own, _)| *own == param);
         jobs.iter_mut().filter(has).for_each(|job| job.params.extend(value.map(|value| (param, f64::from(value)))));
     }
-    let chosen = [&args.topology, &args.scenario, &args.group].into_iter().any(|globs| !globs.is_empty());
-    if !chosen && !args.only_known && unexpected.is_none() {
-        jobs.retain(|job| (job.scenario.setting.is_single() && job.topology.is_direct()) || is_quick_rollout(job));
+    if args.topology.is_empty() && unexpected.is_none() {
+        // One process is played behind a balancer where somebody asks for that; and several by default only quickly.
+        let chosen = args.only_known || [&args.scenario, &args.group].into_iter().any(|globs| !globs.is_empty());
+        jobs.retain(|job| match job.scenario.setting.is_single() {
+            true => job.topology.is_direct(),
+            false => chosen || is_quick_rollout(job),
+        });
     }
     if args.only_known {
         let known = |job: &Job| job.server.known.of(&job.server.name, &job.topology.name);

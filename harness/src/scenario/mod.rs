@@ -59,7 +59,7 @@ pub enum Pace {
     Long,
     /// It waits a little.
     Short,
-    /// It waits for seconds under a load that goes on: fewer are played side by side.
+    /// It waits for seconds under a load that goes on: it comes after those that only wait, and disturbs none of them.
     Steady,
     /// It keeps the cores busy, and what others measure meanwhile would suffer: it comes last, one at a time.
     Heavy,
