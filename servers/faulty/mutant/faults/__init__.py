@@ -20,7 +20,7 @@ FAULTS: dict[str, Callable[[], None]] = {
         signals.second_signal_exits_with_zero,
         signals.second_signal_exits_like_first,
         signals.startup_signal_dropped_late,
-        signals.drain_looked_for_twice_a_second,
+        signals.drain_noticed_late,
         signals.sigint_unhandled,
         signals.sighup_kills,
         signals.sighup_kills_while_draining,
