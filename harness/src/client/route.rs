@@ -31,12 +31,6 @@ impl Route {
     }
 }
 
-impl From<SocketAddr> for Route {
-    fn from(address: SocketAddr) -> Self {
-        Self::One(address)
-    }
-}
-
 impl Table {
     /// From now on these.
     pub fn set(&self, addresses: Vec<SocketAddr>) {

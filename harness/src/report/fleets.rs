@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::table::{UNEXPECTED, columns, rows};
+use super::table::{columns, mark, rows};
 use crate::expectation::DIRECT;
 use crate::results::{Cell, Results};
 use crate::verdict::Verdict;
@@ -85,10 +85,5 @@ pub(super) fn caption(scenario: &str) -> String {
 
 /// The cell with the mark of an unexpected result.
 pub(super) fn marked(cell: &Cell) -> String {
-    let mark = match cell.as_expected {
-        false => UNEXPECTED,
-        true if cell.untold => " ?",
-        true => "",
-    };
-    format!("{}{mark}", words(cell))
+    format!("{}{}", words(cell), mark(cell))
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::fleets::{caption, grids, is_fleet, words};
-use super::table::{columns, rows};
-use crate::catalog::Server;
+use super::table::{columns, place, rows};
+use crate::catalog::{Known, Server};
 use crate::results::{Cell, Results};
 use crate::verdict::{RuleVerdict, Verdict};
 
@@ -122,7 +122,10 @@ fn word(cell: &Cell) -> String {
 /// What is not in order, rule by rule: failures first.
 fn findings(out: &mut String, cells: &[&Cell], server: Option<&Server>) {
     let known = |cell: &Cell, rule: &RuleVerdict| {
-        let known = server.and_then(|server| server.known.find(&cell.scenario, &rule.rule));
+        let known = server.and_then(|server| {
+            let here = |known: &&Known| known.is_of(&cell.server, &cell.topology);
+            server.known.entries.iter().filter(here).find(|known| known.covers(&cell.scenario, &rule.rule))
+        });
         known.filter(|_| rule.verdict == Verdict::Fail)
     };
     let mut found: BTreeMap<(usize, &str, &str), Vec<Seen>> = BTreeMap::new();
@@ -134,7 +137,7 @@ fn findings(out: &mut String, cells: &[&Cell], server: Option<&Server>) {
         }
         if cell.rules.is_empty() && cell.verdict != Verdict::Unsupported {
             let reason = cell.reason.as_deref().unwrap_or_default();
-            let _ = writeln!(out, "- **{}** `{}`: {reason}", cell.verdict.word(), cell.scenario);
+            let _ = writeln!(out, "- **{}** `{}`: {reason}", cell.verdict.word(), place(cell));
         }
     }
     if found.is_empty() && cells.iter().all(|cell| !cell.rules.is_empty() || cell.verdict == Verdict::Unsupported) {
@@ -142,7 +145,7 @@ fn findings(out: &mut String, cells: &[&Cell], server: Option<&Server>) {
     }
     for ((_, rule, _), seen) in &found {
         let (first, verdict) = seen[0];
-        let scenarios: Vec<String> = seen.iter().map(|(cell, _)| format!("`{}`", cell.scenario)).collect();
+        let scenarios: Vec<String> = seen.iter().map(|(cell, _)| format!("`{}`", place(cell))).collect();
         let word = match verdict.verdict {
             Verdict::Warn => "warn".to_owned(),
             verdict => format!("**{}**", verdict.word()),

@@ -57,9 +57,9 @@ pub fn unexpected(results: &Results) -> Vec<String> {
 }
 
 /// The mark of an unexpected result.
-pub(super) const UNEXPECTED: &str = " !";
+const UNEXPECTED: &str = " !";
 
-fn mark(cell: &Cell) -> &'static str {
+pub(super) fn mark(cell: &Cell) -> &'static str {
     match cell.as_expected {
         false => UNEXPECTED,
         true if cell.untold => " ?",
@@ -122,7 +122,7 @@ fn fleets(results: &Results, colour: bool) -> String {
 }
 
 /// Where a cell belongs, in a list of one server's.
-fn place(cell: &Cell) -> String {
+pub(super) fn place(cell: &Cell) -> String {
     match is_fleet(cell) {
         true => format!("{} behind {}", cell.scenario, cell.topology),
         false => cell.scenario.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Basis, Finding, Level, Rule, SLACK_US, busy, fate, ms, seconds, stalled};
 use crate::timeline::{
-    Attempt, Break, End, Fate, Lines, Micros, NotOpened, Opening, Param, Process, ProcessId, Request, Role, Slot,
+    Attempt, Break, End, Fate, Lines, Micros, NotOpened, Opening, Param, Process, ProcessId, Request, Role, Slot, Step,
     StepKind, View,
 };
 
@@ -151,7 +151,10 @@ fn nothing_lost(view: &View) -> Finding {
     };
     let missed: Vec<&Attempt> = attempts.iter().filter(|attempt| !is_served(attempt)).collect();
     let Some(first) = missed.first() else {
-        return Finding::holds(format!("{} of {}", attempts.len(), attempts.len()));
+        return match without_long_request(view) {
+            Some(slot) => Finding::inconclusive(format!("no long request was at instance {slot} when it was replaced")),
+            None => Finding::holds(format!("{} of {}", attempts.len(), attempts.len())),
+        };
     };
     let actual = format!("{} of {} missed: {}", missed.len(), attempts.len(), kinds(&missed));
     if let Some(finding) = waited_in_vain(view, &missed, &actual) {
@@ -167,6 +170,22 @@ fn nothing_lost(view: &View) -> Finding {
     };
     Finding::violated(format!("{actual}{when}; the first: {first}"), shown_by(&missed))
         .share(missed.len(), attempts.len())
+}
+
+/// Where there are long requests, the place of an instance that had none when its replacement began.
+fn without_long_request(view: &View) -> Option<Slot> {
+    let long = |request: &&Request| matches!(request.role, Role::InFlight | Role::Finite | Role::Upload);
+    let long: Vec<&Request> = view.requests.iter().filter(long).collect();
+    let begins = |step: &&Step| step.what == StepKind::Withdraw && !long.is_empty();
+    view.steps.iter().filter(begins).find_map(|step| {
+        let there = |process: &Process| process.slot == Some(step.slot) && process.started < step.at;
+        let (_, replaced) = view.servers().filter(|(_, process)| there(process)).last()?;
+        let had_one = long.iter().any(|request| {
+            let meanwhile = request.sent <= step.at && request.ended.is_none_or(|ended| ended > step.at);
+            meanwhile && request.instance == replaced.instance.as_deref()
+        });
+        (!had_one).then_some(step.slot)
+    })
 }
 
 /// Times of the records that show what was missed. When it was due there need be none.
@@ -225,9 +244,6 @@ fn waited_in_vain(view: &View, missed: &[&Attempt], actual: &str) -> Option<Find
 }
 
 fn nothing_done_twice(view: &View) -> Finding {
-    if view.unrecorded(Lines::Executed) {
-        return Finding::inconclusive("not all of what was done is recorded");
-    }
     let attempts = view.attempts(is_of_users);
     let doubled: Vec<_> = attempts.iter().filter(|attempt| is_doubled(attempt)).filter_map(|one| one.request).collect();
     let once: Vec<_> = attempts.iter().filter_map(|one| one.request).filter(|one| !one.is_idempotent()).collect();
@@ -239,6 +255,8 @@ fn nothing_done_twice(view: &View) -> Finding {
         n => format!("; {n} that are idempotent were done again, as HTTP allows (RFC 9110, section 9.2.2)"),
     };
     match doubled.first() {
+        // What was seen counts; what was not may be among that which is not recorded.
+        None if view.unrecorded(Lines::Executed) => Finding::inconclusive("not all of what was done is recorded"),
         _ if !once.iter().any(|request| request.executed()) => {
             Finding::inconclusive("nothing was done that may not be done twice")
         }

@@ -101,11 +101,6 @@ impl Fleet {
         0..self.instances.len()
     }
 
-    /// The instance in this place.
-    pub fn instance(&mut self, place: usize) -> &mut Target {
-        &mut self.instances[place]
-    }
-
     /// What the instances are called that are there now.
     pub fn names(&self) -> Vec<&str> {
         self.instances.iter().filter_map(Target::instance).collect()
@@ -133,8 +128,13 @@ impl Fleet {
     /// Stops an instance by the signal, and kills it where it does not end in all the time that it has.
     pub async fn stop_instance(&mut self, run: &Run<'_>, place: usize) {
         step(run, place, StepKind::Stop);
-        let old = &mut self.instances[place];
-        old.signal(run.stop_signal());
+        self.instances[place].signal(run.stop_signal());
+        self.ended(place).await;
+    }
+
+    /// Waits for the end of an instance, and kills it where it does not come.
+    async fn ended(&self, place: usize) {
+        let old = &self.instances[place];
         if old.exited().await.is_none() {
             old.kill().await;
         }
@@ -179,10 +179,7 @@ impl Fleet {
         self.instances[place].signal(run.stop_signal());
         sleep(lag).await;
         self.withdraw(run, place).await?;
-        let old = &mut self.instances[place];
-        if old.exited().await.is_none() {
-            old.kill().await;
-        }
+        self.ended(place).await;
         Ok(())
     }
 

@@ -261,7 +261,7 @@ async fn long_request_across_roll(run: &mut Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Puts long requests in flight, one of each kind at each instance.
+/// Puts long requests in flight: so many of each kind that each instance gets some, however the balancer deals them out.
 async fn long_requests(run: &Run<'_>, fleet: &Fleet) -> Result<Vec<Pending>, Stop> {
     let seconds = run.param(Param::InFlightFor);
     let subject = run.subject;
@@ -272,7 +272,7 @@ async fn long_requests(run: &Run<'_>, fleet: &Fleet) -> Result<Vec<Pending>, Sto
     ];
     let mut long = Vec::new();
     for ask in asks {
-        for _ in fleet.places() {
+        for _ in 0..2 * fleet.places().len() {
             let connected = run.client.connect_by(&fleet.route(), ask.role()).await;
             let connection = connected.map_err(|why| unconfirmed("a long request is in flight", why.words()))?;
             long.push(connection.begin(ask.clone().patience(Duration::from_secs_f64(seconds) + PATIENCE)).await);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use drainspec::client::{Ask, Asking, Steady};
+use drainspec::client::{Ask, Asking, Route, Steady};
 use drainspec::timeline::{Event, Role};
 
 use crate::record::Tape;
@@ -22,7 +22,7 @@ async fn what_is_due_is_asked_though_nothing_was_answered() {
         ended_by_reset(stream);
     });
     let asks = vec![Ask::get("/a", Role::Warmup), Ask::get("/b", Role::Warmup), Ask::get("/c", Role::Warmup)];
-    let load = Steady::start(&tape.client, Asking { route: server.into(), asks, rate: 100.0, kept: 0.5 });
+    let load = Steady::start(&tape.client, Asking { route: Route::One(server), asks, rate: 100.0, kept: 0.5 });
     let tenth = |event: &Event| matches!(event, Event::Sent { request, .. } if request == "r10");
     let early = tape.until("the tenth request", tenth).await;
     assert!(!early.iter().any(|event| matches!(event, Event::Answered { .. })), "{early:#?}");
