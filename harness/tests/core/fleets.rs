@@ -71,6 +71,11 @@ fn stopping(then: fn(Run) -> Run) -> Run {
     roll(&[(1_300, then)])
 }
 
+/// A roll with a long request that begins before it and ends so in the middle of the first replacement.
+fn long_across(end: fn(Run) -> Run) -> Run {
+    roll(&[(900, |run| run.sent("x", Role::InFlight)), (1_300, end)])
+}
+
 fn found(rule: &str, run: &Run) -> Finding {
     (rules::find(rule).unwrap().judge)(&View::new(&run.judged_by(&[rule])))
 }
@@ -114,6 +119,12 @@ fn nothing_lost() -> Vec<Case> {
         unclear(LOST, "a connection waited for in vain, after stalls that explain it", {
             stopping(|run| run.at(1_380).stalled(75).not_opened_since(7, Role::Storm, NotOpened::TimedOut, 1_300))
         }),
+        holds(LOST, "a long request is at the instance when its replacement begins", {
+            long_across(|run| run.answered_by("x", 200, "a"))
+        }),
+        unclear(LOST, "a long request, and it is at the other instance", {
+            long_across(|run| run.answered_by("x", 200, "b"))
+        }),
         unclear(LOST, "missed before the first step", roll(&[(400, |run| run.unsent("x", Role::Storm))])),
         unclear(LOST, "nobody asks", fleet().at(1_000).step(1, StepKind::Stop).process(1).signal("SIGTERM").exited(0)),
     ]
@@ -145,6 +156,9 @@ fn nothing_done_twice() -> Vec<Case> {
         violated(TWICE, "a POST is done twice, and lost", {
             let twice = |run: Run| run.process(1).executed("x").process(2).executed("x").broken("x", Break::Fin);
             twice(roll(&[]).at(3_000).sent("x", Role::KeepAlive).by("POST"))
+        }),
+        violated(TWICE, "seen to be done twice, and not all that was done is recorded", {
+            stopping(|run| post(run, "x", 2).process(1).executed("x").process(2).executed_unrecorded())
         }),
         unclear(TWICE, "not all that was done is recorded", stopping(|run| run.process(2).executed_unrecorded())),
         unclear(TWICE, "GETs alone", get(1)),
