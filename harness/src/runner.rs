@@ -47,7 +47,7 @@ pub async fn play(
 ) -> Outcome {
     // Behind a balancer the kernel does not tell what a server works on; its metrics do.
     let behind = scenario.setting.is_single() && !topology.is_direct();
-    let needs = scenario.needs.iter().chain(behind.then_some(&Feature::Admin));
+    let needs = scenario.needs.iter().chain(&topology.spec.needs).chain(behind.then_some(&Feature::Admin));
     if let Some(lacking) = needs.into_iter().find(|feature| !subject.has(**feature)) {
         return Outcome::without_run(Verdict::Unsupported, format!("the server lacks `{}`", lacking.word()));
     }
@@ -140,6 +140,12 @@ pub fn verdict(timeline: &Timeline) -> Outcome {
 fn params(subject: &Subject, topology: &Topology, scenario: &Scenario) -> BTreeMap<Param, f64> {
     let needed: &[_] = match scenario.setting {
         Setting::Alone | Setting::Anywhere => &[],
+        // As the manifests have it.
+        _ if topology.is_pods() => &[
+            (Param::ShutdownDelay, topology.budget("shutdown_delay")),
+            (Param::DrainTimeout, topology.budget("drain")),
+            (Param::InFlightFor, long_request(topology)),
+        ],
         _ => &[(Param::ShutdownDelay, topology.lame_duck()), (Param::InFlightFor, long_request(topology))],
     };
     DEFAULTS.iter().chain(needed).chain(scenario.params).chain(&subject.params).copied().collect()

@@ -2,6 +2,7 @@
 //! and Terraform in, types out.
 
 mod known;
+pub mod manifest;
 pub mod markers;
 mod server;
 pub mod terraform;

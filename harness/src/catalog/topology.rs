@@ -1,5 +1,5 @@
-//! What stands between clients and a server: nothing, or a balancer with one of the configurations of `lb-configs`, each
-//! a folder with a `topology.toml`.
+//! What stands between clients and a server: nothing, a balancer with one of the configurations of `lb-configs`, or a
+//! Service of Kubernetes before pods as one of the folders of `k8s/quick` has them; each is a folder with a `topology.toml`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CatalogError, KnownFailures, parse_toml, read};
+use super::{CatalogError, Feature, KnownFailures, parse_toml, read};
 use crate::expectation::DIRECT;
 
 /// Which balancer it is.
@@ -21,11 +21,22 @@ pub enum Balancer {
     Haproxy,
     /// The model of an AWS Application Load Balancer.
     Alb,
+    /// The model of what Kubernetes makes of pods and their Service.
+    Pod,
 }
 
 impl Balancer {
-    /// The folders of `lb-configs`.
-    const FOLDERS: [(&str, Self); 3] = [("nginx", Self::Nginx), ("haproxy", Self::Haproxy), ("aws-alb", Self::Alb)];
+    /// The folders of `lb-configs`, and the one of `k8s`; and what a topology below each is called before its own name.
+    const FOLDERS: [(&str, &str, Self); 4] = [
+        ("nginx", "nginx", Self::Nginx),
+        ("haproxy", "haproxy", Self::Haproxy),
+        ("aws-alb", "aws-alb", Self::Alb),
+        ("quick", "pod", Self::Pod),
+    ];
+
+    fn is_program(self) -> bool {
+        matches!(self, Self::Nginx | Self::Haproxy)
+    }
 }
 
 /// What a configuration is there for.
@@ -66,6 +77,8 @@ pub enum Withdrawal {
     Deregister,
     /// It is deregistered and stopped at the same time.
     DeregisterAndStop,
+    /// Its pod is deleted: whoever connects is told while it stops.
+    Pod,
     /// Whoever connects is told at once.
     Table,
 }
@@ -81,6 +94,7 @@ impl Withdrawal {
             Self::Agent => "an agent tells the balancer that an instance stops, in its lame-duck",
             Self::Deregister => "an instance is deregistered, and drained, before it is stopped",
             Self::DeregisterAndStop => "an instance is deregistered and stopped at the same time",
+            Self::Pod => "a pod is deleted: its preStop hook and the news of its end set out at the same time",
             Self::Table => "clients are told at once",
         }
     }
@@ -99,7 +113,7 @@ pub enum Reload {
 /// What stands between clients and a server.
 #[derive(Debug, Clone)]
 pub struct Topology {
-    /// `direct`, or the folder below `lb-configs`, such as `nginx/withdraw`.
+    /// `direct`, the folder below `lb-configs`, such as `nginx/withdraw`, or `pod/` and the folder below `k8s/quick`.
     pub name: String,
     /// Its folder; the current one where it has none.
     pub folder: PathBuf,
@@ -119,7 +133,7 @@ pub struct TopologySpec {
     pub kind: Advice,
     /// One line about it.
     pub summary: String,
-    /// The balancer's own file.
+    /// The balancer's own file, or what kustomize reads.
     pub file: String,
     /// Where the balancer listens, as it stands in that file.
     pub listen: Option<SocketAddr>,
@@ -136,6 +150,9 @@ pub struct TopologySpec {
     pub withdraw: Withdrawal,
     /// What a reload does; `None` where there is nothing to reload.
     pub reload: Option<Reload>,
+    /// What a server must be able to do.
+    #[serde(default)]
+    pub needs: Vec<Feature>,
     /// Seconds, and counts of probes, by their names in the balancer's configuration.
     pub budget: BTreeMap<String, f64>,
 }
@@ -158,6 +175,7 @@ impl Topology {
                 agent: Vec::new(),
                 withdraw: Withdrawal::Table,
                 reload: None,
+                needs: Vec::new(),
                 budget: BTreeMap::new(),
             },
             known: KnownFailures::default(),
@@ -169,7 +187,12 @@ impl Topology {
         self.balancer == Balancer::None
     }
 
-    /// Reads the configuration in a folder, which is `lb-configs/BALANCER/NAME`.
+    /// Whether it starts a successor before it ends an instance, in another place: pods come and go so.
+    pub fn is_pods(&self) -> bool {
+        self.balancer == Balancer::Pod
+    }
+
+    /// Reads the configuration in a folder, which is `lb-configs/BALANCER/NAME` or `k8s/quick/NAME`.
     ///
     /// # Errors
     /// Names the file, the line or key, and what is wrong.
@@ -177,14 +200,15 @@ impl Topology {
         let path = folder.join("topology.toml");
         let spec: TopologySpec = parse_toml(&path, &read(&path)?)?;
         let value = |key: &str, reason: String| CatalogError::Value { path: path.clone(), key: key.to_owned(), reason };
-        let name = folder.strip_prefix(root).unwrap_or(folder).to_string_lossy().into_owned();
-        let (kind, _) = name.split_once('/').unwrap_or_default();
-        let balancer = Balancer::FOLDERS.into_iter().find(|(folder, _)| *folder == kind).map(|(_, balancer)| balancer);
-        let balancer = balancer.ok_or_else(|| {
-            let known = Balancer::FOLDERS.map(|(folder, _)| folder).join(", ");
+        let below = folder.strip_prefix(root).unwrap_or(folder).to_string_lossy().into_owned();
+        let (kind, own) = below.split_once('/').unwrap_or_default();
+        let known = Balancer::FOLDERS.into_iter().find(|(folder, ..)| *folder == kind);
+        let (_, prefix, balancer) = known.ok_or_else(|| {
+            let known = Balancer::FOLDERS.map(|(folder, ..)| folder).join(", ");
             value("topology.toml", format!("stands below `{kind}`, which is no balancer known here: {known}"))
         })?;
-        if balancer != Balancer::Alb && (spec.listen.is_none() || spec.instances.is_empty()) {
+        let name = format!("{prefix}/{own}");
+        if balancer.is_program() && (spec.listen.is_none() || spec.instances.is_empty()) {
             return Err(value(
                 "listen",
                 "a proxy needs `listen` and `instances`, as they stand in its file".to_owned(),
@@ -220,22 +244,24 @@ impl Topology {
     }
 }
 
-/// `direct`, and all configurations below a folder, by name.
+/// `direct`, and all configurations below these folders, by name.
 ///
 /// # Errors
 /// The first `topology.toml` or `known.toml` that is not in order.
-pub fn discover(root: &Path) -> Result<Vec<Topology>, CatalogError> {
+pub fn discover(roots: &[PathBuf]) -> Result<Vec<Topology>, CatalogError> {
     let mut topologies = vec![Topology::direct()];
-    for balancer in folders(root)? {
-        for folder in folders(&balancer)? {
-            if folder.join("topology.toml").is_file() {
-                topologies.push(Topology::load(root, &folder)?);
+    for root in roots {
+        for balancer in folders(root)? {
+            for folder in folders(&balancer)? {
+                if folder.join("topology.toml").is_file() {
+                    topologies.push(Topology::load(root, &folder)?);
+                }
             }
         }
     }
     // By balancer as in the list above; what is recommended comes before what is a warning.
     topologies.sort_by_key(|topology| {
-        let balancer = Balancer::FOLDERS.iter().position(|(_, balancer)| *balancer == topology.balancer);
+        let balancer = Balancer::FOLDERS.iter().position(|(.., balancer)| *balancer == topology.balancer);
         (balancer.map_or(0, |at| at + 1), topology.spec.kind, topology.name.clone())
     });
     Ok(topologies)

@@ -16,14 +16,14 @@ pub fn servers_folder(given: Option<&Path>) -> Result<PathBuf, CliError> {
     found.ok_or(CliError::NoServers { start })
 }
 
-/// All topologies: those of this folder, or of the folder `lb-configs` beside that of the servers.
+/// All topologies: those of this folder, or of the folders `lb-configs` and `k8s` beside that of the servers.
 pub fn topologies(servers: &Path, given: Option<&Path>) -> Result<Vec<Topology>, CliError> {
-    let beside = servers.parent().unwrap_or(servers).join("lb-configs");
-    let folder = match given {
-        Some(given) => given.canonicalize().map_err(|source| CliError::Io { path: given.to_owned(), source })?,
-        None => beside,
+    let beside = |name| servers.parent().unwrap_or(servers).join(name);
+    let folders = match given {
+        Some(given) => vec![given.canonicalize().map_err(|source| CliError::Io { path: given.to_owned(), source })?],
+        None => vec![beside("lb-configs"), beside("k8s")],
     };
-    let topologies = catalog::discover_topologies(&folder)?;
+    let topologies = catalog::discover_topologies(&folders)?;
     for topology in &topologies {
         check_covers(&topology.folder, &topology.known)?;
     }

@@ -11,6 +11,15 @@ pub enum Route {
     One(SocketAddr),
     /// To those of a table, in turn.
     Table(Arc<Table>),
+    /// By the table of a node, each node in turn: where a connection comes in decides who gets it.
+    Nodes(Arc<Nodes>),
+}
+
+/// The tables of nodes, which need not agree.
+#[derive(Debug)]
+pub struct Nodes {
+    tables: Vec<Arc<Table>>,
+    turn: AtomicUsize,
 }
 
 /// Addresses that may change while clients use them, as the table of a Service does on a node, or the answer of a name
@@ -27,7 +36,20 @@ impl Route {
         match self {
             Self::One(address) => Some(*address),
             Self::Table(table) => table.next(),
+            Self::Nodes(nodes) => nodes.next(),
         }
+    }
+
+    /// By the tables of these nodes.
+    pub fn nodes(tables: Vec<Arc<Table>>) -> Self {
+        Self::Nodes(Arc::new(Nodes { tables, turn: AtomicUsize::default() }))
+    }
+}
+
+impl Nodes {
+    fn next(&self) -> Option<SocketAddr> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.tables.get(turn % self.tables.len().max(1))?.next()
     }
 }
 

@@ -2,4 +2,6 @@
 //! and input. No clock, no socket, no randomness: whoever drives a model tells it the time and brings the jitter as
 //! data, so that a run can be repeated.
 
+pub mod kubelet;
+pub mod service;
 pub mod target_group;

@@ -50,9 +50,9 @@ pub(super) fn grids(results: &Results) -> Vec<Grid<'_>> {
     fleets.map(grid).collect()
 }
 
-/// nginx, HAProxy, ALB, in this order as everywhere.
+/// nginx, HAProxy, ALB, pods, in this order as everywhere.
 fn order(topology: &str) -> usize {
-    ["nginx", "haproxy", "aws-alb"].iter().position(|kind| topology.starts_with(kind)).unwrap_or(usize::MAX)
+    ["nginx", "haproxy", "aws-alb", "pod"].iter().position(|kind| topology.starts_with(kind)).unwrap_or(usize::MAX)
 }
 
 /// What users missed of what they asked, over all repeats, and what was done twice; or why that is not known.

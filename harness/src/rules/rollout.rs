@@ -8,6 +8,8 @@ use crate::timeline::{
     StepKind, View,
 };
 
+/// The signal that nobody survives.
+const KILL: &str = "SIGKILL";
 /// No longer than this may nobody be served, in microseconds.
 const LONGEST_GAP_US: u64 = 1_000_000;
 
@@ -178,8 +180,12 @@ fn without_long_request(view: &View) -> Option<Slot> {
     let long: Vec<&Request> = view.requests.iter().filter(long).collect();
     let begins = |step: &&Step| step.what == StepKind::Withdraw && !long.is_empty();
     view.steps.iter().filter(begins).find_map(|step| {
-        let there = |process: &Process| process.slot == Some(step.slot) && process.started < step.at;
-        let (_, replaced) = view.servers().filter(|(_, process)| there(process)).last()?;
+        let gone = |process: &Process| process.signalled().is_some_and(|at| at < step.at);
+        let there = |process: &Process| {
+            process.slot == Some(step.slot) && process.started < step.at && !gone(process)
+        };
+        // Its successor may be there already.
+        let (_, replaced) = view.servers().find(|(_, process)| there(process))?;
         let had_one = long.iter().any(|request| {
             let meanwhile = request.sent <= step.at && request.ended.is_none_or(|ended| ended > step.at);
             meanwhile && request.instance == replaced.instance.as_deref()
@@ -350,6 +356,15 @@ fn roll_ends(view: &View) -> Finding {
         let (slot, signalled) = (process.slot.unwrap_or_default(), process.signalled().unwrap_or_default());
         let latest = signalled.saturating_add(allowed).saturating_add(SLACK_US);
         let ended = process.exited.map(|(at, ..)| at);
+        if let Some((at, _)) = process.signals.iter().find(|(_, name)| name == KILL)
+            && ended.is_none_or(|ended| ended >= *at)
+        {
+            let what = format!("instance {slot} was killed {} after its signal: its grace was over", ms(at - signalled));
+            return match stalled(view, signalled, *at, at - signalled) {
+                true => busy(&what, view, signalled, *at),
+                false => Finding::violated(what, [signalled, *at]),
+            };
+        }
         if ended.is_none_or(|at| at > latest) {
             let seen = ended.or(process.killed).unwrap_or(view.end);
             let until = seen.max(latest);

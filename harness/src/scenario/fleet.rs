@@ -12,9 +12,12 @@ use super::target::Target;
 use crate::catalog::Feature;
 use crate::client::Route;
 use crate::process;
+use crate::recorder::Recorder;
 use crate::timeline::{Event, Role, Slot, StepKind};
-use crate::topology::{Front, Member, Stage};
+use crate::topology::{self, Act, Ending, Front, Member, Stage};
 
+/// No pod takes longer to end: its grace is a matter of seconds here.
+const LONGEST: Duration = Duration::from_secs(600);
 /// So often another port is tried, where somebody has taken the one that was free.
 const OTHER_PORTS: u32 = 3;
 
@@ -30,6 +33,7 @@ impl Run<'_> {
     /// # Errors
     /// When an instance does not start, or what stands before it does not.
     pub async fn fleet(&mut self, size: usize) -> Result<Fleet, Stop> {
+        self.environment = topology::environment(&self.topology).await?;
         let mut instances = Vec::new();
         for slot in 1..=size {
             instances.push(self.start_anywhere(slot as Slot).await?);
@@ -67,14 +71,15 @@ impl Run<'_> {
         }
     }
 
-    /// Starts an instance in its place, and waits until it says that it is ready.
+    /// Starts an instance in its place, and waits until it says that it is ready, where nobody else asks it.
     async fn start_in(&mut self, slot: Slot, port: u16) -> Result<Target, Stop> {
         self.slot = Some(slot);
         let started = self.start_with(&[("PORT", &port.to_string())]).await;
         self.slot = None;
         let target = started?;
         let deadline = Instant::now() + PATIENCE;
-        while self.has(Feature::Health) && !self.is_ready(&target).await {
+        while !self.topology.is_pods()
+            && self.has(Feature::Health) && !self.is_ready(&target).await {
             if Instant::now() > deadline {
                 return Err(unconfirmed("the instance is ready", format!("not within {PATIENCE:?}")));
             }
@@ -111,6 +116,9 @@ impl Fleet {
     /// # Errors
     /// When the successor does not start, or what stands before it does not do its part.
     pub async fn replace(&mut self, run: &mut Run<'_>, place: usize) -> Result<(), Stop> {
+        if run.topology.is_pods() {
+            return self.roll_pod(run, place).await;
+        }
         self.withdraw(run, place).await?;
         self.stop_instance(run, place).await;
         self.start_successor(run, place).await
@@ -162,6 +170,46 @@ impl Fleet {
         Ok(())
     }
 
+    /// Replaces a pod as a Deployment does that allows one more, and none less: the successor has to be ready first.
+    async fn roll_pod(&mut self, run: &mut Run<'_>, place: usize) -> Result<(), Stop> {
+        step(run, place, StepKind::Start);
+        let next = run.start_anywhere(place as Slot + 1).await?;
+        step(run, place, StepKind::Admit);
+        self.front.admit(place, member(&next)).await?;
+        let old = std::mem::replace(&mut self.instances[place], next);
+        step(run, place, StepKind::Withdraw);
+        let ending = self.front.delete(old.id());
+        end_pod(&run.recorder, place, run.stop_signal(), old, ending).await;
+        step(run, place, StepKind::Done);
+        Ok(())
+    }
+
+    /// Ends an instance before its successor is there, as whoever has room for one only: of a pod its ReplicaSet starts
+    /// another at once, of other instances the place has to be free first.
+    ///
+    /// # Errors
+    /// As [`Self::replace`].
+    pub async fn delete(&mut self, run: &mut Run<'_>, place: usize) -> Result<(), Stop> {
+        if !run.topology.is_pods() {
+            return self.replace(run, place).await;
+        }
+        step(run, place, StepKind::Withdraw);
+        let old = self.instances.remove(place);
+        let ending = self.front.delete(old.id());
+        let (recorder, signal) = (run.recorder.clone(), run.stop_signal());
+        let successor = async {
+            step(run, place, StepKind::Start);
+            let next = run.start_anywhere(place as Slot + 1).await?;
+            step(run, place, StepKind::Admit);
+            self.front.admit(place, member(&next)).await?;
+            Ok::<_, Stop>(next)
+        };
+        let ((), next) = tokio::join!(end_pod(&recorder, place, signal, old, ending), successor);
+        self.instances.insert(place, next?);
+        step(run, place, StepKind::Done);
+        Ok(())
+    }
+
     /// Lets the balancer read its configuration again.
     ///
     /// # Errors
@@ -196,6 +244,27 @@ fn step(run: &Run<'_>, place: usize, what: StepKind) {
     run.recorder.record(Event::Step { slot: place as Slot + 1, what });
 }
 
+/// Does to the process of a pod what its kubelet says, until it has ended.
+async fn end_pod(recorder: &Recorder, place: usize, signal: Signal, mut old: Target, ending: Option<Ending>) {
+    let Some(mut ending) = ending else { return };
+    while let Some(act) = next_act(&mut ending, &old).await {
+        if act == Act::Terminate {
+            recorder.record(Event::Step { slot: place as Slot + 1, what: StepKind::Stop });
+        }
+        old.signal(if act == Act::Terminate { signal } else { Signal::SIGKILL });
+    }
+    ending.exited();
+}
+
 fn member(target: &Target) -> Member {
-    Member { process: target.id(), address: SocketAddr::from(([127, 0, 0, 1], target.address.port())) }
+    let address = SocketAddr::from(([127, 0, 0, 1], target.address.port()));
+    Member { process: target.id(), address, admin: target.admin }
+}
+
+/// What is to be done next to the process of a pod; nothing any more where it has ended.
+async fn next_act(ending: &mut Ending, old: &Target) -> Option<Act> {
+    tokio::select! {
+        act = ending.next() => act,
+        _ = old.exited_within(LONGEST) => None,
+    }
 }

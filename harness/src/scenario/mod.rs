@@ -74,6 +74,8 @@ pub enum Setting {
     Anywhere,
     /// Several instances behind any topology.
     Fleet,
+    /// Several instances, each of which has its own place: pods have none, and nobody keeps connections to them.
+    Placed,
     /// Several instances behind a balancer that reads its configuration again.
     Reloading,
     /// Several instances to which their clients connect.
@@ -92,9 +94,10 @@ impl Setting {
     pub fn fits(self, topology: &Topology) -> bool {
         match self {
             Self::Alone | Self::Table => topology.is_direct(),
-            Self::Fleet | Self::Anywhere => true,
+            Self::Fleet => true,
+            Self::Placed | Self::Anywhere => !topology.is_pods(),
             Self::Reloading => topology.spec.reload.is_some(),
-            Self::LameDuck => topology.lame_duck() > 0.0,
+            Self::LameDuck => topology.lame_duck() > 0.0 && !topology.is_pods(),
         }
     }
 }

@@ -69,19 +69,19 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["nothing-done-twice", "roll-costs"],
         params: &[(Param::Instances, 2.0), (Param::Rate, 100.0), UNLIMITED],
         pace: Pace::Steady,
-        setting: Setting::Fleet,
+        setting: Setting::Placed,
         body: body!(instance_killed),
     },
     Scenario {
         slug: "last-instance",
         group: "rollout",
-        summary: "The only instance is replaced: there is nobody else.",
+        summary: "The only instance is ended, and followed by another: there is nobody else.",
         needs: &[],
         rules: &["nothing-done-twice", "roll-ends", "roll-costs"],
         params: &[(Param::Instances, 1.0), (Param::Rolls, 1.0), (Param::Rate, 40.0), UNLIMITED],
         pace: Pace::Steady,
         setting: Setting::Fleet,
-        body: body!(rolling_restart),
+        body: body!(last_instance),
     },
     Scenario {
         slug: "slow-withdrawal",
@@ -144,7 +144,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["nothing-done-twice", "roll-costs"],
         params: &[(Param::Instances, 2.0), (Param::KeepAliveTimeout, 0.3), (Param::Clients, 8.0)],
         pace: Pace::Steady,
-        setting: Setting::Fleet,
+        setting: Setting::Placed,
         body: body!(stale_keep_alive),
     },
 ];
@@ -240,6 +240,18 @@ async fn rolling_restart(run: &mut Run<'_>) -> Result<(), Stop> {
                 replaced => replaced?,
             }
         }
+    }
+    run.no_more_users(users, &fleet).await;
+    fleet.end().await;
+    Ok(())
+}
+
+async fn last_instance(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut fleet = run.fleet(run.count(Param::Instances)).await?;
+    let users = run.users(&fleet).await?;
+    for _ in 0..run.count(Param::Rolls) {
+        sleep(PAUSE).await;
+        fleet.delete(run, 0).await?;
     }
     run.no_more_users(users, &fleet).await;
     fleet.end().await;

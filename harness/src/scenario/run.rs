@@ -54,6 +54,8 @@ pub struct Run<'s> {
     pub(super) processes: ProcessId,
     /// What stands before a single process, until the run is over.
     pub(super) front: Option<Front>,
+    /// Variables that the topology has for what is started.
+    pub(super) environment: BTreeMap<String, String>,
     /// The place in a fleet of what is started next.
     pub(super) slot: Option<Slot>,
     /// The port that a server which has to be told one is given.
@@ -78,6 +80,7 @@ impl<'s> Run<'s> {
             link: None,
             processes: 0,
             front: None,
+            environment: BTreeMap::new(),
             slot: None,
             port: match &subject.manner {
                 Manner::Contract => None,
@@ -314,6 +317,7 @@ impl<'s> Run<'s> {
             launch.place = link.server.clone();
         }
         if matches!(self.subject.manner, Manner::Contract) {
+            launch.env.extend(self.environment.clone());
             launch.env.insert("PORT".to_owned(), "0".to_owned());
             launch.env.insert("ADMIN_PORT".to_owned(), "0".to_owned());
             if self.link.is_some() {

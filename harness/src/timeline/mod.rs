@@ -156,6 +156,18 @@ impl StepKind {
     }
 }
 
+/// How a preStop hook ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HookEnd {
+    /// It has done what it does.
+    Done,
+    /// It has failed, for this reason.
+    Failed(String),
+    /// The grace of its pod was over before.
+    OutOfGrace,
+}
+
 /// A process as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -465,6 +477,10 @@ pub enum Event {
     Endpoint { observer: String, process: ProcessId, state: EndpointState },
     /// A step in the replacement of the instance in this place of the fleet begins.
     Step { slot: Slot, what: StepKind },
+    /// The preStop hook of a pod begins; its process has got no signal yet.
+    Hook { process: ProcessId, action: String },
+    /// It is over, and the signal follows.
+    HookEnded { process: ProcessId, why: HookEnd },
     /// The balancer was told to read its configuration again.
     Reloaded { process: ProcessId },
     /// A precondition of the scenario holds.

@@ -280,6 +280,8 @@ impl<'t> View<'t> {
             | Event::Confirmed { .. }
             | Event::Eased { .. }
             | Event::PortTaken { .. }
+            | Event::Hook { .. }
+            | Event::HookEnded { .. }
             | Event::Finished => {}
         }
     }

@@ -5,11 +5,14 @@
 pub mod alb;
 mod configured;
 mod direct;
+mod driven;
 mod haproxy;
 mod nginx;
+mod pod;
+mod probe;
 mod tail;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -23,6 +26,8 @@ use alb::AlbFront;
 use direct::Direct;
 use haproxy::Haproxy;
 use nginx::Nginx;
+use pod::Pods;
+pub use pod::{Act, Ending};
 
 /// Where a balancer is started.
 pub struct Stage<'s> {
@@ -41,6 +46,8 @@ pub struct Member {
     pub process: ProcessId,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where its admin port is, if it has one.
+    pub admin: Option<SocketAddr>,
 }
 
 /// What stands before the instances. A closed list: each of them is driven in its own way.
@@ -53,6 +60,8 @@ pub enum Front {
     Haproxy(Box<Haproxy>),
     /// The model of an AWS Application Load Balancer.
     Alb(AlbFront),
+    /// The model of pods and their Service.
+    Pod(Pods),
 }
 
 /// What stands before the instances does not do its part.
@@ -84,9 +93,9 @@ pub enum FrontError {
         /// Why not.
         source: StartError,
     },
-    /// Its Terraform is not what it should be.
+    /// Its Terraform, or its manifests, are not what they should be.
     #[error(transparent)]
-    Terraform(CatalogError),
+    Files(CatalogError),
     /// Something did not come about in time.
     #[error("{what}: not within {} s", within.as_secs())]
     Late {
@@ -116,6 +125,7 @@ impl Front {
             Balancer::Nginx => Ok(Self::Nginx(Box::new(Nginx::start(topology, stage, members).await?))),
             Balancer::Haproxy => Ok(Self::Haproxy(Box::new(Haproxy::start(topology, stage, members).await?))),
             Balancer::Alb => Ok(Self::Alb(AlbFront::start(topology, stage, members).await?)),
+            Balancer::Pod => Ok(Self::Pod(Pods::start(topology, stage, members).await?)),
         }
     }
 
@@ -126,6 +136,7 @@ impl Front {
             Self::Nginx(nginx) => nginx.route(),
             Self::Haproxy(haproxy) => haproxy.route(),
             Self::Alb(alb) => alb.route(),
+            Self::Pod(pods) => pods.route(),
         }
     }
 
@@ -139,6 +150,8 @@ impl Front {
             Self::Nginx(nginx) => nginx.withdraw(place).await?,
             Self::Haproxy(haproxy) => haproxy.withdraw(place).await?,
             Self::Alb(alb) => alb.withdraw(place).await?,
+            // Nobody withdraws a pod: it is deleted, and whoever connects hears of that.
+            Self::Pod(_) => {}
         }
         Ok(())
     }
@@ -153,6 +166,7 @@ impl Front {
             Self::Nginx(nginx) => nginx.admit(place, member).await?,
             Self::Haproxy(haproxy) => haproxy.admit(place, member).await?,
             Self::Alb(alb) => alb.admit(place, member).await?,
+            Self::Pod(pods) => pods.admit(member).await?,
         }
         Ok(())
     }
@@ -163,20 +177,36 @@ impl Front {
     /// When the balancer does not do its part.
     pub async fn reload(&mut self) -> Result<(), FrontError> {
         match self {
-            Self::Direct(_) | Self::Alb(_) => Ok(()),
+            Self::Direct(_) | Self::Alb(_) | Self::Pod(_) => Ok(()),
             Self::Nginx(nginx) => nginx.reload().await,
             Self::Haproxy(haproxy) => haproxy.reload().await,
+        }
+    }
+
+    /// Where instances are pods: this one is deleted, and what is to be done to its process is told.
+    pub fn delete(&mut self, process: ProcessId) -> Option<Ending> {
+        match self {
+            Self::Pod(pods) => pods.delete(process),
+            _ => None,
         }
     }
 
     /// Ends it.
     pub async fn stop(self) {
         match self {
-            Self::Direct(_) | Self::Alb(_) => {}
+            Self::Direct(_) | Self::Alb(_) | Self::Pod(_) => {}
             Self::Nginx(nginx) => nginx.stop().await,
             Self::Haproxy(haproxy) => haproxy.stop().await,
         }
     }
+}
+
+/// Variables of the instances that this topology has, and that nobody else sets.
+///
+/// # Errors
+/// When its files cannot be read.
+pub async fn environment(topology: &Topology) -> Result<BTreeMap<String, String>, FrontError> {
+    if topology.is_pods() { pod::environment(topology).await } else { Ok(BTreeMap::new()) }
 }
 
 /// An error of files or sockets, with what was done.

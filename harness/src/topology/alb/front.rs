@@ -29,7 +29,7 @@ pub struct AlbFront {
 
 impl AlbFront {
     pub(crate) async fn start(topology: &Topology, stage: &Stage<'_>, members: &[Member]) -> Result<Self, FrontError> {
-        let terraform = Terraform::load(&topology.folder).map_err(FrontError::Terraform)?;
+        let terraform = Terraform::load(&topology.folder).map_err(FrontError::Files)?;
         for line in terraform.notes {
             stage.recorder.record(Event::Log { process: stage.process, line });
         }
