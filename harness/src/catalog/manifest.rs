@@ -72,7 +72,8 @@ impl Reader {
             probe.as_ref().map(|probe| self.probe(key, container, probe)).transpose()
         };
         let pod = Settings {
-            grace: self.seconds("terminationGracePeriodSeconds", pod.termination_grace_period_seconds.unwrap_or(GRACE))?,
+            grace: self
+                .seconds("terminationGracePeriodSeconds", pod.termination_grace_period_seconds.unwrap_or(GRACE))?,
             hook: hook.map(|hook| self.hook(container, hook)).transpose()?,
             startup: probe("startupProbe", &container.startup_probe)?,
             readiness: probe("readinessProbe", &container.readiness_probe)?,

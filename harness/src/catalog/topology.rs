@@ -150,6 +150,8 @@ pub struct TopologySpec {
     pub withdraw: Withdrawal,
     /// What a reload does; `None` where there is nothing to reload.
     pub reload: Option<Reload>,
+    /// Whether it is played where nobody asks for it; where nothing is said, if it is recommended.
+    pub by_default: Option<bool>,
     /// What a server must be able to do.
     #[serde(default)]
     pub needs: Vec<Feature>,
@@ -175,6 +177,7 @@ impl Topology {
                 agent: Vec::new(),
                 withdraw: Withdrawal::Table,
                 reload: None,
+                by_default: None,
                 needs: Vec::new(),
                 budget: BTreeMap::new(),
             },
@@ -221,6 +224,11 @@ impl Topology {
             return Err(value(key, "expected a number that is not negative".to_owned()));
         }
         Ok(Self { name, folder: folder.to_owned(), balancer, spec, known: KnownFailures::load(folder)? })
+    }
+
+    /// Whether it is played where nobody asks for it.
+    pub fn is_played_by_default(&self) -> bool {
+        self.spec.by_default.unwrap_or(self.spec.kind == Advice::Recommended)
     }
 
     /// The lame-duck that a server behind it needs, in seconds, at the pace of [`Self::pace`].

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Among, CliError};
-use crate::catalog::{self, Advice, Kind, KnownFailures, Server, Topology};
+use crate::catalog::{self, Kind, KnownFailures, Server, Topology};
 use crate::scenario::{self, Scenario};
 
 /// Finds the folder `servers`: as given, or here, or in a folder above.
@@ -30,14 +30,13 @@ pub fn topologies(servers: &Path, given: Option<&Path>) -> Result<Vec<Topology>,
     Ok(topologies)
 }
 
-/// Those of them that globs select; without one all that are recommended.
+/// Those of them that globs select; without one those that are played by default.
 pub fn select_topologies(topologies: Vec<Topology>, globs: &[String]) -> Result<Vec<Topology>, CliError> {
     let names: Vec<&str> = topologies.iter().map(|topology| topology.name.as_str()).collect();
     let chosen: Vec<String> = select("topology", &names, globs)?.into_iter().map(str::to_owned).collect();
     let by_default = !globs.iter().any(|glob| !glob.starts_with('!'));
-    let taken = |topology: &Topology| {
-        chosen.contains(&topology.name) && (!by_default || topology.spec.kind == Advice::Recommended)
-    };
+    let taken =
+        |topology: &Topology| chosen.contains(&topology.name) && (!by_default || topology.is_played_by_default());
     Ok(topologies.into_iter().filter(taken).collect())
 }
 

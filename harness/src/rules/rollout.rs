@@ -181,9 +181,7 @@ fn without_long_request(view: &View) -> Option<Slot> {
     let begins = |step: &&Step| step.what == StepKind::Withdraw && !long.is_empty();
     view.steps.iter().filter(begins).find_map(|step| {
         let gone = |process: &Process| process.signalled().is_some_and(|at| at < step.at);
-        let there = |process: &Process| {
-            process.slot == Some(step.slot) && process.started < step.at && !gone(process)
-        };
+        let there = |process: &Process| process.slot == Some(step.slot) && process.started < step.at && !gone(process);
         // Its successor may be there already.
         let (_, replaced) = view.servers().find(|(_, process)| there(process))?;
         let had_one = long.iter().any(|request| {
@@ -359,7 +357,8 @@ fn roll_ends(view: &View) -> Finding {
         if let Some((at, _)) = process.signals.iter().find(|(_, name)| name == KILL)
             && ended.is_none_or(|ended| ended >= *at)
         {
-            let what = format!("instance {slot} was killed {} after its signal: its grace was over", ms(at - signalled));
+            let what =
+                format!("instance {slot} was killed {} after its signal: its grace was over", ms(at - signalled));
             return match stalled(view, signalled, *at, at - signalled) {
                 true => busy(&what, view, signalled, *at),
                 false => Finding::violated(what, [signalled, *at]),

@@ -78,8 +78,7 @@ impl Run<'_> {
         self.slot = None;
         let target = started?;
         let deadline = Instant::now() + PATIENCE;
-        while !self.topology.is_pods()
-            && self.has(Feature::Health) && !self.is_ready(&target).await {
+        while !self.topology.is_pods() && self.has(Feature::Health) && !self.is_ready(&target).await {
             if Instant::now() > deadline {
                 return Err(unconfirmed("the instance is ready", format!("not within {PATIENCE:?}")));
             }

@@ -66,12 +66,8 @@ impl<M: Model> Driven<M> {
     ) -> Arc<Self> {
         let clock = clock.clone();
         let model = Mutex::new(model(clock.now()));
-        let driven = Arc::new_cyclic(|own| Self {
-            model,
-            clock,
-            woken: Notify::new(),
-            carry_out: carry_out(own.clone()),
-        });
+        let driven =
+            Arc::new_cyclic(|own| Self { model, clock, woken: Notify::new(), carry_out: carry_out(own.clone()) });
         let own = driven.clone();
         driven.clock.spawn(async move { own.drive().await });
         driven

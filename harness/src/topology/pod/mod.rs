@@ -29,6 +29,8 @@ use proxy::Proxies;
 
 /// How long a pod may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long the nodes may take to hear of the first pods.
+const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 /// Nodes at which users come in. One alone understates the race: two do not hear of an end at the same time.
 const NODES: usize = 2;
 
@@ -57,15 +59,17 @@ impl Pods {
         let clock = Clock::new(stop.clone());
         let recorder = stage.recorder.clone();
         let proxies = Proxies::start(&clock, &recorder, lags, NODES, seed);
-        let mut pods =
-            Self { manifest, clock, proxies, kubelets: BTreeMap::new(), recorder, _stop: stop.drop_guard() };
+        let mut pods = Self { manifest, clock, proxies, kubelets: BTreeMap::new(), recorder, _stop: stop.drop_guard() };
         for member in members {
             pods.create(*member);
         }
         for member in members {
             pods.ready(*member).await?;
         }
-        Ok(pods)
+        if pods.proxies.known(members, KNOWN_WITHIN).await {
+            return Ok(pods);
+        }
+        Err(FrontError::Late { what: "every node knows the pods".to_owned(), within: KNOWN_WITHIN })
     }
 
     pub(super) fn route(&self) -> Route {
@@ -102,7 +106,10 @@ impl Pods {
 
 /// What a manifest says, in a few words.
 fn words(manifest: &Manifest) -> String {
-    let hook = manifest.pod.hook.as_ref().map_or_else(|| "no preStop hook".to_owned(), |hook| format!("preStop {}", hook_words(hook)));
+    let hook = match &manifest.pod.hook {
+        Some(hook) => format!("preStop {}", hook_words(hook)),
+        None => "no preStop hook".to_owned(),
+    };
     format!("grace {:?}, {hook}", manifest.pod.grace)
 }
 

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::client::{Route, Table};
 use crate::model::service::{Conditions, Input, Lags, NodeId, Output, PodId, Service};
 use crate::recorder::Recorder;
@@ -44,7 +46,7 @@ struct Nodes {
     tables: Vec<Arc<Table>>,
     addresses: Mutex<BTreeMap<PodId, SocketAddr>>,
     /// Those to which each node sends new connections.
-    rules: Mutex<Vec<Vec<PodId>>>,
+    rules: watch::Sender<Vec<Vec<PodId>>>,
     recorder: Recorder,
 }
 
@@ -53,7 +55,7 @@ impl Proxies {
         let nodes = Arc::new(Nodes {
             tables: std::iter::repeat_with(Arc::default).take(nodes).collect(),
             addresses: Mutex::default(),
-            rules: Mutex::new(vec![Vec::new(); nodes]),
+            rules: watch::Sender::new(vec![Vec::new(); nodes]),
             recorder: recorder.clone(),
         });
         let own = nodes.clone();
@@ -65,6 +67,15 @@ impl Proxies {
 
     pub fn route(&self) -> Route {
         Route::nodes(self.nodes.tables.clone())
+    }
+
+    /// Waits until every node sends connections to all of these; `false` where one does not within this time.
+    pub async fn known(&self, members: &[Member], within: Duration) -> bool {
+        let mut rules = self.nodes.rules.subscribe();
+        let on_all = |rules: &Vec<Vec<PodId>>| {
+            rules.iter().all(|pods| members.iter().all(|member| pods.contains(&PodId(member.process))))
+        };
+        tokio::time::timeout(within, rules.wait_for(on_all)).await.is_ok_and(|waited| waited.is_ok())
     }
 
     /// A pod has an address.
@@ -100,14 +111,15 @@ impl Nodes {
 
     fn write(&self, node: NodeId, pods: Vec<PodId>) {
         let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        let (Some(rules), Some(table)) = (rules.get_mut(node.0), self.tables.get(node.0)) else { return };
+        let Some(table) = self.tables.get(node.0) else { return };
         table.set(pods.iter().filter_map(|pod| addresses.get(pod).copied()).collect());
-        let observer = format!("node {}", node.0 + 1);
-        let gone = rules.iter().filter(|pod| !pods.contains(pod)).map(|pod| (pod, EndpointState::Gone));
-        let come = pods.iter().filter(|pod| !rules.contains(pod)).map(|pod| (pod, EndpointState::Up));
-        gone.chain(come).for_each(|(pod, state)| self.note(observer.clone(), *pod, state));
-        *rules = pods;
+        self.rules.send_modify(|rules| {
+            let before = std::mem::replace(&mut rules[node.0], pods.clone());
+            let gone = before.iter().filter(|pod| !pods.contains(pod)).map(|pod| (*pod, EndpointState::Gone));
+            let come = pods.iter().filter(|pod| !before.contains(pod)).map(|pod| (*pod, EndpointState::Up));
+            let observer = format!("node {}", node.0 + 1);
+            gone.chain(come).for_each(|(pod, state)| self.note(observer.clone(), pod, state));
+        });
     }
 
     fn note(&self, observer: String, pod: PodId, state: EndpointState) {
