@@ -14,7 +14,7 @@ exec </dev/null # whatever would ask a question goes on without an answer
 # Where a version is also written elsewhere (Cargo.toml, servers/*), that place is the one that is enforced.
 readonly PYTHON=3.11 NODE=20 GO=1.24 RUST=1.90
 readonly NGINX=1.22 HAPROXY=2.6
-readonly STATICCHECK=v0.8.2
+readonly STATICCHECK=v0.8.2 KUSTOMIZE=v5.8.1
 readonly TOOLS=target/tools
 
 unmet=() # what this script could not do, in words for people
@@ -258,20 +258,35 @@ fetch_packages() {
     while read -r folder; do
         fetch "go, for $folder" in_folder "$folder" go mod download
     done < <(servers_with go.mod)
-    fetch "staticcheck $STATICCHECK, the linter of the Go servers" go_linter
+    fetch "staticcheck $STATICCHECK, the linter of the Go servers" \
+        go_tool staticcheck "$STATICCHECK" honnef.co/go/tools/cmd/staticcheck
+    fetch "kustomize $KUSTOMIZE, which builds k8s" manifest_builder
     while read -r folder; do
         fetch "npm, for $folder" npm_packages "$folder"
     done < <(servers_with package-lock.json)
-    fetch 'pip, into .venv: what checks the Python servers, these scripts and lb-configs' python_linters
+    fetch 'pip, into .venv: what checks the Python servers, these scripts, lb-configs, k8s and Dockerfiles' python_linters
 }
 
-go_linter() {
-    local built="$TOOLS/staticcheck-$STATICCHECK"
+# go_tool NAME VERSION PACKAGE: as target/tools/NAME.
+go_tool() {
+    local built="$TOOLS/$1-$2"
     if [[ ! -x $built ]]; then
-        GOBIN="$PWD/$TOOLS/new" go install "honnef.co/go/tools/cmd/staticcheck@$STATICCHECK"
-        mv "$TOOLS/new/staticcheck" "$built"
+        GOBIN="$PWD/$TOOLS/new" go install "$3@$2"
+        mv "$TOOLS/new/$1" "$built"
     fi
-    ln -sf "${built##*/}" "$TOOLS/staticcheck"
+    ln -sf "${built##*/}" "$TOOLS/$1"
+}
+
+# One that is in PATH already will do, if it is of the version that kubectl has, too: 5.
+manifest_builder() {
+    local there
+    there=$(command -v kustomize || true)
+    if [[ -n $there ]] && at_least "$(kustomize version | sed 's/^v//')" 5; then
+        mkdir -p "$TOOLS"
+        ln -sf "$there" "$TOOLS/kustomize"
+    else
+        go_tool kustomize "$KUSTOMIZE" sigs.k8s.io/kustomize/kustomize/v5
+    fi
 }
 
 # npm ci removes and fetches everything: only where the lock file is newer than what npm installed last.

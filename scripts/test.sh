@@ -24,6 +24,8 @@ main() {
     step 'scripts: ruff' python_lint --line-length=112 scripts lb-configs
     step 'docs: links, names and lists' python3 scripts/check-docs.py
     step 'lb-configs: valid, and as said' .venv/bin/python scripts/check-lb-configs.py
+    step 'k8s: valid, and as said' .venv/bin/python scripts/check-k8s.py
+    step 'images: hadolint' .venv/bin/hadolint servers/*/Dockerfile
     step 'sabotages: each still applies' python3 scripts/sabotage.py --check
     step 'harness: rustfmt' cargo fmt --check
 
