@@ -116,6 +116,12 @@ pub enum CliError {
     /// In the earlier run everything was as expected.
     #[error("no cell of that run was unexpected that these servers and scenarios include")]
     NothingUnexpected,
+    /// A timeline holds nothing that could be drawn.
+    #[error("{}: no instance of a fleet was replaced in it: there is nothing to draw", path.display())]
+    NothingReplaced {
+        /// The timeline.
+        path: PathBuf,
+    },
     /// None of what is selected is in the part that was asked for.
     #[error("this part has none of the cells that are selected: ask for another, or for fewer parts")]
     NothingInShard,
@@ -242,6 +248,7 @@ impl CliError {
             | Self::NothingKnown
             | Self::NothingInShard
             | Self::NothingUnexpected
+            | Self::NothingReplaced { .. }
             | Self::NothingToJudge { .. } => Status::NothingSelected,
             // In a file it would be that file's value.
             Self::Unknown { .. }

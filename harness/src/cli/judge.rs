@@ -201,7 +201,8 @@ fn alone(path: &Path) -> Result<bool, CliError> {
     Ok(good)
 }
 
-fn read(path: &Path) -> Result<Timeline, CliError> {
+/// One timeline.
+pub(super) fn read(path: &Path) -> Result<Timeline, CliError> {
     let file = File::open(path).map_err(|source| CliError::Io { path: path.to_owned(), source })?;
     let timeline = timeline::read(BufReader::new(file));
     timeline.map_err(|source| CliError::Timeline { path: path.to_owned(), source })

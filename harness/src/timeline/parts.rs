@@ -142,6 +142,8 @@ pub struct Process {
     pub listening: Option<Micros>,
     /// Its instance id.
     pub instance: Option<String>,
+    /// When its preStop hook began.
+    pub hook: Option<Micros>,
     /// Signals that it was sent.
     pub signals: Vec<(Micros, String)>,
     /// Who led and who listened, at each look.

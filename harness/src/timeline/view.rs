@@ -130,6 +130,7 @@ impl<'t> View<'t> {
                 process.listening = Some(t);
                 process.instance.clone_from(instance);
             }
+            Event::Hook { process, .. } => self.mentioned(*process, t).hook = Some(t),
             Event::Signal { process, name, .. } => {
                 self.mentioned(*process, t).signals.push((t, name.clone()));
             }
@@ -280,7 +281,6 @@ impl<'t> View<'t> {
             | Event::Confirmed { .. }
             | Event::Eased { .. }
             | Event::PortTaken { .. }
-            | Event::Hook { .. }
             | Event::HookEnded { .. }
             | Event::Finished => {}
         }
