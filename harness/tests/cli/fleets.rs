@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::servers::{DRAINSPEC, PATIENCE};
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
@@ -36,7 +36,7 @@ fn cell(out: &Path) -> Value {
     results["cells"][0].clone()
 }
 
-fn verdict(cell: &Value, rule: &str) -> String {
+pub fn verdict(cell: &Value, rule: &str) -> String {
     let rules = cell["rules"].as_array().unwrap();
     let found = rules.iter().find(|one| one["rule"] == rule).unwrap_or_else(|| panic!("no {rule}: {cell:#}"));
     found["verdict"].as_str().unwrap().to_owned()
@@ -110,7 +110,7 @@ fn a_program_that_is_not_installed_is_skipped_with_the_way_to_get_it() {
 }
 
 /// Processes whose command line has this in it.
-fn with(words: &str) -> Vec<String> {
+pub fn with(words: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
     let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
@@ -143,7 +143,7 @@ fn nothing_is_left_of_a_fleet_whose_harness_is_killed() {
     }
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
         assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
@@ -163,5 +163,7 @@ fn topologies_are_listed_and_explained() {
     let told = contains("In a roll an instance is marked").and(contains("worker_shutdown_timeout")).and(contains("█"));
     run(&["explain", "nginx/withdraw"]).stdout(told.and(contains("keepalive_timeout 0;")));
     run(&["explain", "nginx/defaults"]).stdout(contains("Known losses").and(contains("service-stays")));
+    let told = contains("a pod is deleted").and(contains("k8s/quick/prestop-sleep/kustomization.yaml"));
+    run(&["explain", "pod/prestop-sleep"]).stdout(told.and(contains("models of the kubelet")));
     run(&["explain", "aws-alb/ecs", "--format", "json"]).stdout(contains("\"deregistration_delay\": 60.0"));
 }

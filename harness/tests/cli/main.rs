@@ -6,6 +6,7 @@ mod fleets;
 mod interruption;
 mod judging;
 mod misbehaving;
+mod pods;
 mod results;
 mod rollout;
 mod rollout_fleet;

@@ -43,8 +43,10 @@ pub fn text(topology: &Topology, run: &Path, width: Option<usize>) -> Result<Str
         found(&mut page, topology, run)?;
         return Ok(page.text);
     }
-    if topology.balancer == Balancer::Alb {
-        page.prose("Played by a model of the balancer, ten times as fast as the numbers say.");
+    match topology.balancer {
+        Balancer::Alb => page.prose("Played by a model of the balancer, ten times as fast as the numbers say."),
+        Balancer::Pod => page.prose("Played by models of the kubelet, the EndpointSlice and kube-proxy."),
+        Balancer::None | Balancer::Nginx | Balancer::Haproxy => {}
     }
     page.heading("Budget, in seconds");
     budget(&mut page, topology);
@@ -58,8 +60,10 @@ pub fn text(topology: &Topology, run: &Path, width: Option<usize>) -> Result<Str
     losses.iter().for_each(|loss| page.item("- ", loss));
     found(&mut page, topology, run)?;
     let path = topology.folder.join(&topology.spec.file);
-    let file = std::fs::read_to_string(&path).map_err(|source| CliError::Io { path, source })?;
-    page.heading(&format!("lb-configs/{}/{}", topology.name, topology.spec.file));
+    let file = std::fs::read_to_string(&path).map_err(|source| CliError::Io { path: path.clone(), source })?;
+    let parts: Vec<_> = path.components().rev().take(4).map(|part| part.as_os_str().to_string_lossy()).collect();
+    let shown: Vec<_> = parts.iter().rev().map(AsRef::as_ref).collect();
+    page.heading(&shown.join("/"));
     file.lines().for_each(|line| page.line(format!("  {line}").trim_end()));
     Ok(page.text)
 }
