@@ -6,6 +6,7 @@ mod excerpt;
 mod failures;
 mod fleets;
 mod markdown;
+mod pods;
 mod progress;
 mod rollout;
 mod style;

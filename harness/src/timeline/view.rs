@@ -280,6 +280,11 @@ impl<'t> View<'t> {
             | Event::Confirmed { .. }
             | Event::Eased { .. }
             | Event::PortTaken { .. }
+            | Event::Workload { .. }
+            | Event::Progress { .. }
+            | Event::Rollout { .. }
+            | Event::Pod { .. }
+            | Event::Notice { .. }
             | Event::Finished => {}
         }
     }

@@ -1,19 +1,23 @@
 //! The core, by tables of hand-made timelines, by properties, and by snapshots of what people read.
 
+mod advice;
 mod case;
 mod checking;
 mod connections;
+mod facts;
 mod fleets;
 mod health;
 mod judging;
 mod measuring;
 mod peace;
+mod pods;
 mod properties;
 mod reading;
 mod requests;
 mod rollout;
 mod run;
 mod signals;
+mod story;
 mod target_group;
 mod target_group_properties;
 mod target_group_settings;
