@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod check;
 pub mod cli;
 pub mod client;
+pub mod cluster;
 pub mod compare;
 pub mod expectation;
 pub mod link;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::catalog::CatalogError;
+use crate::rollout::RolloutError;
 
 /// What the exit status says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,6 +251,7 @@ impl CliError {
             | Self::NothingUnexpected
             | Self::NothingReplaced { .. }
             | Self::NothingToJudge { .. } => Status::NothingSelected,
+            Self::Rollout(RolloutError::Cluster(error)) if error.names_nothing() => Status::Usage,
             // In a file it would be that file's value.
             Self::Unknown { .. }
             | Self::Unusable(_)

@@ -1,5 +1,7 @@
 //! `drainspec rollout`: anybody's deploy.
 
+mod dry_run;
+
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,8 +18,9 @@ use super::check::header;
 use super::{CliError, Status, session};
 use crate::client::{Ask, Payload};
 use crate::client::{Asking, Route, Seen};
+use crate::cluster::{self, Choice, Cluster, ClusterError, Name, Workload};
 use crate::report;
-use crate::rollout::{self, Plan, Stage, Tally};
+use crate::rollout::{self, Advice, Asked, Plan, Roll, RolloutError, Stage, Tally};
 use crate::timeline::Role;
 
 /// Arguments of `drainspec rollout`.
@@ -25,12 +28,28 @@ use crate::timeline::Role;
 #[command(
     after_help = "The load is steady and never asks again: what is refused, lost or answered by an error is counted. It goes to the one address that the name has when the run begins.
 
+With a workload of a cluster its pods are watched: what became of each stands beside the losses, and below it what to change, as a patch. Nothing is written to the cluster but the annotation that `kubectl rollout restart` sets, and with a command not even that. KUBECONFIG, --context and -n say where it is; k8s/rbac/rollout.yaml is a Role with all that is needed.
+
 Examples:
   drainspec rollout --url http://127.0.0.1:8080/ -- ./deploy.sh
   drainspec rollout --url http://10.0.0.7/orders --method POST --body '{}' -H 'Content-Type: application/json' -- ./deploy.sh
-  drainspec rollout --url http://app.test/ --path /health --rate 50 --warm-up 10 -- kubectl rollout restart deployment/app"
+  drainspec rollout deployment/app -n shop --url http://10.0.0.7/
+  drainspec rollout deployment/app -n shop --url http://10.0.0.7/ --dry-run
+  drainspec rollout statefulset/db --url http://10.0.0.7/ --path /health --rate 50 -- helm upgrade db ./chart"
 )]
 pub struct Args {
+    /// A workload whose pods are watched: deployment/NAME, statefulset/NAME or daemonset/NAME. Without a command it is restarted
+    #[arg(value_name = "WORKLOAD", required_unless_present = "command")]
+    workload: Option<Name>,
+    /// Its namespace; by default that of the context
+    #[arg(short = 'n', long, value_name = "NAME", requires = "workload")]
+    namespace: Option<String>,
+    /// A context of the kubeconfig; by default its current one
+    #[arg(long, value_name = "NAME", requires = "workload")]
+    context: Option<String>,
+    /// Say what would be done and which rights in the cluster it needs, ask whether they are granted, and do nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Where users come in: http://HOST[:PORT][/PATH]
     #[arg(long, value_name = "URL")]
     url: Uri,
@@ -55,13 +74,13 @@ pub struct Args {
     /// Per cent of the requests that come on connections that are kept; each other has a connection of its own
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
     kept: u8,
-    /// Seconds before the command is started, in which nothing may be missed
+    /// Seconds before the deploy, in which nothing may be missed
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=600))]
     warm_up: u64,
-    /// Seconds for which the load goes on when the command has ended
+    /// Seconds for which the load goes on when the deploy is over
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=600))]
     cool_down: u64,
-    /// Seconds that the command may take
+    /// Seconds that the deploy may take, until the last old pod is gone
     #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     within: u64,
     /// Seconds that an answer may take
@@ -77,7 +96,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// The command that deploys, after --
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
 }
 
@@ -98,6 +117,8 @@ struct Report<'r> {
     missed: u64,
     #[serde(flatten)]
     tally: &'r Tally,
+    rollout: Option<&'r Roll>,
+    advice: &'r [Advice],
 }
 
 const FILE: &str = "rollout.ndjson";
@@ -110,22 +131,58 @@ fn rate(text: &str) -> Result<f64, String> {
 /// Runs it. What the command starts is meant to stay: no guardian kills it in the end.
 pub fn run(args: &Args) -> Result<Status, CliError> {
     session::run(async || {
-        let plan = args.plan(address(&args.url).await?)?;
+        let address = address(&args.url).await?;
+        let workload = match &args.workload {
+            Some(name) => Some(args.find(name).await.map_err(RolloutError::Cluster)?),
+            None => None,
+        };
+        let plan = args.plan(address, workload)?;
+        if args.dry_run {
+            return dry_run::tell(&plan).await;
+        }
+        if let Some(workload) = &plan.workload {
+            may(workload, plan.command.is_empty()).await.map_err(RolloutError::Cluster)?;
+        }
         let out = args.out.as_ref().map(|folder| folder.join(FILE));
         let mut line = Line::new(args.rate);
         let told = |line: &str| tell!("  {line}");
         let played = rollout::play(&plan, out.as_deref(), |stage, seen| line.show(stage, seen), told).await;
         line.bar.finish_and_clear();
-        let tally = rollout::tally(&played?);
+        let timeline = played?;
+        let tally = rollout::tally(&timeline);
+        let roll = rollout::roll(&timeline, &tally.instances);
+        let requests = tally.during.asked + tally.after.asked;
+        let asked = Asked { path: args.url.path(), context: args.context.as_deref(), requests };
+        let advice = roll.as_ref().map(|roll| rollout::advise(roll, asked)).unwrap_or_default();
         if let Some(out) = out {
             tell!("timeline: {}", out.display());
         }
         match args.format {
-            Format::Text => super::print(&report::rollout(&tally, args.allow_lost))?,
-            Format::Json => say!("{}", args.json(&tally))?,
+            Format::Text => {
+                let watched = roll.as_ref().map(|roll| (roll, &advice[..]));
+                super::print(&report::rollout(&tally, args.allow_lost, watched))?;
+            }
+            Format::Json => say!("{}", args.json(&tally, roll.as_ref(), &advice))?,
         }
         Ok(args.status(&tally))
     })
+}
+
+/// Says all at once what may not be done, before anything is.
+async fn may(workload: &Workload, restart: bool) -> Result<(), ClusterError> {
+    if restart {
+        workload.restartable()?;
+    }
+    let rights = cluster::needed(workload.name().kind, restart);
+    let access = cluster::access(workload.cluster(), &rights).await?;
+    let denied: Vec<String> = access.iter().filter(|one| !one.allowed).map(|one| one.right.to_string()).collect();
+    match denied.is_empty() {
+        true => Ok(()),
+        false => {
+            let namespace = workload.cluster().namespace().to_owned();
+            Err(ClusterError::Denied { what: denied.join(", "), namespace })
+        }
+    }
 }
 
 /// Where the name leads now.
@@ -146,7 +203,12 @@ async fn address(url: &Uri) -> Result<SocketAddr, CliError> {
 }
 
 impl Args {
-    fn plan(&self, address: SocketAddr) -> Result<Plan, CliError> {
+    async fn find(&self, name: &Name) -> Result<Workload, ClusterError> {
+        let choice = Choice { context: self.context.clone(), namespace: self.namespace.clone() };
+        Workload::find(&Cluster::connect(&choice).await?, name).await
+    }
+
+    fn plan(&self, address: SocketAddr, workload: Option<Workload>) -> Result<Plan, CliError> {
         let own = self.url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let paths: Vec<String> = std::iter::once(own).chain(self.path.iter().cloned()).collect();
         if let Some(bad) =
@@ -179,10 +241,11 @@ impl Args {
             cool_down: Duration::from_secs(self.cool_down),
             within: Duration::from_secs(self.within),
             command: self.command.clone(),
+            workload,
         })
     }
 
-    fn json(&self, tally: &Tally) -> String {
+    fn json(&self, tally: &Tally, rollout: Option<&Roll>, advice: &[Advice]) -> String {
         let report = Report {
             format: 1,
             version: env!("CARGO_PKG_VERSION"),
@@ -191,6 +254,8 @@ impl Args {
             allowed: self.allow_lost,
             missed: tally.missed(),
             tally,
+            rollout,
+            advice,
         };
         serde_json::to_string_pretty(&report).unwrap_or_default()
     }
@@ -198,7 +263,7 @@ impl Args {
     fn status(&self, tally: &Tally) -> Status {
         if tally.untold.is_some() {
             Status::Untested
-        } else if tally.missed() > self.allow_lost || tally.status != Some(0) {
+        } else if tally.missed() > self.allow_lost || !tally.succeeded() {
             Status::Unexpected
         } else {
             Status::AsExpected

@@ -7,6 +7,7 @@ mod failures;
 mod fleets;
 mod lanes;
 mod markdown;
+mod pods;
 mod progress;
 mod rollout;
 mod style;

@@ -5,15 +5,17 @@ use std::fmt::Write;
 use anstyle::{AnsiColor, Style};
 
 use super::paint;
-use crate::rollout::{Count, Tally};
+use super::pods;
+use crate::rollout::{Advice, Count, Roll, Tally};
 
 /// Lines of the command that are shown; where there are more, those that cost something come first.
 const STEPS: usize = 20;
 /// Heights of a column.
 const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// What a deploy cost. Up to `allowed` missed requests are in order.
-pub fn rollout(tally: &Tally, allowed: u64) -> String {
+/// What a deploy cost, and what became of the pods of its workload, where that was watched. Up to `allowed` missed requests
+/// are in order.
+pub fn rollout(tally: &Tally, allowed: u64, watched: Option<(&Roll, &[Advice])>) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
@@ -27,10 +29,16 @@ pub fn rollout(tally: &Tally, allowed: u64) -> String {
         out += &picture(tally);
     }
     out += &steps(tally);
-    out += &instances(tally);
+    match watched {
+        Some((roll, _)) => out += &pods::pods(roll),
+        None => out += &instances(tally),
+    }
     let _ = writeln!(out, "longest time without an answer: {:.1} s", tally.longest_gap_s);
     let _ =
         writeln!(out, "not known: what was done twice, and what was done although it failed; responses do not tell");
+    if let Some((_, advice)) = watched.filter(|_| tally.untold.is_none()) {
+        out += &pods::advice(advice);
+    }
     out.push('\n');
     out += &verdict(tally, allowed);
     out.push('\n');
@@ -68,7 +76,7 @@ fn picture(tally: &Tally) -> String {
         deploying.push(if column.deploying { '═' } else { ' ' });
     }
     let each = tally.column_s;
-    format!("\nmissed   {missed}  share of each {each:.2} s\ncommand  {}\n\n", deploying.trim_end())
+    format!("\nmissed   {missed}  share of each {each:.2} s\ndeploy   {}\n\n", deploying.trim_end())
 }
 
 fn steps(tally: &Tally) -> String {
@@ -110,10 +118,11 @@ fn verdict(tally: &Tally, allowed: u64) -> String {
         return paint(bold, &format!("Nothing can be said of this deploy: {why}."));
     }
     let asked = tally.during.asked + tally.after.asked;
-    let ended = match (tally.status, tally.took_s) {
-        (Some(0), _) => String::new(),
+    let ended = match (tally.status, tally.rolled_out) {
+        (_, Some(false)) => " The rollout was not complete when it was waited for no longer.".to_owned(),
+        (Some(0), _) | (None, Some(true)) => String::new(),
         (Some(status), _) => format!(" The command failed with status {status}."),
-        (None, _) => " The command was ended by a signal.".to_owned(),
+        (None, None) => " The command was ended by a signal.".to_owned(),
     };
     let what = match tally.missed() {
         0 => format!("The deploy lost none of {asked} requests."),

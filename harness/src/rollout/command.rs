@@ -10,12 +10,11 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use super::tally::COMMAND;
 use crate::process::Splitter;
 use crate::recorder::Recorder;
-use crate::timeline::{Event, Part, ProcessId};
+use crate::timeline::{Event, Part};
 
-/// The command is the only process of the timeline.
-const COMMAND: ProcessId = 1;
 /// So many lines are recorded.
 const LINES: usize = 1_000;
 /// How long it may take to stop when it is told to. One that does not goes on without us: nobody kills a deploy half-way.
@@ -35,7 +34,10 @@ pub struct Deploy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// By itself.
-    ByItself,
+    ByItself {
+        /// With status 0.
+        succeeded: bool,
+    },
     /// It had not, in all the time that it had, and was told to.
     TooLate,
 }
@@ -81,7 +83,10 @@ impl Deploy {
     /// When the system cannot tell.
     pub async fn ended(mut self, within: Duration) -> std::io::Result<Ended> {
         let (status, ended) = match tokio::time::timeout(within, self.child.wait()).await {
-            Ok(status) => (status?, Ended::ByItself),
+            Ok(status) => {
+                let status = status?;
+                (status, Ended::ByItself { succeeded: status.success() })
+            }
             Err(_) => {
                 self.stop();
                 match tokio::time::timeout(STOPS_WITHIN, self.child.wait()).await {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::measures::percentile_ms;
-use crate::timeline::{self, Event, Fate, Micros, NotOpened, Opening, Timeline, View};
+use crate::timeline::{self, Event, Fate, Micros, NotOpened, Opening, ProcessId, Role, RolloutState, Timeline, View};
 
 /// Stretches of time into which losses are sorted for the eye, at most.
 const COLUMNS: u64 = 60;
@@ -18,14 +18,17 @@ const TOO_MANY: u16 = 429;
 /// Fewer requests, before the deploy or from its start on, say nothing.
 const FEW: u64 = 10;
 
+/// The command is the only process that the harness starts. Pods have the numbers behind it.
+pub(super) const COMMAND: ProcessId = 1;
+
 /// What a deploy cost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
-    /// Before the command was started.
+    /// Before the deploy began.
     pub before: Count,
-    /// While it ran.
+    /// While it lasted.
     pub during: Count,
-    /// When it had ended.
+    /// When it was over.
     pub after: Count,
     /// What the command printed, and what was missed from there to the next line.
     pub steps: Vec<Step>,
@@ -35,12 +38,14 @@ pub struct Tally {
     pub column_s: f64,
     /// The longest time without a request that was served while the deploy lasted and after it, in seconds.
     pub longest_gap_s: f64,
-    /// When each instance answered for the first and the last time, in seconds from the start of the command.
+    /// When each instance answered for the first and the last time, in seconds from the start of the deploy.
     pub instances: BTreeMap<String, (f64, f64)>,
-    /// How long the command ran, in seconds; `null` where it had not ended.
+    /// How long the deploy lasted, in seconds; `null` where it was not over.
     pub took_s: Option<f64>,
-    /// The command's exit status; `null` where a signal ended it, or it had not ended.
+    /// The command's exit status; `null` where a signal ended it, it had not ended, or there was none.
     pub status: Option<i32>,
+    /// Whether the cluster has rolled the workload out; `null` where none was named, or it was not waited for.
+    pub rolled_out: Option<bool>,
     /// Why nothing can be said, where that is so.
     pub untold: Option<String>,
 }
@@ -84,7 +89,7 @@ pub struct Column {
     pub ended: u64,
     /// Of these, what was lost, unsent or failed.
     pub missed: u64,
-    /// Whether the command ran in it.
+    /// Whether the deploy lasted in it.
     pub deploying: bool,
 }
 
@@ -100,6 +105,11 @@ impl Tally {
     pub fn missed(&self) -> u64 {
         self.during.missed() + self.after.missed()
     }
+
+    /// Whether what was to be deployed was: the command ended with 0, and the cluster is done.
+    pub fn succeeded(&self) -> bool {
+        matches!((self.status, self.rolled_out), (Some(0), None | Some(true)) | (None, Some(true)))
+    }
 }
 
 /// A request that was to be sent, and whether its user was served.
@@ -108,13 +118,88 @@ struct Attempt<'v, 't> {
     served: bool,
 }
 
-/// Counts it. The command is the only process of the timeline.
+/// From when to when something was deployed, and what came of it.
+pub(super) struct Span {
+    /// When the command was started, or the restart asked for.
+    pub began: Option<Micros>,
+    /// When the command had ended, and the rollout too, where that was waited for.
+    pub over: Option<Micros>,
+    status: Option<i32>,
+    rolled_out: Option<bool>,
+}
+
+impl Span {
+    pub(super) fn of(timeline: &Timeline, view: &View) -> Self {
+        let command = view.processes.get(&COMMAND);
+        let exited = command.and_then(|command| command.exited);
+        let mut span = Self {
+            began: command.map(|command| command.started),
+            over: exited.map(|(at, ..)| at),
+            status: exited.and_then(|(_, code, _)| code),
+            rolled_out: None,
+        };
+        for record in &timeline.records {
+            match record.event {
+                Event::Rollout { state: RolloutState::Asked, .. } => span.began = span.began.or(Some(record.t_us)),
+                Event::Rollout { state, .. } => {
+                    span.over = Some(record.t_us);
+                    span.rolled_out = Some(state == RolloutState::Complete);
+                }
+                _ => {}
+            }
+        }
+        span
+    }
+}
+
+/// A request that was missed, in seconds from the start of the deploy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Miss {
+    /// When it was due, and its connection begun, where it had none.
+    pub due_s: f64,
+    /// When it was certain that nothing would come of it.
+    pub ended_s: f64,
+    /// What became of it.
+    pub how: Missed,
+}
+
+/// What became of a request that was missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    /// Nothing of it was sent.
+    Unsent,
+    /// It was sent on a connection of its own, and not answered whole.
+    LostFresh,
+    /// It was sent on a connection that was kept, and not answered whole.
+    LostKept,
+    /// It was answered with an error.
+    Failed,
+}
+
+/// What was missed from the start of the deploy on, in the order in which it was due.
+pub(super) fn misses(timeline: &Timeline, view: &View) -> Vec<Miss> {
+    let Some(began) = Span::of(timeline, view).began else { return Vec::new() };
+    let seconds = |at: Micros| (at as f64 - began as f64) / 1e6;
+    let missed = attempts(view, began).into_iter().filter(|attempt| !attempt.served && attempt.ended >= began);
+    let miss = |attempt: Attempt| Miss {
+        due_s: seconds(attempt.due),
+        ended_s: seconds(attempt.ended),
+        how: match (attempt.fate, attempt.request.map(|request| request.role)) {
+            (Fate::Unsent, _) => Missed::Unsent,
+            (Fate::Answered(_), _) => Missed::Failed,
+            (Fate::Lost, Some(Role::KeepAlive)) => Missed::LostKept,
+            (Fate::Lost, _) => Missed::LostFresh,
+        },
+    };
+    missed.map(miss).collect()
+}
+
+/// Counts it.
 pub fn tally(timeline: &Timeline) -> Tally {
     let view = View::new(timeline);
-    let process = view.process();
-    let started = process.map_or(view.end, |process| process.started);
-    let exited = process.and_then(|process| process.exited);
-    let over = exited.map_or(view.end, |(at, ..)| at);
+    let span = Span::of(timeline, &view);
+    let started = span.began.unwrap_or(view.end);
+    let over = span.over.unwrap_or(view.end);
     let attempts = attempts(&view, started);
 
     // What was cut belongs to the time in which it was cut, whenever it was asked.
@@ -145,7 +230,7 @@ pub fn tally(timeline: &Timeline) -> Tally {
         Column {
             ended: these().count() as u64,
             missed: these().filter(misses).count() as u64,
-            deploying: process.is_some() && to > started && from < over,
+            deploying: span.began.is_some() && to > started && from < over,
         }
     });
     Tally {
@@ -159,9 +244,10 @@ pub fn tally(timeline: &Timeline) -> Tally {
         column_s: column as f64 / 1e6,
         longest_gap_s: longest_gap(&served_at, started, view.end) as f64 / 1e6,
         instances,
-        took_s: exited.map(|(at, ..)| seconds(at)),
-        status: exited.and_then(|(_, code, _)| code),
-        untold: untold(&view, process.is_some(), started, &attempts),
+        took_s: span.over.map(seconds),
+        status: span.status,
+        rolled_out: span.rolled_out,
+        untold: untold(&view, span.began.is_some(), started, &attempts),
     }
 }
 
@@ -219,7 +305,9 @@ fn steps(timeline: &Timeline, started: Micros, missed: impl Fn(Micros, Micros) -
         .records
         .iter()
         .filter_map(|record| match &record.event {
-            Event::Log { line, .. } | Event::Stderr { line, .. } => Some((record.t_us, line.as_str())),
+            Event::Log { process: COMMAND, line } | Event::Stderr { process: COMMAND, line } => {
+                Some((record.t_us, line.as_str()))
+            }
             _ => None,
         })
         .collect();
@@ -253,7 +341,7 @@ fn untold(view: &View, deployed: bool, started: Micros, attempts: &[Attempt]) ->
         return Some(format!("{what}: {why}"));
     }
     if !deployed {
-        return Some("the command was not started".to_owned());
+        return Some("nothing was deployed".to_owned());
     }
     if let Some(why) = not_in_order(started, attempts) {
         return Some(why);

@@ -9,12 +9,14 @@ mod param;
 mod parts;
 mod read;
 mod view;
+mod workload;
 
 pub use attempts::{Attempt, Fate};
 pub use param::Param;
 pub use parts::{Connection, End, Endpoint, Listeners, Opening, Process, Request, Step};
 pub use read::{ReadError, read};
 pub use view::{Micros, View};
+pub use workload::{ContainerSpec, Hook, PodFact, Progress, RolloutState, Strategy, WorkloadKind, WorkloadSpec};
 
 use std::collections::BTreeMap;
 
@@ -483,6 +485,29 @@ pub enum Event {
     HookEnded { process: ProcessId, why: HookEnd },
     /// The balancer was told to read its configuration again.
     Reloaded { process: ProcessId },
+    /// A workload of a cluster, as it is written there from now on.
+    Workload { name: String, namespace: String, spec: WorkloadSpec },
+    /// How far the cluster is with it.
+    Progress { workload: String, progress: Progress },
+    /// Where the rollout of it is.
+    Rollout { workload: String, state: RolloutState },
+    /// What the cluster says of a pod, which counts as a process; and since when that is so by the cluster's own clock.
+    Pod {
+        process: ProcessId,
+        name: String,
+        what: PodFact,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        said: Option<String>,
+    },
+    /// What the cluster has noted about a pod, or about the watch on it, in words.
+    Notice {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<ProcessId>,
+        reason: String,
+        message: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        said: Option<String>,
+    },
     /// A precondition of the scenario holds.
     Confirmed { what: String },
     /// A precondition could not be established: no verdict is possible.

@@ -282,6 +282,11 @@ impl<'t> View<'t> {
             | Event::Eased { .. }
             | Event::PortTaken { .. }
             | Event::HookEnded { .. }
+            | Event::Workload { .. }
+            | Event::Progress { .. }
+            | Event::Rollout { .. }
+            | Event::Pod { .. }
+            | Event::Notice { .. }
             | Event::Finished => {}
         }
     }
