@@ -45,6 +45,9 @@ RELEASE = 2  # seconds to release what is left and to exit
 KINDS = {"recommended", "warning"}
 KEYS = {"kind", "summary", "file", "withdraw", "budget"}
 BUDGET = {"prestop", "drain", "grace"}
+# These may stand there, too: see lb-configs/README.md.
+MAY = {"by_default", "needs"}
+BUDGET_MAY = {"longest_request", "shutdown_delay"}
 SECONDS = re.compile(r"\d+(\.\d+)?")
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 # Those that "restricted" allows.
@@ -371,7 +374,7 @@ def check_topology(folder: Path, objects: list[dict]) -> list[str]:
     except tomllib.TOMLDecodeError as error:
         return [f"topology.toml: {error}"]
     faults = [f"topology.toml: `{key}` is missing" for key in sorted(KEYS - topology.keys())]
-    faults += [f"topology.toml: `{key}` is not known here" for key in sorted(topology.keys() - KEYS)]
+    faults += [f"topology.toml: `{key}` is not known here" for key in sorted(topology.keys() - KEYS - MAY)]
     if faults:
         return faults
     said = topology["budget"]
@@ -381,8 +384,9 @@ def check_topology(folder: Path, objects: list[dict]) -> list[str]:
         faults.append(f"topology.toml: withdraw = {topology['withdraw']!r}: expected pod")
     if topology["file"] != "kustomization.yaml":
         faults.append(f"topology.toml: file = {topology['file']!r}: expected kustomization.yaml")
-    if not isinstance(said, dict) or said.keys() != BUDGET:
-        return [*faults, f"topology.toml: budget is {said}: expected a table of {listed(BUDGET)}"]
+    if not isinstance(said, dict) or not BUDGET <= said.keys() <= BUDGET | BUDGET_MAY:
+        told = f"expected a table of {listed(BUDGET)}, and perhaps {listed(BUDGET_MAY)}"
+        return [*faults, f"topology.toml: budget is {said}: {told}"]
     pod = pod_of(objects)
     if not pod or check_durations(pod):
         return faults  # which check_server has told

@@ -156,8 +156,9 @@ fn params(subject: &Subject, topology: &Topology, scenario: &Scenario) -> BTreeM
 fn long_request(topology: &Topology) -> f64 {
     const USUAL: f64 = 5.0;
     const PAST_THE_LIMIT: f64 = 2.0;
+    const AFFORDABLE: f64 = 10.0;
     match topology.longest_request() {
-        limit if limit > 0.0 && limit < USUAL && topology.spec.kind == Advice::Warning => limit + PAST_THE_LIMIT,
+        limit if limit > 0.0 && limit < AFFORDABLE && topology.spec.kind == Advice::Warning => limit + PAST_THE_LIMIT,
         limit if limit > 0.0 => limit.min(USUAL),
         _ => USUAL,
     }

@@ -10,7 +10,9 @@ mod topology;
 
 pub use known::{Known, KnownFailures, KnownVerdict};
 pub use server::{Feature, Kind, Server, Spec, discover, language_order};
-pub use topology::{Advice, Balancer, Reload, Topology, TopologySpec, Withdrawal, discover as discover_topologies};
+pub use topology::{
+    Advice, Balancer, ClusterPlace, Reload, Topology, TopologySpec, Withdrawal, discover as discover_topologies,
+};
 
 use std::path::PathBuf;
 

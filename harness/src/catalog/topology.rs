@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,15 +24,18 @@ pub enum Balancer {
     Alb,
     /// The model of what Kubernetes makes of pods and their Service.
     Pod,
+    /// A cluster.
+    Cluster,
 }
 
 impl Balancer {
     /// The folders of `lb-configs`, and the one of `k8s`; and what a topology below each is called before its own name.
-    const FOLDERS: [(&str, &str, Self); 4] = [
+    const FOLDERS: [(&str, &str, Self); 5] = [
         ("nginx", "nginx", Self::Nginx),
         ("haproxy", "haproxy", Self::Haproxy),
         ("aws-alb", "aws-alb", Self::Alb),
         ("quick", "pod", Self::Pod),
+        ("quick", "kubernetes", Self::Cluster),
     ];
 
     fn is_program(self) -> bool {
@@ -123,6 +127,31 @@ pub struct Topology {
     pub spec: TopologySpec,
     /// What its `known.toml` says: of every server.
     pub known: KnownFailures,
+    /// Where it is played, if that is a cluster and one was named.
+    pub cluster: Option<Arc<ClusterPlace>>,
+}
+
+/// A cluster, and what is run there.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterPlace {
+    /// A context of the kubeconfig; by default its current one.
+    pub context: Option<String>,
+    /// The image of each server, by its name.
+    pub images: BTreeMap<String, String>,
+    /// The image of every other one: `{server}` stands for its name, with `-` for `/`.
+    pub image: Option<String>,
+}
+
+impl ClusterPlace {
+    /// The image of a server.
+    pub fn image(&self, server: &str) -> String {
+        let name = server.replace('/', "-");
+        match (self.images.get(server), &self.image) {
+            (Some(image), _) => image.clone(),
+            (None, Some(image)) => image.replace("{server}", &name),
+            (None, None) => format!("drainspec/{name}:{}", env!("CARGO_PKG_VERSION")),
+        }
+    }
 }
 
 /// The contents of a `topology.toml`.
@@ -182,6 +211,7 @@ impl Topology {
                 budget: BTreeMap::new(),
             },
             known: KnownFailures::default(),
+            cluster: None,
         }
     }
 
@@ -192,26 +222,33 @@ impl Topology {
 
     /// Whether it starts a successor before it ends an instance, in another place: pods come and go so.
     pub fn is_pods(&self) -> bool {
-        self.balancer == Balancer::Pod
+        matches!(self.balancer, Balancer::Pod | Balancer::Cluster)
     }
 
-    /// Reads the configuration in a folder, which is `lb-configs/BALANCER/NAME` or `k8s/quick/NAME`.
+    /// Whether instances are those of a cluster.
+    pub fn is_cluster(&self) -> bool {
+        self.balancer == Balancer::Cluster
+    }
+
+    /// Reads the configurations in a folder: manifests are one for the model, and one for a cluster. The folder is `lb-configs/BALANCER/NAME` or `k8s/quick/NAME`.
     ///
     /// # Errors
     /// Names the file, the line or key, and what is wrong.
-    pub fn load(root: &Path, folder: &Path) -> Result<Self, CatalogError> {
+    pub fn load(root: &Path, folder: &Path) -> Result<Vec<Self>, CatalogError> {
         let path = folder.join("topology.toml");
         let spec: TopologySpec = parse_toml(&path, &read(&path)?)?;
         let value = |key: &str, reason: String| CatalogError::Value { path: path.clone(), key: key.to_owned(), reason };
         let below = folder.strip_prefix(root).unwrap_or(folder).to_string_lossy().into_owned();
         let (kind, own) = below.split_once('/').unwrap_or_default();
-        let known = Balancer::FOLDERS.into_iter().find(|(folder, ..)| *folder == kind);
-        let (_, prefix, balancer) = known.ok_or_else(|| {
+        let kinds: Vec<_> = Balancer::FOLDERS.into_iter().filter(|(folder, ..)| *folder == kind).collect();
+        if kinds.is_empty() {
             let known = Balancer::FOLDERS.map(|(folder, ..)| folder).join(", ");
-            value("topology.toml", format!("stands below `{kind}`, which is no balancer known here: {known}"))
-        })?;
-        let name = format!("{prefix}/{own}");
-        if balancer.is_program() && (spec.listen.is_none() || spec.instances.is_empty()) {
+            let reason = format!("stands below `{kind}`, which is no balancer known here: {known}");
+            return Err(value("topology.toml", reason));
+        }
+        if kinds.iter().any(|(.., balancer)| balancer.is_program())
+            && (spec.listen.is_none() || spec.instances.is_empty())
+        {
             return Err(value(
                 "listen",
                 "a proxy needs `listen` and `instances`, as they stand in its file".to_owned(),
@@ -223,12 +260,21 @@ impl Topology {
         if let Some((key, _)) = spec.budget.iter().find(|(_, value)| !value.is_finite() || **value < 0.0) {
             return Err(value(key, "expected a number that is not negative".to_owned()));
         }
-        Ok(Self { name, folder: folder.to_owned(), balancer, spec, known: KnownFailures::load(folder)? })
+        let known = KnownFailures::load(folder)?;
+        let of = |(_, prefix, balancer)| Self {
+            name: format!("{prefix}/{own}"),
+            folder: folder.to_owned(),
+            balancer,
+            spec: spec.clone(),
+            known: known.clone(),
+            cluster: None,
+        };
+        Ok(kinds.into_iter().map(of).collect())
     }
 
     /// Whether it is played where nobody asks for it.
     pub fn is_played_by_default(&self) -> bool {
-        self.spec.by_default.unwrap_or(self.spec.kind == Advice::Recommended)
+        !self.is_cluster() && self.spec.by_default.unwrap_or(self.spec.kind == Advice::Recommended)
     }
 
     /// The lame-duck that a server behind it needs, in seconds, at the pace of [`Self::pace`].
@@ -262,7 +308,7 @@ pub fn discover(roots: &[PathBuf]) -> Result<Vec<Topology>, CatalogError> {
         for balancer in folders(root)? {
             for folder in folders(&balancer)? {
                 if folder.join("topology.toml").is_file() {
-                    topologies.push(Topology::load(root, &folder)?);
+                    topologies.extend(Topology::load(root, &folder)?);
                 }
             }
         }

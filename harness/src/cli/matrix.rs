@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use super::{CliError, Status, project, session};
-use crate::catalog::{Kind, Server, Topology};
+use crate::catalog::{ClusterPlace, Kind, Server, Topology};
 use crate::expectation::CellId;
 use crate::process;
 use crate::report::{self, Progress};
@@ -49,6 +49,13 @@ pub struct Args {
     /// repeated; default: `direct`, and a quick rollout behind each that is recommended)
     #[arg(long, value_name = "GLOB")]
     topology: Vec<String>,
+    /// Context of the kubeconfig where topologies `kubernetes/…` are played: empty for its current one
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Image of a server there, as SERVER=IMAGE, or of all of them with `{server}` in it (may be repeated; default:
+    /// `drainspec/{server}:VERSION`)
+    #[arg(long, value_name = "IMAGE")]
+    image: Vec<String>,
     /// Replace each instance so many times, in scenarios that replace them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
@@ -146,7 +153,9 @@ pub fn run(args: &Args) -> Result<Status, CliError> {
 async fn play(args: &Args, selected: Selected, unexpected: Option<Results>, out: PathBuf) -> Result<Status, CliError> {
     let began = Instant::now();
     let mut servers: Vec<Arc<Server>> = selected.servers.into_iter().map(Arc::new).collect();
-    let topologies: Vec<Arc<Topology>> = selected.topologies.into_iter().map(Arc::new).collect();
+    let place = args.cluster_place();
+    let at = |topology: Topology| Topology { cluster: place.clone().filter(|_| topology.is_cluster()), ..topology };
+    let topologies: Vec<Arc<Topology>> = selected.topologies.into_iter().map(at).map(Arc::new).collect();
     let mut jobs = schedule::jobs(&servers, &topologies, &selected.scenarios, args.repeat);
     for (param, value) in [(Param::Rolls, args.rounds), (Param::Rate, args.rate)] {
         let has = |job: &&mut Job| job.scenario.params.iter().any(|(own, _)| *own == param);
@@ -224,6 +233,22 @@ async fn play(args: &Args, selected: Selected, unexpected: Option<Results>, out:
     } else {
         Status::AsExpected
     })
+}
+
+impl Args {
+    /// Where topologies of clusters are played, if anywhere.
+    fn cluster_place(&self) -> Option<Arc<ClusterPlace>> {
+        let context = self.context.as_ref()?;
+        let mut place =
+            ClusterPlace { context: Some(context.clone()).filter(|name| !name.is_empty()), ..Default::default() };
+        for image in &self.image {
+            match image.split_once('=') {
+                Some((server, image)) => drop(place.images.insert(server.to_owned(), image.to_owned())),
+                None => place.image = Some(image.clone()),
+            }
+        }
+        Some(Arc::new(place))
+    }
 }
 
 /// Whether a cell belongs to the rollouts that are always played.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
+use kube::api::{ApiResource, DynamicObject};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource};
 
@@ -67,6 +68,16 @@ impl Cluster {
     /// The namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// The same cluster, and another namespace.
+    pub(super) fn within(&self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self.clone() }
+    }
+
+    /// The resources in the namespace of a kind that is known by its name only.
+    pub(super) fn api_with(&self, kind: &ApiResource) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.namespace, kind)
     }
 
     /// The resources of a kind in the namespace.

@@ -106,6 +106,14 @@ impl ClusterError {
         matches!(self, Self::Context { .. } | Self::NoNamespace { .. } | Self::NoWorkload { .. })
     }
 
+    /// The same, about this.
+    pub(super) fn about(self, subject: &str) -> Self {
+        match self {
+            Self::Refused { url, what, why } => Self::Refused { url, what, why: format!("{subject}: {why}") },
+            other => other,
+        }
+    }
+
     /// What came instead of an answer to what was asked with this right.
     pub(super) fn of(error: kube::Error, url: &str, namespace: &str, right: Right) -> Self {
         let (url, what) = (url.to_owned(), right.to_string());

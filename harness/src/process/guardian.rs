@@ -105,18 +105,52 @@ pub fn tell(what: char, group: u32) {
     }
 }
 
-/// The guardian's side: waits for the end of the harness, then cleans up.
-pub fn guard(folder: &Path) {
-    let mut groups = BTreeSet::new();
+/// Something elsewhere that is to be gone, too: a namespace of a cluster. The guardian deletes it where nobody has said
+/// that this is done.
+#[derive(Debug)]
+pub struct Charge(String);
+
+impl Charge {
+    /// Takes charge of a namespace that is about to be made; of the current context, or of this one.
+    pub fn namespace(context: Option<&str>, name: &str) -> Self {
+        let charge = Self(format!("{}\t{name}", context.unwrap_or_default()));
+        charge.say('n');
+        charge
+    }
+
+    /// It is gone.
+    pub fn done(self) {
+        self.say('g');
+    }
+
+    fn say(&self, what: char) {
+        if let Some(pipe) = PIPE.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            let _ = writeln!(pipe, "{what}{}", self.0);
+        }
+    }
+}
+
+/// The guardian's side: waits for the end of the harness, then cleans up. A namespace, of a context unless of the current
+/// one, is deleted by whoever knows clusters.
+pub fn guard(folder: &Path, delete_namespace: impl Fn(Option<String>, String)) {
+    let (mut groups, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-        match (line.get(..1), line.get(1..).and_then(|group| group.parse::<i32>().ok())) {
-            (Some("+"), Some(group)) => drop(groups.insert(group)),
-            (Some("-"), Some(group)) => drop(groups.remove(&group)),
+        let Some((what, rest)) = line.split_at_checked(1) else { continue };
+        match (what, rest.parse::<i32>()) {
+            ("+", Ok(group)) => drop(groups.insert(group)),
+            ("-", Ok(group)) => drop(groups.remove(&group)),
+            ("n", _) => drop(namespaces.insert(rest.to_owned())),
+            ("g", _) => drop(namespaces.remove(rest)),
             _ => {}
         }
     }
     for group in groups {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    for namespace in &namespaces {
+        if let Some((context, name)) = namespace.split_once('\t') {
+            delete_namespace((!context.is_empty()).then(|| context.to_owned()), name.to_owned());
+        }
     }
     // Only ever a folder that `Guardian::start` made.
     let name = folder.file_name().map(|name| name.to_string_lossy()).filter(|name| name.starts_with(PREFIX));

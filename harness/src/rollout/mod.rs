@@ -6,7 +6,6 @@ mod command;
 mod patch;
 mod pods;
 mod tally;
-mod watched;
 
 pub use advice::{Advice, Asked, Topic, advise};
 pub use causes::{Cause, causes};
@@ -19,12 +18,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::client::{Asking, Client, Seen, Steady};
-use crate::cluster::{ClusterError, Workload};
+use crate::cluster::{ClusterError, Watched, Workload};
 use crate::expectation::DIRECT;
 use crate::recorder::Recorder;
 use crate::runner;
 use crate::timeline::{self, Event, Header, RolloutState, Timeline};
-use watched::Watched;
 
 /// What is to be done.
 pub struct Plan {
@@ -96,7 +94,9 @@ pub async fn play(
     };
     let heartbeat = recorder.heartbeat();
     let mut watched_workload = match &plan.workload {
-        Some(workload) => Some(Watched::start(workload, &recorder).await?),
+        Some(workload) => {
+            Some(Watched::start(workload, &recorder, tally::COMMAND + 1, Box::new(|_, _| Vec::new())).await?)
+        }
         None => None,
     };
     let load = Steady::start(&Client::new(recorder.clone()), plan.asking.clone());

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use super::{Basis, Finding, Level, Rule, SLACK_US, busy, fate, ms, seconds, stalled};
 use crate::timeline::{
-    Attempt, Break, End, Fate, Lines, Micros, NotOpened, Opening, Param, Process, ProcessId, Request, Role, Slot, Step,
-    StepKind, View,
+    Attempt, Break, End, Endpoint, EndpointState, Fate, Lines, Micros, NotOpened, Opening, Param, Process, ProcessId,
+    Request, Role, Slot, Step, StepKind, View,
 };
 
+/// A probe waits no longer than this, and a few in a row no longer than that, in microseconds.
+const PROBE_US: u64 = 1_000_000;
+const PROBED_US: u64 = 5_000_000;
 /// The signal that nobody survives.
 const KILL: &str = "SIGKILL";
 /// No longer than this may nobody be served, in microseconds.
@@ -159,7 +162,7 @@ fn nothing_lost(view: &View) -> Finding {
         };
     };
     let actual = format!("{} of {} missed: {}", missed.len(), attempts.len(), kinds(&missed));
-    if let Some(finding) = waited_in_vain(view, &missed, &actual) {
+    if let Some(finding) = waited_in_vain(view, &missed, &actual).or_else(|| taken_for_dead(view, &missed, &actual)) {
         return finding;
     }
     let when = match times(view, &missed) {
@@ -245,6 +248,31 @@ fn waited_in_vain(view: &View, missed: &[&Attempt], actual: &str) -> Option<Find
     let explained = |attempt: &&Attempt| stalled(view, attempt.due, attempt.ended, attempt.ended - attempt.due);
     let (first, last) = (missed.first()?, missed.last()?);
     (all && missed.iter().all(explained)).then(|| busy(actual, view, first.due, last.ended))
+}
+
+/// Where an observer took out an instance to which nothing had been done, and stalls can explain that it did not answer a
+/// probe in time, nobody is accused.
+fn taken_for_dead(view: &View, missed: &[&Attempt], actual: &str) -> Option<Finding> {
+    let last = missed.iter().map(|attempt| attempt.ended).max()?;
+    let touched = |process: &Process, by: Micros| {
+        let steps = view.steps.iter().filter(|step| Some(step.slot) == process.slot && step.what.ends());
+        let since = process.started..=by;
+        process.signalled().is_some_and(|at| at <= by) || steps.map(|step| step.at).any(|at| since.contains(&at))
+    };
+    let was_up = |out: &Endpoint| {
+        let before = view.endpoints.iter().take_while(|endpoint| endpoint.at < out.at).collect::<Vec<_>>();
+        let last = before.iter().rev().find(|one| one.process == out.process && one.observer == out.observer);
+        last.is_some_and(|one| one.state == EndpointState::Up)
+    };
+    let out = view.endpoints.iter().find(|out| {
+        let process = view.processes.get(&out.process);
+        out.state != EndpointState::Up
+            && out.at <= last
+            && process.is_some_and(|process| !touched(process, out.at))
+            && was_up(out)
+            && stalled(view, out.at.saturating_sub(PROBED_US), out.at, PROBE_US)
+    })?;
+    Some(busy(actual, view, out.at.saturating_sub(PROBED_US), out.at))
 }
 
 fn nothing_done_twice(view: &View) -> Finding {

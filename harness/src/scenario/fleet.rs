@@ -14,7 +14,7 @@ use crate::client::Route;
 use crate::process;
 use crate::recorder::Recorder;
 use crate::timeline::{Event, Role, Slot, StepKind};
-use crate::topology::{self, Act, Ending, Front, Member, Stage};
+use crate::topology::{self, Act, Ending, Front, Member, Stage, Wanted};
 
 /// No pod takes longer to end: its grace is a matter of seconds here.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -24,7 +24,9 @@ const OTHER_PORTS: u32 = 3;
 /// Instances and what stands before them. Dropping it kills them all.
 pub struct Fleet {
     front: Front,
+    /// Those that were started here; a cluster starts its own.
     instances: Vec<Target>,
+    size: usize,
 }
 
 impl Run<'_> {
@@ -33,13 +35,26 @@ impl Run<'_> {
     /// # Errors
     /// When an instance does not start, or what stands before it does not.
     pub async fn fleet(&mut self, size: usize) -> Result<Fleet, Stop> {
+        if self.topology.is_cluster() {
+            return self.deploy(size).await;
+        }
         self.environment = topology::environment(&self.topology).await?;
         let mut instances = Vec::new();
         for slot in 1..=size {
             instances.push(self.start_anywhere(slot as Slot).await?);
         }
         let front = self.start_front(&instances).await?;
-        Ok(Fleet { front, instances })
+        Ok(Fleet { front, instances, size })
+    }
+
+    /// Has a cluster start so many instances.
+    async fn deploy(&mut self, size: usize) -> Result<Fleet, Stop> {
+        let variables =
+            self.params.iter().filter_map(|(param, value)| Some((param.variable()?.to_owned(), value.to_string())));
+        let wanted = Wanted { server: &self.subject.name, instances: size, environment: variables.collect() };
+        let stage = Stage { recorder: &self.recorder, folder: self.folder.path(), process: 1 };
+        let front = Front::deploy(&self.topology, &stage, &wanted).await?;
+        Ok(Fleet { front, instances: Vec::new(), size })
     }
 
     /// Starts one process, and what stands before it: clients come through that.
@@ -105,9 +120,33 @@ impl Fleet {
         0..self.instances.len()
     }
 
+    /// How many instances it has, but for those that come and go.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// What the instances are called that are there now.
-    pub fn names(&self) -> Vec<&str> {
-        self.instances.iter().filter_map(Target::instance).collect()
+    pub fn names(&self) -> Vec<String> {
+        match &self.front {
+            Front::Cluster(deployed) => deployed.names(),
+            _ => self.instances.iter().filter_map(|one| one.instance().map(str::to_owned)).collect(),
+        }
+    }
+
+    /// Replaces all instances, one after the other, after a pause each.
+    ///
+    /// # Errors
+    /// As [`Self::replace`].
+    pub async fn roll(&mut self, run: &mut Run<'_>, pause: Duration) -> Result<(), Stop> {
+        if let Front::Cluster(deployed) = &mut self.front {
+            sleep(pause).await;
+            return Ok(deployed.roll().await?);
+        }
+        for place in self.places() {
+            sleep(pause).await;
+            self.replace(run, place).await?;
+        }
+        Ok(())
     }
 
     /// Replaces an instance as a deploy does behind this topology: withdraw it, stop it, start its successor, admit that.

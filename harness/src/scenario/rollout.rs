@@ -47,7 +47,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: RULES,
         params: &USUAL,
         pace: Pace::Steady,
-        setting: Setting::Fleet,
+        setting: Setting::Singly,
         body: body!(long_request_across_roll),
     },
     Scenario {
@@ -80,7 +80,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         rules: &["nothing-done-twice", "roll-ends", "roll-costs"],
         params: &[(Param::Instances, 1.0), (Param::Rolls, 1.0), (Param::Rate, 40.0), UNLIMITED],
         pace: Pace::Steady,
-        setting: Setting::Fleet,
+        setting: Setting::Singly,
         body: body!(last_instance),
     },
     Scenario {
@@ -208,7 +208,8 @@ impl Run<'_> {
     async fn answered_by_all(&self, load: &Steady, fleet: &Fleet) -> Result<(), Stop> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if fleet.names().iter().all(|name| load.seen().has_answered(name)) {
+            let names = fleet.names();
+            if names.len() >= fleet.size() && names.iter().all(|name| load.seen().has_answered(name)) {
                 self.confirmed("each instance answers users");
                 return Ok(());
             }
@@ -229,16 +230,13 @@ async fn rolling_restart(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut fleet = run.fleet(run.count(Param::Instances)).await?;
     let users = run.users(&fleet).await?;
     for _ in 0..run.count(Param::Rolls) {
-        for place in fleet.places() {
-            sleep(PAUSE).await;
-            match fleet.replace(run, place).await {
-                // Somebody answers in the place of the successor: the timeline shows who, and a rule says so.
-                Err(Stop::Impostor { .. }) => {
-                    users.stop().await;
-                    return Ok(());
-                }
-                replaced => replaced?,
+        match fleet.roll(run, PAUSE).await {
+            // Somebody answers in the place of a successor: the timeline shows who, and a rule says so.
+            Err(Stop::Impostor { .. }) => {
+                users.stop().await;
+                return Ok(());
             }
+            rolled => rolled?,
         }
     }
     run.no_more_users(users, &fleet).await;
@@ -348,7 +346,7 @@ async fn stale_keep_alive(run: &mut Run<'_>) -> Result<(), Stop> {
 
 /// Posts on a connection that is kept, or on a new one where it has ended; hands it back where it can be kept.
 async fn post(run: &Run<'_>, fleet: &Fleet, kept: Option<Connection>) -> Option<Connection> {
-    let mut connection = match kept.filter(|connection| connection.ending().is_none()) {
+    let mut connection = match kept.filter(|connection| !connection.has_ended()) {
         Some(connection) => connection,
         None => run.client.connect_by(&fleet.route(), Role::KeepAlive).await.ok()?,
     };

@@ -146,6 +146,11 @@ pub enum StepKind {
 }
 
 impl StepKind {
+    /// Whether the instance that was there before is ended by it.
+    pub fn ends(self) -> bool {
+        matches!(self, Self::Withdraw | Self::Stop)
+    }
+
     /// What goes on from there to the next step, in words.
     pub fn words(self) -> &'static str {
         match self {

@@ -7,6 +7,8 @@ mod configured;
 mod direct;
 mod driven;
 mod haproxy;
+mod kubernetes;
+mod kustomize;
 mod nginx;
 mod pod;
 mod probe;
@@ -19,12 +21,15 @@ use std::time::Duration;
 
 use crate::catalog::{Balancer, CatalogError, Topology};
 use crate::client::Route;
+use crate::cluster::ClusterError;
 use crate::process::StartError;
 use crate::recorder::Recorder;
 use crate::timeline::ProcessId;
 use alb::AlbFront;
 use direct::Direct;
 use haproxy::Haproxy;
+use kubernetes::Deployed;
+pub use kubernetes::Wanted;
 use nginx::Nginx;
 use pod::Pods;
 pub use pod::{Act, Ending};
@@ -62,6 +67,8 @@ pub enum Front {
     Alb(AlbFront),
     /// The model of pods and their Service.
     Pod(Pods),
+    /// Pods of a real cluster.
+    Cluster(Box<Deployed>),
 }
 
 /// What stands before the instances does not do its part.
@@ -96,6 +103,12 @@ pub enum FrontError {
     /// Its Terraform, or its manifests, are not what they should be.
     #[error(transparent)]
     Files(CatalogError),
+    /// It is played on a cluster, and none was named.
+    #[error("it is played on a cluster: name its context by --context, or `--context ''` for the current one")]
+    NoCluster,
+    /// The cluster does not do its part.
+    #[error(transparent)]
+    Cluster(Box<ClusterError>),
     /// Something did not come about in time.
     #[error("{what}: not within {} s", within.as_secs())]
     Late {
@@ -126,7 +139,16 @@ impl Front {
             Balancer::Haproxy => Ok(Self::Haproxy(Box::new(Haproxy::start(topology, stage, members).await?))),
             Balancer::Alb => Ok(Self::Alb(AlbFront::start(topology, stage, members).await?)),
             Balancer::Pod => Ok(Self::Pod(Pods::start(topology, stage, members).await?)),
+            Balancer::Cluster => Err(FrontError::NoCluster),
         }
+    }
+
+    /// Deploys into the cluster of this topology: it starts the instances itself.
+    ///
+    /// # Errors
+    /// When the cluster does not do its part, or none was named.
+    pub async fn deploy(topology: &Topology, stage: &Stage<'_>, wanted: &Wanted<'_>) -> Result<Self, FrontError> {
+        Ok(Self::Cluster(Box::new(Deployed::start(topology, stage, wanted).await?)))
     }
 
     /// Where clients find the instances.
@@ -137,6 +159,7 @@ impl Front {
             Self::Haproxy(haproxy) => haproxy.route(),
             Self::Alb(alb) => alb.route(),
             Self::Pod(pods) => pods.route(),
+            Self::Cluster(deployed) => deployed.route(),
         }
     }
 
@@ -151,7 +174,7 @@ impl Front {
             Self::Haproxy(haproxy) => haproxy.withdraw(place).await?,
             Self::Alb(alb) => alb.withdraw(place).await?,
             // Nobody withdraws a pod: it is deleted, and whoever connects hears of that.
-            Self::Pod(_) => {}
+            Self::Pod(_) | Self::Cluster(_) => {}
         }
         Ok(())
     }
@@ -167,6 +190,7 @@ impl Front {
             Self::Haproxy(haproxy) => haproxy.admit(place, member).await?,
             Self::Alb(alb) => alb.admit(place, member).await?,
             Self::Pod(pods) => pods.admit(member).await?,
+            Self::Cluster(_) => {}
         }
         Ok(())
     }
@@ -177,7 +201,7 @@ impl Front {
     /// When the balancer does not do its part.
     pub async fn reload(&mut self) -> Result<(), FrontError> {
         match self {
-            Self::Direct(_) | Self::Alb(_) | Self::Pod(_) => Ok(()),
+            Self::Direct(_) | Self::Alb(_) | Self::Pod(_) | Self::Cluster(_) => Ok(()),
             Self::Nginx(nginx) => nginx.reload().await,
             Self::Haproxy(haproxy) => haproxy.reload().await,
         }
@@ -197,6 +221,7 @@ impl Front {
             Self::Direct(_) | Self::Alb(_) | Self::Pod(_) => {}
             Self::Nginx(nginx) => nginx.stop().await,
             Self::Haproxy(haproxy) => haproxy.stop().await,
+            Self::Cluster(deployed) => deployed.stop().await,
         }
     }
 }
@@ -206,7 +231,7 @@ impl Front {
 /// # Errors
 /// When its files cannot be read.
 pub async fn environment(topology: &Topology) -> Result<BTreeMap<String, String>, FrontError> {
-    if topology.is_pods() { pod::environment(topology).await } else { Ok(BTreeMap::new()) }
+    if topology.balancer == Balancer::Pod { pod::environment(topology).await } else { Ok(BTreeMap::new()) }
 }
 
 /// An error of files or sockets, with what was done.

@@ -31,7 +31,8 @@ fn cell<'c>(cells: &'c [Value], topology: &str, scenario: &str) -> &'c Value {
 
 /// What users missed.
 fn missed(cell: &Value) -> f64 {
-    let sum = |name: &str| cell["measures"][name].as_array().into_iter().flatten().filter_map(Value::as_f64).sum::<f64>();
+    let sum =
+        |name: &str| cell["measures"][name].as_array().into_iter().flatten().filter_map(Value::as_f64).sum::<f64>();
     ["requests_lost", "requests_unsent", "requests_failed"].map(sum).iter().sum()
 }
 
@@ -51,7 +52,10 @@ fn every_hook_keeps_requests_from_a_pod_that_ends_and_without_one_they_are_lost(
         let cell = cell(&cells, &format!("pod/{hook}"), "rolling-restart");
         assert!(missed(cell) == 0.0, "{cell:#}");
         let text = std::fs::read_to_string(timeline(out.path(), cell)).unwrap();
-        assert!(text.contains("\"hook-ended\":{\"process\":1,\"why\":\"done\"}"), "the hook of {hook} has not been run");
+        assert!(
+            text.contains("\"hook-ended\":{\"process\":1,\"why\":\"done\"}"),
+            "the hook of {hook} has not been run"
+        );
     }
     let raced = cell(&cells, "pod/no-prestop", "rolling-restart");
     assert_eq!(verdict(raced, "nothing-lost-in-roll"), "fail", "{raced:#}");

@@ -46,6 +46,7 @@ pub fn text(topology: &Topology, run: &Path, width: Option<usize>) -> Result<Str
     match topology.balancer {
         Balancer::Alb => page.prose("Played by a model of the balancer, ten times as fast as the numbers say."),
         Balancer::Pod => page.prose("Played by models of the kubelet, the EndpointSlice and kube-proxy."),
+        Balancer::Cluster => page.prose("Played on a cluster that is named by --context."),
         Balancer::None | Balancer::Nginx | Balancer::Haproxy => {}
     }
     page.heading("Budget, in seconds");

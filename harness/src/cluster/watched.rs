@@ -7,14 +7,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::tally::COMMAND;
-use crate::cluster::{ClusterError, Fact, PodId, Watch, Workload};
+use super::{ClusterError, Fact, PodId, Watch, Workload};
 use crate::recorder::Recorder;
 use crate::timeline::{Event, Lines, PodFact, ProcessId, Progress};
 
 /// What a cluster says about the workload and about its pods comes on different ways: it is believed when it has stayed
 /// so for so long.
 const SETTLES: Duration = Duration::from_millis(250);
+
+/// What else a fact about a pod, which counts as this process, says to whoever watches.
+pub type Told = Box<dyn FnMut(ProcessId, &Fact) -> Vec<Event> + Send>;
 
 /// A watch that is on.
 pub struct Watched {
@@ -31,14 +33,22 @@ struct State {
 }
 
 impl Watched {
-    /// Begins to watch: what is there by now is on the timeline first.
-    pub async fn start(workload: &Workload, recorder: &Recorder) -> Result<Self, ClusterError> {
+    /// Begins to watch: what is there by now is on the timeline first. Pods are processes from this number on.
+    ///
+    /// # Errors
+    /// When the cluster does not say.
+    pub async fn start(
+        workload: &Workload,
+        recorder: &Recorder,
+        first: ProcessId,
+        told: Told,
+    ) -> Result<Self, ClusterError> {
         let name = workload.name().to_string();
         let (namespace, spec) = (workload.cluster().namespace().to_owned(), workload.spec().clone());
         recorder.record(Event::Workload { name: name.clone(), namespace, spec });
         let watch = workload.watch().await?;
         let (tell, state) = watch::channel(State::default());
-        let scribe = Scribe { recorder: recorder.clone(), workload: name, pods: BTreeMap::new(), tell };
+        let scribe = Scribe { recorder: recorder.clone(), workload: name, first, pods: BTreeMap::new(), tell, told };
         Ok(Self { state, _scribe: AbortOnDropHandle::new(tokio::spawn(scribe.write(watch))) })
     }
 
@@ -92,8 +102,10 @@ impl State {
 struct Scribe {
     recorder: Recorder,
     workload: String,
+    first: ProcessId,
     pods: BTreeMap<PodId, ProcessId>,
     tell: watch::Sender<State>,
+    told: Told,
 }
 
 impl Scribe {
@@ -104,11 +116,15 @@ impl Scribe {
     }
 
     fn process(&mut self, pod: &PodId) -> ProcessId {
-        let next = COMMAND + 1 + self.pods.len() as ProcessId;
+        let next = self.first + self.pods.len() as ProcessId;
         *self.pods.entry(pod.clone()).or_insert(next)
     }
 
     fn note(&mut self, fact: Fact) {
+        if let Fact::Pod { pod, .. } | Fact::Log { pod, .. } = &fact {
+            let process = self.process(pod);
+            (self.told)(process, &fact).into_iter().for_each(|event| self.recorder.record(event));
+        }
         let event = match fact {
             Fact::Progress(progress) => {
                 let event = Event::Progress { workload: self.workload.clone(), progress: progress.clone() };

@@ -1,0 +1,96 @@
+//! What pods are to a timeline: processes with a place, which are told to end and end, and which say what they have done.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Deserialize;
+
+use crate::cluster::{Fact, Told};
+use crate::timeline::{Event, Part, PodFact, ProcessId, Slot, StepKind};
+
+/// Exit status of a process that SIGKILL has ended.
+const KILLED: i32 = 128 + 9;
+
+/// What is known of the pods by now. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Known {
+    pods: Arc<Mutex<BTreeMap<ProcessId, Seen>>>,
+    places: Slot,
+}
+
+/// What is known of a pod.
+struct Seen {
+    slot: Slot,
+    /// What it calls itself.
+    instance: Option<String>,
+    /// Whether it is told to go, or has gone.
+    leaves: bool,
+}
+
+/// A line of the contract's log, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Line {
+    Listening { port: u16, admin_port: Option<u16>, instance: Option<String> },
+    Executed { request_id: String },
+    Signal { signal: String },
+}
+
+impl Known {
+    pub fn new(places: usize) -> Self {
+        Self { pods: Arc::default(), places: places.max(1) as Slot }
+    }
+
+    /// What those call themselves that are to stay.
+    pub fn names(&self) -> Vec<String> {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.values().filter(|pod| !pod.leaves).filter_map(|pod| pod.instance.clone()).collect()
+    }
+
+    /// Hears what the cluster says of pods, and tells what it means.
+    pub fn listen(&self) -> Told {
+        let known = self.clone();
+        Box::new(move |process, fact| match fact {
+            Fact::Pod { what, .. } => known.pod(process, what),
+            Fact::Log { line, .. } => known.log(process, line).into_iter().collect(),
+            _ => Vec::new(),
+        })
+    }
+
+    fn pod(&self, process: ProcessId, what: &PodFact) -> Vec<Event> {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = pods.len() as Slot % self.places + 1;
+        let Some(pod) = pods.get_mut(&process) else {
+            // Whoever comes takes the place of the one that has been there longest.
+            pods.insert(process, Seen { slot: next, instance: None, leaves: false });
+            let (part, settings) = (Part::Server, BTreeMap::new());
+            return vec![Event::Started { process, pid: 0, part, slot: Some(next), settings }];
+        };
+        match what {
+            PodFact::Deleted { .. } => {
+                pod.leaves = true;
+                vec![Event::Step { slot: pod.slot, what: StepKind::Withdraw }]
+            }
+            PodFact::Terminated { code, .. } => {
+                pod.leaves = true;
+                // Nobody else kills: the kubelet does, where the grace is over.
+                let killed = Event::Signal { process, name: "SIGKILL".to_owned(), group: false };
+                let exited = Event::Exited { process, code: Some(*code), signal: None };
+                (*code == KILLED).then_some(killed).into_iter().chain([exited]).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn log(&self, process: ProcessId, line: &str) -> Option<Event> {
+        match serde_json::from_str(line).ok()? {
+            Line::Listening { port, admin_port, instance } => {
+                let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+                pods.get_mut(&process)?.instance.clone_from(&instance);
+                Some(Event::Listening { process, port, admin_port, instance })
+            }
+            Line::Executed { request_id } => Some(Event::Executed { process, request: request_id }),
+            Line::Signal { signal } => Some(Event::Signal { process, name: signal, group: false }),
+        }
+    }
+}
