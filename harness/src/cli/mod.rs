@@ -98,7 +98,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Guardian { folder } => {
-            crate::process::guardian::guard(&folder, session::delete_namespace);
+            crate::process::guardian::guard(&folder, session::mend);
             Ok(Status::AsExpected)
         }
         Command::Docs(args) => docs::run(&args),

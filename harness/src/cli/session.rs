@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{CliError, Status};
 use crate::process;
 use crate::process::guardian::Guardian;
+use crate::process::guardian::Left;
 
 /// How long tasks may take to end when their work is no longer wanted.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
@@ -54,10 +55,9 @@ async fn interrupted() {
     tell!("drainspec: interrupted; stopping everything that was started");
 }
 
-/// For a harness that was killed: nobody is left to be told where it cannot be done.
-pub fn delete_namespace(context: Option<String>, name: String) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    if let Ok(runtime) = runtime {
-        let _ = runtime.block_on(crate::cluster::delete_namespace_of_the_dead(context, name));
+/// Mends what a harness has left in a cluster. Nobody is there any more to be told where it cannot be done.
+pub fn mend(left: Left) {
+    if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let _ = runtime.block_on(crate::cluster::mend(left));
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+    ApiResource, DeleteParams, DynamicObject, EvictParams, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
 };
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -12,11 +13,14 @@ use serde_json::{Value, json};
 use super::access::Right;
 use super::connect::{Choice, Cluster};
 use super::error::ClusterError;
+use crate::process::guardian::Left;
 
 /// Who writes, by the name that the API keeps.
 const WRITER: &str = "drainspec";
 /// How long a namespace may take to be gone. Its pods are not waited for: they get no grace.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
+/// How long a budget may delay that a node is drained.
+const DRAINED_WITHIN: Duration = Duration::from_secs(90);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -88,6 +92,66 @@ impl Cluster {
         Ok(())
     }
 
+    /// Deletes a pod of the namespace, with all its grace.
+    ///
+    /// # Errors
+    /// When the cluster does not do it.
+    pub async fn delete_pod(&self, name: &str) -> Result<(), ClusterError> {
+        let pods = self.api::<Pod>();
+        let params = DeleteParams::default();
+        let deleted = pods.delete(name, &params);
+        self.answer(Right::to("delete", "", "pods"), deleted).await.map(drop)
+    }
+
+    /// Has pods of the namespace leave a node, as `kubectl drain` does: no new ones come, and those that are there are
+    /// evicted, which a PodDisruptionBudget delays. Waits until all are told to go.
+    ///
+    /// # Errors
+    /// When the cluster does not do it in time.
+    pub async fn drain(&self, node: &str) -> Result<(), ClusterError> {
+        let nodes = self.api_of_all::<Node>();
+        self.answer(Right::to("patch", "", "nodes"), nodes.cordon(node)).await?;
+        let pods = self.api::<Pod>();
+        let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let begun = tokio::time::Instant::now();
+        let params = EvictParams::default();
+        loop {
+            let found = self.answer(Right::to("list", "", "pods"), pods.list(&there)).await?.items;
+            let staying = found.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+            let Some(pod) = staying.map(ResourceExt::name_any).next() else { return Ok(()) };
+            let evicted = pods.evict(&pod, &params);
+            match self.answer(Right::to("create", "", "pods/eviction"), evicted).await {
+                // The budget is used up (429): until another pod is ready.
+                Err(ClusterError::Refused { .. }) if begun.elapsed() < DRAINED_WITHIN => {}
+                Err(error) => return Err(error),
+                Ok(_) => continue,
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Lets pods come to a node again.
+    ///
+    /// # Errors
+    /// When the cluster does not do it.
+    pub async fn uncordon(&self, node: &str) -> Result<(), ClusterError> {
+        let nodes = self.api_of_all::<Node>();
+        self.answer(Right::to("patch", "", "nodes"), nodes.uncordon(node)).await.map(drop)
+    }
+
+    /// Has a Deployment of the namespace have so many pods. The generation that says so comes back.
+    ///
+    /// # Errors
+    /// When the cluster does not take it.
+    pub async fn scale(&self, deployment: &str, replicas: usize) -> Result<i64, ClusterError> {
+        let deployments = self.api::<Deployment>();
+        let patch = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
+        let params = PatchParams::default();
+        let right = Right::to("patch", "apps", "deployments");
+        let scaled = self.answer(right, deployments.patch(deployment, &params, &patch)).await?;
+        Ok(scaled.metadata.generation.unwrap_or(0))
+    }
+
     fn typed<T: serde::de::DeserializeOwned>(&self, resource: Value) -> Result<T, ClusterError> {
         serde_json::from_value(resource).map_err(|error| ClusterError::Refused {
             url: self.url().to_owned(),
@@ -127,7 +191,20 @@ impl Cluster {
     }
 }
 
-/// Deletes a namespace for a harness that was killed.
-pub async fn delete_namespace_of_the_dead(context: Option<String>, namespace: String) -> Result<(), ClusterError> {
-    Cluster::connect(&Choice { context, namespace: Some(namespace) }).await?.delete_namespace().await
+/// Mends what a harness that was killed has left.
+///
+/// # Errors
+/// When the cluster does not do its part.
+pub async fn mend(left: Left) -> Result<(), ClusterError> {
+    let (context, namespace, node) = match left {
+        Left::Namespace(context, name) => (context, Some(name), None),
+        Left::Cordon(context, node) => (context, None, Some(node)),
+    };
+    let deletes = namespace.is_some();
+    let cluster = Cluster::connect(&Choice { context, namespace }).await?;
+    match node {
+        Some(node) => cluster.uncordon(&node).await,
+        None if deletes => cluster.delete_namespace().await,
+        None => Ok(()),
+    }
 }

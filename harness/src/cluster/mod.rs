@@ -19,7 +19,7 @@ mod workload;
 
 pub use access::{Access, Right, access, needed};
 pub use connect::{Choice, Cluster};
-pub use deploy::delete_namespace_of_the_dead;
+pub use deploy::mend;
 pub use error::ClusterError;
 pub use facts::{Endpoints, Fact, PodId, Pods, notice};
 pub use spec::{BadName, Name, Rolls};

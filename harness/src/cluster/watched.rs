@@ -121,10 +121,13 @@ impl Scribe {
     }
 
     fn note(&mut self, fact: Fact) {
-        if let Fact::Pod { pod, .. } | Fact::Log { pod, .. } = &fact {
-            let process = self.process(pod);
-            (self.told)(process, &fact).into_iter().for_each(|event| self.recorder.record(event));
-        }
+        let known = match &fact {
+            Fact::Pod { pod, .. } | Fact::Log { pod, .. } => Some(self.process(pod)),
+            Fact::Notice { pod: Some(pod), .. } => self.pods.get(pod).copied(),
+            _ => None,
+        };
+        let events = known.map(|process| (self.told)(process, &fact)).unwrap_or_default();
+        events.into_iter().for_each(|event| self.recorder.record(event));
         let event = match fact {
             Fact::Progress(progress) => {
                 let event = Event::Progress { workload: self.workload.clone(), progress: progress.clone() };

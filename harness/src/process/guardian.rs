@@ -105,22 +105,39 @@ pub fn tell(what: char, group: u32) {
     }
 }
 
-/// Something elsewhere that is to be gone, too: a namespace of a cluster. The guardian deletes it where nobody has said
-/// that this is done.
+/// Something of a cluster that is not to stay as it is. The guardian sees to it where nobody has said that this is done.
 #[derive(Debug)]
 pub struct Charge(String);
 
+/// What was left in a cluster, by its name there, and the context of the kubeconfig, if not the current one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Left {
+    /// A namespace that is to be deleted.
+    Namespace(Option<String>, String),
+    /// A node on which pods may run again.
+    Cordon(Option<String>, String),
+}
+
 impl Charge {
-    /// Takes charge of a namespace that is about to be made; of the current context, or of this one.
+    /// Takes charge of a namespace that is about to be made, in the current context or in this one.
     pub fn namespace(context: Option<&str>, name: &str) -> Self {
-        let charge = Self(format!("{}\t{name}", context.unwrap_or_default()));
-        charge.say('n');
+        Self::take('n', context, name)
+    }
+
+    /// Takes charge of a node that is about to be cordoned.
+    pub fn cordon(context: Option<&str>, node: &str) -> Self {
+        Self::take('c', context, node)
+    }
+
+    fn take(what: char, context: Option<&str>, name: &str) -> Self {
+        let charge = Self(format!("{what}{}\t{name}", context.unwrap_or_default()));
+        charge.say('*');
         charge
     }
 
-    /// It is gone.
+    /// It is as it was.
     pub fn done(self) {
-        self.say('g');
+        self.say('/');
     }
 
     fn say(&self, what: char) {
@@ -130,28 +147,36 @@ impl Charge {
     }
 }
 
-/// The guardian's side: waits for the end of the harness, then cleans up. A namespace, of a context unless of the current
-/// one, is deleted by whoever knows clusters.
-pub fn guard(folder: &Path, delete_namespace: impl Fn(Option<String>, String)) {
-    let (mut groups, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
+impl Left {
+    fn read(charge: &str) -> Option<Self> {
+        let (context, name) = charge.get(1..)?.split_once('\t')?;
+        let (context, name) = ((!context.is_empty()).then(|| context.to_owned()), name.to_owned());
+        match charge.get(..1)? {
+            "n" => Some(Self::Namespace(context, name)),
+            "c" => Some(Self::Cordon(context, name)),
+            _ => None,
+        }
+    }
+}
+
+/// The guardian's side: waits for the end of the harness, then cleans up; what is left in a cluster by means of whoever
+/// knows clusters.
+pub fn guard(folder: &Path, mend: impl Fn(Left)) {
+    let (mut groups, mut charges) = (BTreeSet::new(), BTreeSet::new());
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let Some((what, rest)) = line.split_at_checked(1) else { continue };
         match (what, rest.parse::<i32>()) {
             ("+", Ok(group)) => drop(groups.insert(group)),
             ("-", Ok(group)) => drop(groups.remove(&group)),
-            ("n", _) => drop(namespaces.insert(rest.to_owned())),
-            ("g", _) => drop(namespaces.remove(rest)),
+            ("*", _) => drop(charges.insert(rest.to_owned())),
+            ("/", _) => drop(charges.remove(rest)),
             _ => {}
         }
     }
     for group in groups {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
-    for namespace in &namespaces {
-        if let Some((context, name)) = namespace.split_once('\t') {
-            delete_namespace((!context.is_empty()).then(|| context.to_owned()), name.to_owned());
-        }
-    }
+    charges.iter().filter_map(|charge| Left::read(charge)).for_each(mend);
     // Only ever a folder that `Guardian::start` made.
     let name = folder.file_name().map(|name| name.to_string_lossy()).filter(|name| name.starts_with(PREFIX));
     let Some(name) = name else { return };

@@ -228,6 +228,9 @@ impl Fleet {
     /// # Errors
     /// As [`Self::replace`].
     pub async fn delete(&mut self, run: &mut Run<'_>, place: usize) -> Result<(), Stop> {
+        if let Front::Cluster(deployed) = &mut self.front {
+            return Ok(deployed.delete_one().await?);
+        }
         if !run.topology.is_pods() {
             return self.replace(run, place).await;
         }
@@ -246,6 +249,35 @@ impl Fleet {
         self.instances.insert(place, next?);
         step(run, place, StepKind::Done);
         Ok(())
+    }
+
+    /// Has one instance less.
+    ///
+    /// # Errors
+    /// When the topology does not do its part.
+    pub async fn shrink(&mut self, run: &Run<'_>) -> Result<(), Stop> {
+        self.size -= 1;
+        if let Front::Cluster(deployed) = &mut self.front {
+            return Ok(deployed.scale(self.size).await?);
+        }
+        let place = self.size;
+        step(run, place, StepKind::Withdraw);
+        let old = self.instances.remove(place);
+        let ending = self.front.delete(old.id());
+        end_pod(&run.recorder, place, run.stop_signal(), old, ending).await;
+        step(run, place, StepKind::Done);
+        Ok(())
+    }
+
+    /// Has all instances leave one node, where there are nodes.
+    ///
+    /// # Errors
+    /// When the cluster does not do its part.
+    pub async fn drain_node(&mut self) -> Result<(), Stop> {
+        match &mut self.front {
+            Front::Cluster(deployed) => Ok(deployed.drain_node().await?),
+            _ => Ok(()),
+        }
     }
 
     /// Lets the balancer read its configuration again.

@@ -74,8 +74,12 @@ pub enum Setting {
     Anywhere,
     /// Several instances behind any topology.
     Fleet,
-    /// Several instances, one of which is dealt with by itself: a cluster decides of all of them.
+    /// Several instances, each of which is dealt with by itself: a cluster decides of all of them.
     Singly,
+    /// Pods.
+    Pods,
+    /// Pods on several nodes of a real cluster.
+    Nodes,
     /// Several instances, each of which has its own place: pods have none, and nobody keeps connections to them.
     Placed,
     /// Several instances behind a balancer that reads its configuration again.
@@ -98,6 +102,8 @@ impl Setting {
             Self::Alone | Self::Table => topology.is_direct(),
             Self::Fleet => true,
             Self::Singly => !topology.is_cluster(),
+            Self::Pods => topology.is_pods(),
+            Self::Nodes => topology.is_cluster(),
             Self::Placed | Self::Anywhere => !topology.is_pods(),
             Self::Reloading => topology.spec.reload.is_some(),
             Self::LameDuck => topology.lame_duck() > 0.0 && !topology.is_pods(),

@@ -81,7 +81,40 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         params: &[(Param::Instances, 1.0), (Param::Rolls, 1.0), (Param::Rate, 40.0), UNLIMITED],
         pace: Pace::Steady,
         setting: Setting::Singly,
-        body: body!(last_instance),
+        body: body!(one_deleted),
+    },
+    Scenario {
+        slug: "pod-deleted",
+        group: "rollout",
+        summary: "One of two pods is deleted, and its ReplicaSet starts another one.",
+        needs: &[],
+        rules: RULES,
+        params: &USUAL,
+        pace: Pace::Steady,
+        setting: Setting::Pods,
+        body: body!(one_deleted),
+    },
+    Scenario {
+        slug: "scale-down",
+        group: "rollout",
+        summary: "Of two pods one is no longer wanted.",
+        needs: &[],
+        rules: &["nothing-lost-in-roll", "nothing-done-twice", "nothing-fails-though-executed", "service-stays"],
+        params: &USUAL,
+        pace: Pace::Steady,
+        setting: Setting::Pods,
+        body: body!(scale_down),
+    },
+    Scenario {
+        slug: "node-drained",
+        group: "rollout",
+        summary: "A node is drained: its pods are evicted, as their PodDisruptionBudget allows, and come back on another.",
+        needs: &[],
+        rules: RULES,
+        params: &USUAL,
+        pace: Pace::Steady,
+        setting: Setting::Nodes,
+        body: body!(node_drained),
     },
     Scenario {
         slug: "slow-withdrawal",
@@ -244,7 +277,27 @@ async fn rolling_restart(run: &mut Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-async fn last_instance(run: &mut Run<'_>) -> Result<(), Stop> {
+async fn scale_down(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut fleet = run.fleet(run.count(Param::Instances)).await?;
+    let users = run.users(&fleet).await?;
+    sleep(PAUSE).await;
+    fleet.shrink(run).await?;
+    run.no_more_users(users, &fleet).await;
+    fleet.end().await;
+    Ok(())
+}
+
+async fn node_drained(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mut fleet = run.fleet(run.count(Param::Instances)).await?;
+    let users = run.users(&fleet).await?;
+    sleep(PAUSE).await;
+    fleet.drain_node().await?;
+    run.no_more_users(users, &fleet).await;
+    fleet.end().await;
+    Ok(())
+}
+
+async fn one_deleted(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut fleet = run.fleet(run.count(Param::Instances)).await?;
     let users = run.users(&fleet).await?;
     for _ in 0..run.count(Param::Rolls) {

@@ -121,7 +121,9 @@ impl From<NotWarm> for Stop {
 impl From<FrontError> for Stop {
     fn from(error: FrontError) -> Self {
         match error {
-            FrontError::Missing { .. } | FrontError::NoCluster => Self::Skipped(error.to_string()),
+            FrontError::Missing { .. } | FrontError::NoCluster | FrontError::OneNode => {
+                Self::Skipped(error.to_string())
+            }
             FrontError::Late { what, within } => unconfirmed(&what, format!("not within {} s", within.as_secs())),
             error => Self::Front(error),
         }

@@ -109,6 +109,16 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// In words.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Sleep { seconds } => format!("sleep {seconds}s"),
+            Self::Exec { command } => format!("exec {}", command.join(" ")),
+            Self::Http { path } => format!("httpGet {path}"),
+            Self::Other => "some hook".to_owned(),
+        }
+    }
+
     /// For how long it holds the signal back, where that can be read.
     pub fn seconds(&self) -> Option<u64> {
         match self {

@@ -106,6 +106,9 @@ pub enum FrontError {
     /// It is played on a cluster, and none was named.
     #[error("it is played on a cluster: name its context by --context, or `--context ''` for the current one")]
     NoCluster,
+    /// A node cannot be drained where there is no other.
+    #[error("a node is to be drained, and the cluster has no other on which pods may run")]
+    OneNode,
     /// The cluster does not do its part.
     #[error(transparent)]
     Cluster(Box<ClusterError>),

@@ -2,7 +2,7 @@
 
 use drainspec::measures::measures;
 use drainspec::rules::{self, Finding, Outcome, Score, is_of_users, score};
-use drainspec::timeline::{Break, Event, Fate, NotOpened, Param, Role, StepKind, Timeline, View};
+use drainspec::timeline::{Break, EndpointState, Event, Fate, NotOpened, Param, Role, StepKind, Timeline, View};
 use drainspec::verdict::{Verdict, judge};
 use proptest::prelude::*;
 
@@ -119,6 +119,27 @@ fn nothing_lost() -> Vec<Case> {
         unclear(LOST, "a connection waited for in vain, after stalls that explain it", {
             stopping(|run| run.at(1_380).stalled(75).not_opened_since(7, Role::Storm, NotOpened::TimedOut, 1_300))
         }),
+        unclear(
+            LOST,
+            "refused, as a balancer took an instance for dead that nobody touched, and stalls explain that",
+            { taken_out(|run| run.stalled(600)) },
+        ),
+        violated(
+            LOST,
+            "refused, as a balancer took an instance for dead, and there was no stall",
+            taken_out(|run| run),
+        ),
+        violated(LOST, "refused after stalls, as the instance that is stopped was taken out", {
+            let refused = |run: Run| run.not_opened(7, Role::Storm, NotOpened::Refused);
+            roll(&[
+                (900, |run| run.endpoint("haproxy", 1, EndpointState::Up)),
+                (1_200, |run| run.stalled(600)),
+                (1_250, |run| run.endpoint("haproxy", 1, EndpointState::Down)),
+                (1_300, refused),
+            ])
+        }),
+        holds(LOST, "a long request is at the instance that is deleted when its successor is there", surge("a")),
+        unclear(LOST, "a long request is at its successor", surge("c")),
         holds(LOST, "a long request is at the instance when its replacement begins", {
             long_across(|run| run.answered_by("x", 200, "a"))
         }),
@@ -128,6 +149,24 @@ fn nothing_lost() -> Vec<Case> {
         unclear(LOST, "missed before the first step", roll(&[(400, |run| run.unsent("x", Role::Storm))])),
         unclear(LOST, "nobody asks", fleet().at(1_000).step(1, StepKind::Stop).process(1).signal("SIGTERM").exited(0)),
     ]
+}
+
+/// A balancer takes out the second instance while the first is stopping, after this, and nobody is left to be asked.
+fn taken_out(before: fn(Run) -> Run) -> Run {
+    roll(&[
+        (150, |run| run.endpoint("haproxy", 2, EndpointState::Up)),
+        (1_250, before),
+        (1_260, |run| run.endpoint("haproxy", 2, EndpointState::Down)),
+        (1_300, |run| run.not_opened(7, Role::Storm, NotOpened::Refused)),
+    ])
+}
+
+/// A pod whose successor is there before it is deleted, and a long request that this instance answers.
+fn surge(instance: &str) -> Run {
+    let begun = post(post(fleet().at(200), "p1", 1), "p2", 2).at(300).step(1, StepKind::Start);
+    let there = begun.process(3).started_in(1).at(400).listening("c").at(500).sent("x", Role::InFlight);
+    let deleted = there.at(600).step(1, StepKind::Withdraw).at(700).process(1).signal("SIGTERM").at(800);
+    deleted.answered_by("x", 200, instance).at(900).process(1).exited(0).step(1, StepKind::Done)
 }
 
 /// A request that is given up after 81 ms; the harness has stalled for so many milliseconds by then.
@@ -251,6 +290,17 @@ fn roll_ends() -> Vec<Case> {
         holds(rule, "later, as its lame-duck is so long", succeeded(ended(29_900).param(Param::ShutdownDelay, 10.0))),
         violated(rule, "too late", succeeded(ended(20_500))),
         violated(rule, "killed in the end", succeeded(signalled().at(25_000).process(1).killed_by_harness())),
+        violated(rule, "killed, as its grace is over", {
+            succeeded(signalled().at(3_000).process(1).signal("SIGKILL").at(3_010).killed_by(9))
+        }),
+        holds(rule, "the kubelet would have killed it, and it had ended just before", {
+            succeeded(signalled().at(3_000).process(1).exited(0).at(3_001).signal("SIGKILL"))
+        }),
+        unclear(rule, "killed, as its grace is over, and stalls have used that up", {
+            succeeded(
+                signalled().at(2_900).stalled(1_500).at(3_000).process(1).signal("SIGKILL").at(3_010).killed_by(9),
+            )
+        }),
         violated(rule, "it never ends", signalled().at(30_000).process(1).logs("still here")),
         violated(rule, "too late, and a stall was too short to explain it", {
             succeeded(signalled().at(5_000).stalled(200).at(20_500).process(1).exited(0))

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use drainspec::timeline::{
-    Break, ConnectionId, Ending, Event, FORMAT, Header, Lines, NotOpened, Param, Part, ProcessId, Record, Role, Seen,
-    Slot, StepKind, Timeline,
+    Break, ConnectionId, Ending, EndpointState, Event, FORMAT, Header, Lines, NotOpened, Param, Part, ProcessId,
+    Record, Role, Seen, Slot, StepKind, Timeline,
 };
 
 /// Bytes of a body, where a run does not say otherwise.
@@ -321,6 +321,11 @@ impl Run {
     /// A step in the replacement of the instance in this place begins.
     pub fn step(self, slot: Slot, what: StepKind) -> Self {
         self.record(Event::Step { slot, what })
+    }
+
+    /// An observer makes this of an instance.
+    pub fn endpoint(self, observer: &str, process: ProcessId, state: EndpointState) -> Self {
+        self.record(Event::Endpoint { observer: observer.to_owned(), process, state })
     }
 
     /// The balancer was told to read its configuration again.

@@ -16,7 +16,7 @@ use crate::client::{Route, Table};
 use crate::cluster::{Choice, Cluster, ClusterError, Name, Watched, Workload};
 use crate::process::guardian;
 use crate::recorder::Recorder;
-use crate::timeline::{Event, RolloutState, StepKind, WorkloadKind};
+use crate::timeline::{Event, Hook, RolloutState, StepKind, WorkloadKind};
 use pods::Known;
 
 /// What the manifests call the Deployment and its Service.
@@ -37,6 +37,7 @@ pub struct Wanted<'w> {
 /// A Deployment in a namespace of its own. Dropping it leaves the namespace to the guardian.
 pub struct Deployed {
     cluster: Cluster,
+    context: Option<String>,
     workload: Workload,
     watched: Watched,
     known: Known,
@@ -54,7 +55,8 @@ impl Deployed {
         let name = format!("drainspec-{:x}", jiff::Timestamp::now().as_microsecond());
         let charge = guardian::Charge::namespace(place.context.as_deref(), &name);
         let cluster = cluster.with_namespace(&name).await?;
-        let begun = Self::begin(cluster.clone(), stage, &resources, wanted.instances, charge).await;
+        let context = place.context.clone();
+        let begun = Self::begin(cluster.clone(), context, stage, &resources, wanted.instances, charge).await;
         match begun {
             Ok(deployed) => Ok(deployed),
             Err(error) => {
@@ -66,6 +68,7 @@ impl Deployed {
 
     async fn begin(
         cluster: Cluster,
+        context: Option<String>,
         stage: &Stage<'_>,
         resources: &[Value],
         instances: usize,
@@ -74,11 +77,12 @@ impl Deployed {
         cluster.apply(resources).await?;
         let name = Name { kind: WorkloadKind::Deployment, name: NAME.to_owned() };
         let workload = Workload::find(&cluster, &name).await?;
-        let known = Known::new(instances);
+        let hook = workload.spec().containers.iter().find_map(|container| container.pre_stop.as_ref());
+        let known = Known::new(instances, hook.map(Hook::words));
         let watched = Watched::start(&workload, stage.recorder, stage.process, known.listen()).await?;
         let recorder = stage.recorder.clone();
         let table = Arc::<Table>::default();
-        let mut deployed = Self { cluster, workload, watched, known, table, recorder, charge };
+        let mut deployed = Self { cluster, context, workload, watched, known, table, recorder, charge };
         deployed.complete(deployed.workload.generation().await?).await?;
         let port = deployed.cluster.node_port(NAME).await?;
         let nodes = deployed.cluster.workers().await?;
@@ -111,6 +115,35 @@ impl Deployed {
         self.complete(generation).await
     }
 
+    /// Deletes the oldest pod, and waits until another one is ready in its place.
+    pub(crate) async fn delete_one(&mut self) -> Result<(), FrontError> {
+        if let Some(pod) = self.known.oldest() {
+            self.cluster.delete_pod(&pod).await?;
+        }
+        self.complete(self.workload.generation().await?).await
+    }
+
+    /// Leaves so many pods, and waits until the others are gone.
+    pub(crate) async fn scale(&mut self, instances: usize) -> Result<(), FrontError> {
+        let generation = self.cluster.scale(NAME, instances).await?;
+        self.complete(generation).await
+    }
+
+    /// Drains the node of the oldest pod, and waits until there are as many pods as before.
+    pub(crate) async fn drain_node(&mut self) -> Result<(), FrontError> {
+        let nodes = self.cluster.workers().await?;
+        let [(node, _), _, ..] = &nodes[..] else { return Err(FrontError::OneNode) };
+        let charge = guardian::Charge::cordon(self.context.as_deref(), node);
+        let drained = self.cluster.drain(node).await;
+        let complete = match drained {
+            Ok(()) => self.complete(self.workload.generation().await?).await,
+            Err(error) => Err(error.into()),
+        };
+        self.cluster.uncordon(node).await?;
+        charge.done();
+        complete
+    }
+
     async fn complete(&mut self, generation: i64) -> Result<(), FrontError> {
         let complete = self.watched.complete(generation, |_| {});
         let done = tokio::time::timeout(ROLLED_WITHIN, complete).await;
@@ -123,6 +156,7 @@ impl Deployed {
     }
 
     pub(crate) async fn stop(self) {
+        drop(self.watched); // what becomes of the pods now is no doing of theirs
         if let Err(error) = self.cluster.delete_namespace().await {
             let line = format!("its namespace is still there: {error}");
             self.recorder.record(Event::Unconfirmed { what: "nothing is left behind".to_owned(), why: line });

@@ -11,16 +11,22 @@ use crate::timeline::{Event, Part, PodFact, ProcessId, Slot, StepKind};
 /// Exit status of a process that SIGKILL has ended.
 const KILLED: i32 = 128 + 9;
 
+/// What the kubelet notes when it begins to end a container, before its hook.
+const KILLING: &str = "Killing";
+
 /// What is known of the pods by now. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Known {
     pods: Arc<Mutex<BTreeMap<ProcessId, Seen>>>,
     places: Slot,
+    /// The preStop hook, in words.
+    hook: Option<String>,
 }
 
 /// What is known of a pod.
 struct Seen {
     slot: Slot,
+    name: String,
     /// What it calls itself.
     instance: Option<String>,
     /// Whether it is told to go, or has gone.
@@ -37,8 +43,14 @@ enum Line {
 }
 
 impl Known {
-    pub fn new(places: usize) -> Self {
-        Self { pods: Arc::default(), places: places.max(1) as Slot }
+    pub fn new(places: usize, hook: Option<String>) -> Self {
+        Self { pods: Arc::default(), places: places.max(1) as Slot, hook }
+    }
+
+    /// The pod that has been there longest, of those that are to stay.
+    pub fn oldest(&self) -> Option<String> {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.values().find(|pod| !pod.leaves).map(|pod| pod.name.clone())
     }
 
     /// What those call themselves that are to stay.
@@ -51,18 +63,22 @@ impl Known {
     pub fn listen(&self) -> Told {
         let known = self.clone();
         Box::new(move |process, fact| match fact {
-            Fact::Pod { what, .. } => known.pod(process, what),
+            Fact::Pod { pod, what, .. } => known.pod(process, &pod.name, what),
+            Fact::Notice { reason, .. } if reason == KILLING => {
+                let begun = known.hook.clone().map(|action| Event::Hook { process, action });
+                begun.into_iter().collect()
+            }
             Fact::Log { line, .. } => known.log(process, line).into_iter().collect(),
             _ => Vec::new(),
         })
     }
 
-    fn pod(&self, process: ProcessId, what: &PodFact) -> Vec<Event> {
+    fn pod(&self, process: ProcessId, name: &str, what: &PodFact) -> Vec<Event> {
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
         let next = pods.len() as Slot % self.places + 1;
         let Some(pod) = pods.get_mut(&process) else {
             // Whoever comes takes the place of the one that has been there longest.
-            pods.insert(process, Seen { slot: next, instance: None, leaves: false });
+            pods.insert(process, Seen { slot: next, name: name.to_owned(), instance: None, leaves: false });
             let (part, settings) = (Part::Server, BTreeMap::new());
             return vec![Event::Started { process, pid: 0, part, slot: Some(next), settings }];
         };
