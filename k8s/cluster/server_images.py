@@ -1,6 +1,7 @@
 """The images of the servers, by their own Dockerfiles, and how they get onto the nodes."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from cluster import Engine, environment, find, has_registry
@@ -32,24 +33,21 @@ def images(servers: list[str]) -> dict[str, str]:
     for server in servers:
         if server not in SERVERS:
             raise Failure(f"{server}: there is no image of such a server, but of {', '.join(SERVERS)}")
-    names = {}
+    wanted = servers or SERVERS
     with exclusive():
         engine = find()
         if has_registry():
-            for server in servers or SERVERS:
-                names[server] = build_server(engine, server, {})
+            names = {server: build_server(engine, server, {}) for server in wanted}
         else:
             with builder(node_system()) as docker:
-                for server in servers or SERVERS:
-                    names[server] = build_server(docker, server, bases(docker, server.split("/")[-1]))
-                    hand_over(docker, engine, names[server])
-        for name in names.values():
-            with step(f"{name} onto the nodes"):
-                tool = ["kind", "load", "docker-image", name, "--name", NAME]
-                logged(
-                    "kind-load",
-                    engine.command("env", f"PATH={environment(engine)['PATH']}:/usr/local/bin", *tool),
-                )
+                names = {s: build_server(docker, s, bases(docker, s.split("/")[-1])) for s in wanted}
+                hand_over(docker, engine, names.values())
+        with step("images onto the nodes"):
+            path = f"PATH={environment(engine)['PATH']}:/usr/local/bin"
+            logged(
+                "kind-load",
+                engine.command("env", path, "kind", "load", "docker-image", *names.values(), "--name", NAME),
+            )
     return names
 
 
@@ -73,14 +71,19 @@ def build_server(docker: Engine, server: str, bases: dict[str, str]) -> str:
         )
         identity = output(docker.command("docker", "image", "inspect", "--format", "{{.Id}}", repository))
         name = f"{repository}:{identity.removeprefix('sha256:')[:12]}"
+        others = output(docker.command("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", repository)).split()
         output(docker.command("docker", "tag", repository, name))
-        output(docker.command("docker", "rmi", repository))  # which Kubernetes would take for :latest, and pull
+        # Also the name without a tag: Kubernetes would take it for :latest, and pull it.
+        output(docker.command("docker", "rmi", *(other for other in others if other != name)))
     return name
 
 
-def hand_over(builder: InABox, engine: Engine, name: str) -> None:
-    if not succeeds(engine.command("docker", "image", "inspect", name)):
-        piped(builder.command("docker", "save", name), engine.command("docker", "load"))
+def hand_over(builder: InABox, engine: Engine, names: Iterable[str]) -> None:
+    """All at once: what they share, such as an interpreter, goes over once."""
+    missing = [name for name in names if not succeeds(engine.command("docker", "image", "inspect", name))]
+    if missing:
+        with step("images into the cluster's Docker"):
+            piped(builder.command("docker", "save", *missing), engine.command("docker", "load"))
 
 
 def run_build(docker: Engine, log: str, *words: str | Path) -> None:
