@@ -19,12 +19,13 @@ from machine import (
     need_root,
     need_space,
     output,
+    remove,
     step,
     succeeds,
     wait_for,
 )
 from node_image import archive_of_node_image, load, name_of_node_image, node_system
-from parts import NODE_IMAGE, kind, kubernetes, remove
+from parts import NODE_IMAGE, kind, kubernetes
 
 Engine = InABox | OfTheMachine
 
@@ -189,8 +190,8 @@ def take_down() -> None:
                 output(engine.command("docker", "rm", "--force", "--volumes", *containers))
         if succeeds(engine.command("docker", "network", "inspect", NAME)):
             output(engine.command("docker", "network", "rm", NAME))
-    if HOME.exists():
-        remove(HOME)
+    for left in (HOME, *CACHE.glob("*-unfinished")):
+        remove(left)
 
 
 # --- there -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from machine import CACHE, HERE, LINUX, LOGS, NAME, ROOT, Failure, enclosed, mortal, succeeds, wait_for
+from machine import (
+    CACHE,
+    HERE,
+    LINUX,
+    LOGS,
+    NAME,
+    ROOT,
+    Failure,
+    enclosed,
+    mortal,
+    need_root,
+    remove,
+    succeeds,
+    wait_for,
+)
 
 # How a process of ours is told from any other, whatever became of the files that we kept.
 INIT = str(HERE / "engine-init")
@@ -95,14 +109,14 @@ class InABox:
     def end(self, keep_data: bool = False) -> None:
         """Safe to repeat, and whatever of it is left."""
         while (pid := self.pid()) is not None:
+            need_root(f"To end {self.name}")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             wait_for("Docker ends", 30, lambda gone=pid: not Path(f"/proc/{gone}").exists())
         for group in control_groups():
             remove_groups(group / self.name)
-        for folder in ("upper", "work", "root") if keep_data else (".",):
-            if (self.home / folder).exists():
-                subprocess.run(["rm", "-rf", "--one-file-system", self.home / folder], check=True)
+        for folder in ("upper", "work", "root") if keep_data else ("",):
+            remove(self.home / folder)
 
 
 @contextlib.contextmanager

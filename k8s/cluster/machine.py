@@ -111,6 +111,11 @@ def piped(producer: list[str], consumer: list[str]) -> None:
             raise Failure(f"{' '.join(command)}: ended with {status}\n    {done.stderr.strip()}")
 
 
+def remove(path: Path) -> None:
+    # Not shutil.rmtree: what is mounted below belongs to somebody else, whom we would find out too late.
+    subprocess.run(["rm", "-rf", *(["--one-file-system"] if LINUX else []), path], check=True)
+
+
 def wait_for(what: str, seconds: float, is_so, hint: str = "") -> None:
     deadline = time.monotonic() + seconds
     while not is_so():

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from engine import InABox, builder
-from machine import CACHE, HERE, digest, logged, mortal, output, piped, step
-from parts import KIND, NODE_PACKAGES, cached, kind_files, kubernetes, kubernetes_version, remove, system
+from machine import CACHE, HERE, digest, logged, mortal, output, piped, remove, step
+from parts import KIND, NODE_PACKAGES, cached, kind_files, kubernetes, kubernetes_version, system
 
 NODE = HERE / "node"
 # What ./node calls its network's image, and what kind's settings of containerd call the first process of a pod.

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from machine import (
     need_root,
     need_space,
     output,
+    remove,
     step,
 )
 
@@ -56,10 +56,6 @@ def cached(name: str, inputs: str, make: Callable[[Path], None]) -> Path:
         make(unfinished)
         unfinished.rename(path)
     return path
-
-
-def remove(path: Path) -> None:
-    subprocess.run(["rm", "-rf", "--one-file-system", path], check=True)
 
 
 def kind() -> Path:

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from cluster import Engine, environment, find, has_registry
+from cluster import Engine, environment, find, has_registry, nodes
 from engine import InABox, builder
 from machine import (
     CACHE,
@@ -18,11 +18,12 @@ from machine import (
     need_programs,
     output,
     piped,
+    remove,
     step,
     succeeds,
 )
 from node_image import node_system
-from parts import SERVER_PACKAGES, remove, system
+from parts import SERVER_PACKAGES, system
 
 LANGUAGES = ("python", "node", "go", "rust")
 SERVERS = [*LANGUAGES, *(f"naive/{language}" for language in LANGUAGES)]
@@ -42,12 +43,20 @@ def images(servers: list[str]) -> dict[str, str]:
             with builder(node_system()) as docker:
                 names = {s: build_server(docker, s, bases(docker, s.split("/")[-1])) for s in wanted}
                 hand_over(docker, engine, names.values())
-        with step("images onto the nodes"):
+        with step("images onto the workers"):
+            workers = [node for node in nodes(engine) if "-worker" in node]
             path = f"PATH={environment(engine)['PATH']}:/usr/local/bin"
-            logged(
-                "kind-load",
-                engine.command("env", path, "kind", "load", "docker-image", *names.values(), "--name", NAME),
-            )
+            load = [
+                "kind",
+                "load",
+                "docker-image",
+                *names.values(),
+                "--name",
+                NAME,
+                "--nodes",
+                ",".join(workers),
+            ]
+            logged("kind-load", engine.command("env", path, *load))
     return names
 
 
@@ -71,7 +80,9 @@ def build_server(docker: Engine, server: str, bases: dict[str, str]) -> str:
         )
         identity = output(docker.command("docker", "image", "inspect", "--format", "{{.Id}}", repository))
         name = f"{repository}:{identity.removeprefix('sha256:')[:12]}"
-        others = output(docker.command("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", repository)).split()
+        others = output(
+            docker.command("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", repository)
+        ).split()
         output(docker.command("docker", "tag", repository, name))
         # Also the name without a tag: Kubernetes would take it for :latest, and pull it.
         output(docker.command("docker", "rmi", *(other for other in others if other != name)))

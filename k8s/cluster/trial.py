@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from cluster import HOME, Engine, find, kubectl
-from machine import ROOT, Failure, step, succeeds, wait_for
-from parts import remove
+from machine import ROOT, Failure, remove, step, succeeds, wait_for
 from server_images import images
 
 NAMESPACE = "drainspec-try"
