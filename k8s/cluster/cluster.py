@@ -190,6 +190,8 @@ def take_down() -> None:
                 output(engine.command("docker", "rm", "--force", "--volumes", *containers))
         if succeeds(engine.command("docker", "network", "inspect", NAME)):
             output(engine.command("docker", "network", "rm", NAME))
+        if IMAGE.exists() and not has_registry():
+            output(engine.command("docker", "rmi", "--force", IMAGE.read_text()))
     for left in (HOME, *CACHE.glob("*-unfinished")):
         remove(left)
 

@@ -65,7 +65,9 @@ class InABox:
 
     def command(self, *words: str | Path) -> list[str]:
         """Runs inside: with its files, its network, and the end of its processes."""
-        return mortal("nsenter", "--target", str(self._running()), "--all", "--root", "--wd", *words)
+        # Which Docker is spoken to from here is of no account in there.
+        clean = ["env", "--unset=DOCKER_HOST", "--unset=DOCKER_CONTEXT", "--unset=DOCKER_CONFIG"]
+        return mortal("nsenter", "--target", str(self._running()), "--all", "--root", "--wd", *clean, *words)
 
     def beside(self, *words: str) -> list[str]:
         """Runs here, but in the network in which the nodes have their addresses."""

@@ -42,8 +42,12 @@ def step(what: str) -> Iterator[None]:
 @contextlib.contextmanager
 def exclusive() -> Iterator[None]:
     """One at a time: whatever changes the cluster or the cache. The kernel lets go of it when the process is killed."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "lock", "w") as lock:
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        lock = open(CACHE / "lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise Failure(f"{error}. {CACHE} is for whoever called this first: be that user, or set CLUSTER_CACHE.") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
