@@ -169,19 +169,17 @@ def provide_kubectl(engine: Engine, built: str | None) -> None:
     if built:
         (PROGRAMS / "kubectl").symlink_to(kubernetes() / "kube")
     else:
-        output(engine.command("docker", "cp", f"{NAME}-control-plane:/usr/bin/kubectl", PROGRAMS / "kubectl"))
+        output(
+            engine.command(
+                "docker", "cp", "--follow-link", f"{NAME}-control-plane:/usr/bin/kubectl", PROGRAMS / "kubectl"
+            )
+        )
 
 
 # --- down --------------------------------------------------------------------------------------------------------
 
 
 def take_down() -> None:
-    for box in (InABox(f"{NAME}-builder"), InABox(NAME)):
-        if box.pid():
-            with step(f"end of Docker in {box.name}"):
-                box.end(keep_data=box.name != NAME)
-        else:
-            box.end(keep_data=box.name != NAME)
     engine = OfTheMachine()
     if engine.is_there():
         containers = nodes(engine, also_ended=True)
@@ -192,6 +190,9 @@ def take_down() -> None:
             output(engine.command("docker", "network", "rm", NAME))
         if IMAGE.exists() and not has_registry():
             output(engine.command("docker", "rmi", "--force", IMAGE.read_text()))
+    for box in (InABox(f"{NAME}-builder"), InABox(NAME)):
+        with step(f"end of Docker in {box.name}") if box.pid() else contextlib.nullcontext():
+            box.end(keep_data=box.name != NAME)
     for left in (HOME, *CACHE.glob("*-unfinished")):
         remove(left)
 

@@ -46,7 +46,9 @@ def exclusive() -> Iterator[None]:
         CACHE.mkdir(parents=True, exist_ok=True)
         lock = open(CACHE / "lock", "w")  # noqa: SIM115
     except OSError as error:
-        raise Failure(f"{error}. {CACHE} is for whoever called this first: be that user, or set CLUSTER_CACHE.") from None
+        raise Failure(
+            f"{error}. {CACHE} is for whoever called this first: be that user, or set CLUSTER_CACHE."
+        ) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
