@@ -349,7 +349,7 @@ fn untold(view: &View, deployed: bool, started: Micros, attempts: &[Attempt]) ->
     let since = attempts.iter().filter(|attempt| attempt.due >= started).count() as u64;
     if since < FEW {
         return Some(format!(
-            "only {since} requests were due from the start of the command on: a longer --cool-down, or a higher --rate"
+            "only {since} requests were due from the start of the deploy on: a longer --cool-down, or a higher --rate"
         ));
     }
     let failed = view.connections.iter().filter(|one| one.opening == Opening::Failed(NotOpened::Other)).count();
@@ -379,14 +379,14 @@ fn not_in_order(started: Micros, attempts: &[Attempt]) -> Option<String> {
             Fate::Unsent => "refused, or not answered in time".to_owned(),
         };
         return Some(format!(
-            "{missed} of {} requests were missed before the command was started, the first of them {first}: nobody knows \
+            "{missed} of {} requests were missed before the deploy, the first of them {first}: nobody knows \
              what the deploy is to blame for",
             ended.len()
         ));
     }
     if (ended.len() as u64) < FEW || 2 * ended.len() < before.len() {
         return Some(format!(
-            "only {} of {} requests were answered before the command was started: a longer --warm-up, or a higher --rate",
+            "only {} of {} requests were answered before the deploy: a longer --warm-up, or a higher --rate",
             ended.len(),
             before.len()
         ));
@@ -395,7 +395,7 @@ fn not_in_order(started: Micros, attempts: &[Attempt]) -> Option<String> {
     let (half, end) = (unanswered(started / 2), unanswered(started));
     (2 * end > 3 * half + 10).then(|| {
         format!(
-            "the target does not keep up with the load before the command is started: {half} requests waited in the middle \
+            "the target does not keep up with the load before the deploy: {half} requests waited in the middle \
              of the warm-up, {end} at its end. A lower --rate"
         )
     })
