@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::causes::{Cause, causes};
+use super::causes::{Cause, causes, lag_s};
 use super::patch::{self, Change};
 use super::pods::{PodRow, Roll};
 use super::tally::{Miss, Missed};
@@ -76,11 +76,7 @@ pub fn advise(roll: &Roll, asked: Asked) -> Vec<Advice> {
     let of = |wanted: fn(&Cause) -> bool| -> Vec<Miss> {
         causes.iter().filter(|(_, cause)| wanted(cause)).map(|(miss, _)| *miss).collect()
     };
-    let lags = causes.iter().filter_map(|(_, cause)| match cause {
-        Cause::Withdrawal { after_s } => Some(*after_s),
-        _ => None,
-    });
-    let judge = Judge { roll, asked, container, lag_s: lags.reduce(f64::max) };
+    let judge = Judge { roll, asked, container, lag_s: lag_s(&causes) };
     let found = [
         judge.hook(&of(|cause| matches!(cause, Cause::Withdrawal { .. }))),
         judge.grace(),

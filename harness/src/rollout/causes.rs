@@ -7,6 +7,8 @@ use super::tally::{Miss, Missed};
 const LATE_S: f64 = 0.3;
 /// After a pod has been told to go, connections that reach it no more are its own for so long on top of its grace.
 const LINGERS_S: f64 = 10.0;
+/// So long without a miss is a lull, in seconds: rules that are behind by less than that are renewed together.
+const LULL_S: f64 = 1.5;
 /// A new pod of which no first answer is known is young for so long.
 const YOUNG_S: f64 = 2.0;
 
@@ -60,14 +62,35 @@ fn young(roll: &Roll, miss: &Miss) -> bool {
 /// How long after the deletion of a pod this was missed: of the one that was told to go last before that. One that was in
 /// hand by then was missed for the same reason: it needs the time that it takes.
 fn withdrawal(roll: &Roll, miss: &Miss) -> Option<f64> {
-    let stopped = roll.pods.iter().filter_map(|pod| {
+    let deleted = roll.pods[stopped_before(&roll.pods, miss)?].deleted_s?;
+    Some((miss.due_s - deleted).max(0.0))
+}
+
+/// The pod that was told to go last before this was missed, or while it was in hand; none where that was long ago.
+pub(super) fn stopped_before(pods: &[PodRow], miss: &Miss) -> Option<usize> {
+    let stopped = pods.iter().enumerate().filter_map(|(at, pod)| {
         let deleted = pod.deleted_s?;
         let until = pod.exit.as_ref().map_or(deleted + pod.grace_s.unwrap_or(0) as f64, |exit| exit.at_s);
         let near = deleted - LATE_S <= miss.ended_s && miss.due_s <= until + LINGERS_S;
-        near.then_some(deleted)
+        near.then_some((at, deleted))
     });
-    let due = |deleted: &f64| *deleted - LATE_S <= miss.due_s;
-    let (before, after): (Vec<f64>, Vec<f64>) = stopped.partition(due);
-    let latest = before.into_iter().reduce(f64::max).or(after.into_iter().reduce(f64::min))?;
-    Some((miss.due_s - latest).max(0.0))
+    let (before, after): (Vec<_>, Vec<_>) = stopped.partition(|(_, deleted)| *deleted - LATE_S <= miss.due_s);
+    let by_time = |a: &(usize, f64), b: &(usize, f64)| a.1.total_cmp(&b.1);
+    let found = before.into_iter().max_by(by_time).or(after.into_iter().min_by(by_time));
+    found.map(|(at, _)| at)
+}
+
+/// For how long after a deletion new connections still reached the pod. What comes after a lull is none of that: it followed
+/// a connection that the network remembers, to a pod that is long gone.
+pub(super) fn lag_s(causes: &[(Miss, Cause)]) -> Option<f64> {
+    let mut after: Vec<f64> = causes
+        .iter()
+        .filter_map(|(_, cause)| match cause {
+            Cause::Withdrawal { after_s } => Some(*after_s),
+            _ => None,
+        })
+        .collect();
+    after.sort_by(f64::total_cmp);
+    let first = *after.first()?;
+    Some(after.into_iter().fold(first, |lag, next| if next - lag <= LULL_S { next } else { lag }))
 }

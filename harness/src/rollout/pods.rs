@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::causes::stopped_before;
 use super::tally::{Miss, Span, misses};
 use crate::timeline::{EndpointState, Event, Hook, Micros, PodFact, ProcessId, Timeline, View, WorkloadSpec};
 
@@ -69,6 +70,8 @@ pub struct PodRow {
     pub exit: Option<Exit>,
     /// When it did not exist any more.
     pub gone_s: Option<f64>,
+    /// What was missed from its deletion to that of the next pod.
+    pub missed: u64,
     /// What the cluster noted about it, as far as that was a warning.
     pub notices: Vec<String>,
     /// The last lines of its log, where it never became ready.
@@ -148,6 +151,12 @@ pub fn roll(timeline: &Timeline, instances: &BTreeMap<String, (f64, f64)>) -> Op
         .collect();
     let order = |row: &PodRow| (!row.old, row.deleted_s.or(row.created_s).unwrap_or(f64::MAX));
     pods.sort_by(|a, b| order(a).0.cmp(&order(b).0).then(order(a).1.total_cmp(&order(b).1)));
+    let misses = misses(timeline, &view);
+    for miss in &misses {
+        if let Some(at) = stopped_before(&pods, miss) {
+            pods[at].missed += 1;
+        }
+    }
     Some(Roll {
         workload,
         namespace,
@@ -157,7 +166,7 @@ pub fn roll(timeline: &Timeline, instances: &BTreeMap<String, (f64, f64)>) -> Op
         nobody: look.nobody,
         failed: look.failed,
         unseen: look.unseen,
-        misses: misses(timeline, &view),
+        misses,
     })
 }
 

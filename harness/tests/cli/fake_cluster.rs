@@ -154,6 +154,9 @@ impl Api {
             (_, None, true) => "watch",
             (_, None, false) => "list",
         };
+        if resource != "namespaces" && !path.contains("/namespaces/shop/") {
+            return refusal(StatusCode::NOT_FOUND, "NotFound");
+        }
         if self.denied.contains(&format!("{verb} {resource}").as_str()) {
             return refusal(StatusCode::FORBIDDEN, "Forbidden");
         }

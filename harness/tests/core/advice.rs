@@ -185,3 +185,11 @@ fn a_workload_without_containers_is_no_reason_to_panic() {
     let waits = PodFact::Waiting { container: String::new(), reason: String::new() };
     assert_eq!(topics(&story(spec).pod(1.0, 4, waits).refused(1.0)), []);
 }
+
+#[test]
+fn what_comes_after_a_lull_does_not_make_the_sleep_longer() {
+    let told = story(plain()).deleted(1.0, 2).exits(1.1, 2, 0, "Completed").refused(1.2).refused(2.0).refused(9.0);
+    let advice = only(&told);
+    assert!(advice.text.contains("3 of 12,000") && advice.text.contains("up to 1.0 s"), "{}", advice.text);
+    assert!(advice.patch.unwrap_or_default().contains("seconds: 3\n"));
+}

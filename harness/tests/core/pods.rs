@@ -109,3 +109,10 @@ fn the_fewest_that_were_available_count_from_the_restart_on() {
     let told = story(plain()).available(-1.0, 0).available(0.1, 2).available(0.5, 1).available(1.0, 2).told();
     assert_eq!(told.fewest_available, Some(1));
 }
+
+#[test]
+fn what_is_missed_stands_beside_the_pod_that_was_told_to_go_last() {
+    let told = story(plain()).rolls(0.1).refused(0.8).refused(1.2).refused(3.5).refused(0.1);
+    let missed: Vec<u64> = told.told().pods.iter().map(|pod| pod.missed).collect();
+    assert_eq!(missed, [2, 1, 0, 0], "the deletion may be heard of late, but not that late");
+}
