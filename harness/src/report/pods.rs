@@ -67,6 +67,7 @@ fn stop(pod: &PodRow) -> Vec<String> {
         Source::Log => "its log",
         Source::Hook => "hook",
         Source::Deletion => "no hook",
+        Source::FailedHook => "failed hook",
     });
     let status = pod.exit.as_ref().map_or("–".to_owned(), |exit| format!("{} {}", exit.code, exit.reason));
     vec![

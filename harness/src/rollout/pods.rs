@@ -10,6 +10,8 @@ use crate::timeline::{EndpointState, Event, Hook, Micros, PodFact, ProcessId, Ti
 
 /// Lines and notes of a pod that are shown.
 const SHOWN: usize = 5;
+/// What a kubelet notes about a preStop hook that has failed begins with this.
+pub(super) const HOOK_FAILED: &str = "FailedPreStopHook: ";
 /// Words by which servers say that they stop.
 const STOPPING: [&str; 5] = ["sigterm", "shutting down", "shutdown", "terminat", "graceful"];
 
@@ -97,6 +99,8 @@ pub enum Source {
     Hook,
     /// There is no hook: it comes with the deletion.
     Deletion,
+    /// The hook has failed, and with it the wait.
+    FailedHook,
 }
 
 /// How a container ended.
@@ -282,6 +286,9 @@ impl Seen {
             row.signalled = match (line, serving.and_then(|(_, hook)| hook)) {
                 (Some((at, _)), _) => Some(Signalled { at_s: seconds(*at, began), by: Source::Log }),
                 (None, None) => Some(Signalled { at_s: deleted, by: Source::Deletion }),
+                (None, Some(_)) if row.notices.iter().any(|notice| notice.starts_with(HOOK_FAILED)) => {
+                    Some(Signalled { at_s: deleted, by: Source::FailedHook })
+                }
                 (None, Some(hook)) => {
                     hook.seconds().map(|length| Signalled { at_s: deleted + length as f64, by: Source::Hook })
                 }

@@ -166,8 +166,10 @@ pub struct Miss {
 /// What became of a request that was missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
-    /// Nothing of it was sent.
+    /// Nothing of it was sent: there was no connection.
     Unsent,
+    /// Nothing of it was sent: the connection that was kept for it had ended.
+    UnsentKept,
     /// It was sent on a connection of its own, and not answered whole.
     LostFresh,
     /// It was sent on a connection that was kept, and not answered whole.
@@ -185,6 +187,7 @@ pub(super) fn misses(timeline: &Timeline, view: &View) -> Vec<Miss> {
         due_s: seconds(attempt.due),
         ended_s: seconds(attempt.ended),
         how: match (attempt.fate, attempt.request.map(|request| request.role)) {
+            (Fate::Unsent, Some(Role::KeepAlive)) => Missed::UnsentKept,
             (Fate::Unsent, _) => Missed::Unsent,
             (Fate::Answered(_), _) => Missed::Failed,
             (Fate::Lost, Some(Role::KeepAlive)) => Missed::LostKept,

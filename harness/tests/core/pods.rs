@@ -40,6 +40,8 @@ fn who_says_when_the_signal_came_is_said() {
     let exec = Hook::Exec { command: ["sh", "-c", "sleep 7 && rm x"].map(str::to_owned).into() };
     assert_eq!(by(story(hooked(exec))), Some((8.0, Source::Hook)));
     assert_eq!(by(story(hooked(Hook::Http { path: "/prestop".to_owned() }))), None, "nobody knows how long that takes");
+    let failed = story(hooked(Hook::Sleep { seconds: 5 })).noted(1.1, 2, "FailedPreStopHook", "no shell");
+    assert_eq!(by(failed), Some((1.0, Source::FailedHook)));
     let logged =
         story(hooked(Hook::Sleep { seconds: 5 })).logs(-1.0, 2, "shutdown hooks: 3").logs(4.5, 2, "Received SIGTERM");
     assert_eq!(by(logged), Some((4.5, Source::Log)), "what it wrote before its deletion is about something else");
