@@ -5,7 +5,18 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Modules of the crate that are the core; all others are the world.
-const CORE: [&str; 6] = ["timeline", "rules", "verdict", "measures", "model", "rollout/tally"];
+const CORE: [&str; 10] = [
+    "timeline",
+    "rules",
+    "verdict",
+    "measures",
+    "model",
+    "rollout/tally",
+    "rollout/pods",
+    "rollout/causes",
+    "rollout/advice",
+    "rollout/patch",
+];
 /// Crates that turn text into values and back, and nothing else.
 const CRATES: [&str; 4] = ["serde", "serde_json", "thiserror", "toml"];
 /// What the core may use of the standard library: no HashMap, whose order differs from run to run. The last segment

@@ -18,7 +18,8 @@ use super::error::ClusterError;
 const WATCH_S: u32 = 30;
 /// A watch that says nothing for so long is taken for dead.
 const SILENT: Duration = Duration::from_secs(WATCH_S as u64 + 10);
-/// How long it is waited before what has failed is tried again, at first and at last.
+/// How long it is waited before what has failed is tried again, from the second time on: what is lost once is asked for at
+/// once, because pods come and go meanwhile.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// Who sees nothing for so long says so.
 const UNSEEN: Duration = Duration::from_secs(2);
@@ -95,12 +96,12 @@ impl<K: Followed> Follow<K> {
 
     /// Tells every change, until it is dropped.
     pub async fn go_on(mut self, mut tell: impl FnMut(Change<K>)) {
-        let (mut wait, mut seen, mut told) = (AGAIN.0, Instant::now(), false);
+        let (mut wait, mut seen, mut told) = (Duration::ZERO, Instant::now(), false);
         loop {
             let began = Instant::now();
             let why = match self.watch(&mut tell, &mut seen).await {
                 Ok(Over::InTime) => {
-                    (wait, told) = (AGAIN.0, false);
+                    (wait, told) = (Duration::ZERO, false);
                     // A server that ends each watch at once is not asked without a pause.
                     tokio::time::sleep_until((began + AGAIN.0).into()).await;
                     continue;
@@ -113,7 +114,7 @@ impl<K: Followed> Follow<K> {
                 tell(Change::Unseen(why));
             }
             tokio::time::sleep(wait).await;
-            wait = (2 * wait).min(AGAIN.1);
+            wait = (2 * wait).clamp(AGAIN.0, AGAIN.1);
             if let Ok(all) = self.list().await {
                 (seen, told) = (Instant::now(), false);
                 tell(Change::All(all));

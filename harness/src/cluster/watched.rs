@@ -58,7 +58,7 @@ impl Watched {
         let mut shown = None;
         loop {
             let state = self.state.borrow_and_update().clone();
-            let line = state.line();
+            let line = state.line(generation);
             if shown.as_ref() != Some(&line) {
                 told(&line);
                 shown = Some(line);
@@ -91,8 +91,8 @@ impl State {
         self.current(generation).is_some_and(|progress| progress.failed.is_some())
     }
 
-    fn line(&self) -> String {
-        let Some(progress) = &self.progress else { return "nothing is known of the workload yet".to_owned() };
+    fn line(&self, generation: i64) -> String {
+        let Some(progress) = self.current(generation) else { return "its controller has not begun yet".to_owned() };
         let Progress { desired, updated, available, .. } = progress;
         format!("{updated} of {desired} pods are new, {available} available, {} stopping", self.stopping.len())
     }

@@ -1,5 +1,6 @@
 //! What became of the pods of a workload, and what to change, in words.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anstyle::Style;
@@ -11,6 +12,8 @@ use crate::rollout::{Advice, PodRow, Roll, Source};
 const PODS: usize = 12;
 /// Columns of what is told in sentences.
 const WIDTH: usize = 110;
+/// So much of a note is shown, in characters.
+const NOTE: usize = 160;
 /// Notes on pods that are shown.
 const NOTES: usize = 8;
 
@@ -18,12 +21,13 @@ const NOTES: usize = 8;
 pub fn pods(roll: &Roll) -> String {
     let mut out = String::new();
     let (old, new): (Vec<&PodRow>, Vec<&PodRow>) = roll.pods.iter().partition(|pod| pod.old);
-    let stopped: Vec<&PodRow> = old.into_iter().filter(|pod| pod.deleted_s.is_some()).collect();
+    let ended = |pod: &&PodRow| pod.deleted_s.is_some() || pod.gone_s.is_some();
+    let stopped: Vec<&PodRow> = old.into_iter().filter(ended).collect();
     let made: Vec<&PodRow> = new.into_iter().filter(|pod| pod.created_s.is_some()).collect();
     if !stopped.is_empty() {
         let _ = writeln!(
             out,
-            "\npods of {} that were stopped; seconds from the start, then from the deletion",
+            "pods of {} that were stopped; seconds from the start, then from the deletion",
             roll.workload
         );
         let head = [
@@ -38,6 +42,7 @@ pub fn pods(roll: &Roll) -> String {
             "exit",
             "status",
             "gone",
+            "missed",
         ];
         out += &table(&head, stopped.iter().map(|pod| stop(pod)).collect());
     }
@@ -62,6 +67,7 @@ fn stop(pod: &PodRow) -> Vec<String> {
         Source::Log => "its log",
         Source::Hook => "hook",
         Source::Deletion => "no hook",
+        Source::FailedHook => "failed hook",
     });
     let status = pod.exit.as_ref().map_or("–".to_owned(), |exit| format!("{} {}", exit.code, exit.reason));
     vec![
@@ -76,6 +82,7 @@ fn stop(pod: &PodRow) -> Vec<String> {
         since(pod.exit.as_ref().map(|exit| exit.at_s)),
         status,
         since(pod.gone_s),
+        pod.missed.to_string(),
     ]
 }
 
@@ -116,9 +123,20 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 
 fn notes(roll: &Roll) -> String {
     let mut lines: Vec<String> = Vec::new();
+    // What the cluster says of several pods in the same way differs in their names at most.
+    let mut kinds: BTreeMap<&str, Vec<(&PodRow, &str)>> = BTreeMap::new();
     for pod in &roll.pods {
-        let notices = pod.notices.iter().map(|notice| format!("{}: {}", pod.name, notice.trim()));
-        lines.extend(notices);
+        for notice in &pod.notices {
+            let reason = notice.split(':').next().unwrap_or_default();
+            kinds.entry(reason).or_default().push((pod, notice));
+        }
+    }
+    for pods in kinds.values() {
+        let (pod, notice) = pods[0];
+        let more = if pods.len() > 1 { format!(" and {} more", pods.len() - 1) } else { String::new() };
+        lines.push(format!("{}{more}: {}", pod.name, shortened(notice)));
+    }
+    for pod in &roll.pods {
         lines.extend(pod.lines.iter().map(|line| format!("{} writes: {line}", pod.name)));
     }
     lines.extend(roll.failed.iter().map(|why| format!("the cluster has given up: {why}")));
@@ -129,6 +147,13 @@ fn notes(roll: &Roll) -> String {
         let _ = writeln!(out, "  and {more} more; --format json has all");
     }
     if out.is_empty() { out } else { format!("\nwhat the cluster noted\n{out}") }
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(NOTE) {
+        Some((at, _)) => format!("{}…", text[..at].trim_end()),
+        None => text.trim_end().to_owned(),
+    }
 }
 
 /// What to change, and how.

@@ -30,7 +30,13 @@ pub fn rollout(tally: &Tally, allowed: u64, watched: Option<(&Roll, &[Advice])>)
     }
     out += &steps(tally);
     match watched {
-        Some((roll, _)) => out += &pods::pods(roll),
+        Some((roll, _)) => {
+            if !tally.steps.is_empty() {
+                out.push('\n');
+            }
+            out += &pods::pods(roll);
+            out.push('\n');
+        }
         None => out += &instances(tally),
     }
     let _ = writeln!(out, "longest time without an answer: {:.1} s", tally.longest_gap_s);

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::causes::{Cause, causes};
+use super::causes::{Cause, causes, lag_s};
 use super::patch::{self, Change};
-use super::pods::{PodRow, Roll};
+use super::pods::{HOOK_FAILED, PodRow, Roll};
 use super::tally::{Miss, Missed};
 use crate::timeline::{ContainerSpec, Hook, Strategy, WorkloadKind};
 
@@ -76,11 +76,7 @@ pub fn advise(roll: &Roll, asked: Asked) -> Vec<Advice> {
     let of = |wanted: fn(&Cause) -> bool| -> Vec<Miss> {
         causes.iter().filter(|(_, cause)| wanted(cause)).map(|(miss, _)| *miss).collect()
     };
-    let lags = causes.iter().filter_map(|(_, cause)| match cause {
-        Cause::Withdrawal { after_s } => Some(*after_s),
-        _ => None,
-    });
-    let judge = Judge { roll, asked, container, lag_s: lags.reduce(f64::max) };
+    let judge = Judge { roll, asked, container, lag_s: lag_s(&causes) };
     let found = [
         judge.hook(&of(|cause| matches!(cause, Cause::Withdrawal { .. }))),
         judge.grace(),
@@ -114,6 +110,7 @@ impl Judge<'_> {
         let lost = count(Missed::LostFresh) + count(Missed::LostKept);
         let parts = [
             (count(Missed::Unsent), "refused or not answered in time"),
+            (count(Missed::UnsentKept), "not sent, as the connection had ended"),
             (lost, "lost"),
             (count(Missed::Failed), "answered with an error"),
         ];
@@ -124,12 +121,12 @@ impl Judge<'_> {
             .collect();
         let first = misses.iter().map(|miss| miss.due_s).fold(f64::INFINITY, f64::min);
         let last = misses.iter().map(|miss| miss.due_s).fold(f64::NEG_INFINITY, f64::max);
-        format!(
-            "{} of {} requests were missed ({}), all due between {first:+.1} s and {last:+.1} s",
-            grouped(misses.len() as u64),
-            grouped(self.asked.requests),
-            parts.join(", ")
-        )
+        let (were, when) = match misses.len() {
+            1 => ("requests was", format!("due at {first:+.1} s")),
+            _ => ("requests were", format!("all due between {first:+.1} s and {last:+.1} s")),
+        };
+        let (missed, asked) = (grouped(misses.len() as u64), grouped(self.asked.requests));
+        format!("{missed} of {asked} {were} missed ({}), {when}", parts.join(", "))
     }
 
     fn hook_s(&self) -> u64 {
@@ -138,7 +135,7 @@ impl Judge<'_> {
 
     fn failing(&self) -> Option<&str> {
         let notices = self.roll.pods.iter().flat_map(|pod| &pod.notices);
-        notices.filter_map(|notice| notice.strip_prefix("FailedPreStopHook: ")).next()
+        notices.filter_map(|notice| notice.strip_prefix(HOOK_FAILED)).next()
     }
 
     /// The hook that would have covered what was measured: its length, and the grace that leaves the server what it has.
@@ -227,11 +224,12 @@ impl Judge<'_> {
         };
         let text = format!(
             "{} of {} pods that were replaced were killed (exit status {KILLED}) when the grace of {has} s was over{used}. Either \
-             the server was not done: terminationGracePeriodSeconds of {grace_s} gives it twice as long, and the next rollout \
-             tells whether that is enough. Or it never heard of the signal, because a shell is its container's first process, or \
+             the server was not done: terminationGracePeriodSeconds of {grace_s} gives it {drain} s, and the next rollout tells \
+             whether that is enough. Or it never heard of the signal, because a shell is its container's first process, or \
              because it is that itself and has no handler: `drainspec check` tells.",
             killed.len(),
             self.roll.pods.iter().filter(|pod| pod.deleted_s.is_some()).count(),
+            drain = grace_s - sleep_s,
         );
         Some(self.advice(Topic::GraceTooShort, text, Some(Change::Grace { grace_s })))
     }
@@ -275,7 +273,7 @@ impl Judge<'_> {
             ),
             _ => ("More pods stopped being ready than were replaced: their events say why.".to_owned(), None),
         };
-        let text = format!("For {longest:.1} s at most no pod was ready: {seen}. {why}");
+        let text = format!("For up to {longest:.1} s no pod was ready: {seen}. {why}");
         Some(self.advice(Topic::NobodyLeft, text, change))
     }
 

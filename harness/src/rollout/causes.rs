@@ -7,6 +7,8 @@ use super::tally::{Miss, Missed};
 const LATE_S: f64 = 0.3;
 /// After a pod has been told to go, connections that reach it no more are its own for so long on top of its grace.
 const LINGERS_S: f64 = 10.0;
+/// So long without a miss is a lull, in seconds: rules that are behind by less than that are renewed together.
+const LULL_S: f64 = 1.5;
 /// A new pod of which no first answer is known is young for so long.
 const YOUNG_S: f64 = 2.0;
 
@@ -33,10 +35,10 @@ pub fn causes(roll: &Roll) -> Vec<(Miss, Cause)> {
     let probed = roll.spec.containers.iter().filter(|container| container.serves).all(|container| container.readiness);
     let cause = |miss: &Miss| {
         let (young, withdrawal) = (young(roll, miss), withdrawal(roll, miss));
-        match (miss.how, withdrawal) {
-            _ if !probed && young && miss.how != Missed::LostKept => Cause::TooEarly,
+        match (is_kept(miss), withdrawal) {
+            _ if !probed && young && !is_kept(miss) => Cause::TooEarly,
             _ if nobody(roll, miss) => Cause::Nobody,
-            (Missed::LostKept, Some(_)) => Cause::InHand,
+            (true, Some(_)) => Cause::InHand,
             (_, Some(after_s)) => Cause::Withdrawal { after_s },
             (_, None) if young => Cause::TooEarly,
             (_, None) => Cause::Unknown,
@@ -46,7 +48,7 @@ pub fn causes(roll: &Roll) -> Vec<(Miss, Cause)> {
 }
 
 fn nobody(roll: &Roll, miss: &Miss) -> bool {
-    roll.nobody.iter().any(|(from, to)| (*from..*to + LATE_S).contains(&miss.due_s))
+    roll.nobody.iter().any(|(from, to)| (*from..*to + LULL_S).contains(&miss.due_s))
 }
 
 fn young(roll: &Roll, miss: &Miss) -> bool {
@@ -57,17 +59,46 @@ fn young(roll: &Roll, miss: &Miss) -> bool {
     roll.pods.iter().filter(|pod| !pod.old).filter_map(so_far).any(|(from, to)| (from..to).contains(&miss.due_s))
 }
 
-/// How long after the deletion of a pod this was missed: of the one that was told to go last before that. One that was in
-/// hand by then was missed for the same reason: it needs the time that it takes.
+/// How long after the deletion of a pod this was missed. One that was in hand by then was missed for the same reason.
 fn withdrawal(roll: &Roll, miss: &Miss) -> Option<f64> {
-    let stopped = roll.pods.iter().filter_map(|pod| {
+    let deleted = roll.pods[stopped_before(&roll.pods, miss)?].deleted_s?;
+    Some((miss.due_s - deleted).max(0.0))
+}
+
+/// The pod whose server got its signal last before this was missed, or while it was in hand; none where that was long ago.
+/// Until then it has answered: its hook saw to that.
+pub(super) fn stopped_before(pods: &[PodRow], miss: &Miss) -> Option<usize> {
+    // What a kept connection loses it loses when its server ends, and others what comes after that.
+    let since = if is_kept(miss) { miss.ended_s } else { miss.due_s };
+    let stopped = pods.iter().enumerate().filter_map(|(at, pod)| {
         let deleted = pod.deleted_s?;
+        let signal = pod.signalled.map_or(deleted, |signalled| signalled.at_s);
         let until = pod.exit.as_ref().map_or(deleted + pod.grace_s.unwrap_or(0) as f64, |exit| exit.at_s);
-        let near = deleted - LATE_S <= miss.ended_s && miss.due_s <= until + LINGERS_S;
-        near.then_some(deleted)
+        let near = signal - LATE_S <= miss.ended_s && miss.due_s <= until + LINGERS_S;
+        near.then_some((at, signal))
     });
-    let due = |deleted: &f64| *deleted - LATE_S <= miss.due_s;
-    let (before, after): (Vec<f64>, Vec<f64>) = stopped.partition(due);
-    let latest = before.into_iter().reduce(f64::max).or(after.into_iter().reduce(f64::min))?;
-    Some((miss.due_s - latest).max(0.0))
+    let (before, after): (Vec<_>, Vec<_>) = stopped.partition(|(_, signal)| *signal - LATE_S <= since);
+    let by_time = |a: &(usize, f64), b: &(usize, f64)| a.1.total_cmp(&b.1);
+    let found = before.into_iter().max_by(by_time).or(after.into_iter().min_by(by_time));
+    found.map(|(at, _)| at)
+}
+
+/// Whether it was asked on a connection that stays with its pod, whoever else is ready.
+fn is_kept(miss: &Miss) -> bool {
+    matches!(miss.how, Missed::LostKept | Missed::UnsentKept)
+}
+
+/// For how long after a deletion new connections still reached the pod. What comes after a lull is none of that: it followed
+/// a connection that the network remembers, to a pod that is long gone.
+pub(super) fn lag_s(causes: &[(Miss, Cause)]) -> Option<f64> {
+    let mut after: Vec<f64> = causes
+        .iter()
+        .filter_map(|(_, cause)| match cause {
+            Cause::Withdrawal { after_s } => Some(*after_s),
+            _ => None,
+        })
+        .collect();
+    after.sort_by(f64::total_cmp);
+    let first = *after.first()?;
+    Some(after.into_iter().fold(first, |lag, next| if next - lag <= LULL_S { next } else { lag }))
 }

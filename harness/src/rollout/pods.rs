@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::causes::stopped_before;
 use super::tally::{Miss, Span, misses};
 use crate::timeline::{EndpointState, Event, Hook, Micros, PodFact, ProcessId, Timeline, View, WorkloadSpec};
 
 /// Lines and notes of a pod that are shown.
 const SHOWN: usize = 5;
+/// What a kubelet notes about a preStop hook that has failed begins with this.
+pub(super) const HOOK_FAILED: &str = "FailedPreStopHook: ";
 /// Words by which servers say that they stop.
 const STOPPING: [&str; 5] = ["sigterm", "shutting down", "shutdown", "terminat", "graceful"];
 
@@ -69,6 +72,8 @@ pub struct PodRow {
     pub exit: Option<Exit>,
     /// When it did not exist any more.
     pub gone_s: Option<f64>,
+    /// What was missed from its deletion to that of the next pod.
+    pub missed: u64,
     /// What the cluster noted about it, as far as that was a warning.
     pub notices: Vec<String>,
     /// The last lines of its log, where it never became ready.
@@ -94,6 +99,8 @@ pub enum Source {
     Hook,
     /// There is no hook: it comes with the deletion.
     Deletion,
+    /// The hook has failed, and with it the wait.
+    FailedHook,
 }
 
 /// How a container ended.
@@ -148,6 +155,12 @@ pub fn roll(timeline: &Timeline, instances: &BTreeMap<String, (f64, f64)>) -> Op
         .collect();
     let order = |row: &PodRow| (!row.old, row.deleted_s.or(row.created_s).unwrap_or(f64::MAX));
     pods.sort_by(|a, b| order(a).0.cmp(&order(b).0).then(order(a).1.total_cmp(&order(b).1)));
+    let misses = misses(timeline, &view);
+    for miss in &misses {
+        if let Some(at) = stopped_before(&pods, miss) {
+            pods[at].missed += 1;
+        }
+    }
     Some(Roll {
         workload,
         namespace,
@@ -157,7 +170,7 @@ pub fn roll(timeline: &Timeline, instances: &BTreeMap<String, (f64, f64)>) -> Op
         nobody: look.nobody,
         failed: look.failed,
         unseen: look.unseen,
-        misses: misses(timeline, &view),
+        misses,
     })
 }
 
@@ -273,6 +286,9 @@ impl Seen {
             row.signalled = match (line, serving.and_then(|(_, hook)| hook)) {
                 (Some((at, _)), _) => Some(Signalled { at_s: seconds(*at, began), by: Source::Log }),
                 (None, None) => Some(Signalled { at_s: deleted, by: Source::Deletion }),
+                (None, Some(_)) if row.notices.iter().any(|notice| notice.starts_with(HOOK_FAILED)) => {
+                    Some(Signalled { at_s: deleted, by: Source::FailedHook })
+                }
                 (None, Some(hook)) => {
                     hook.seconds().map(|length| Signalled { at_s: deleted + length as f64, by: Source::Hook })
                 }

@@ -166,8 +166,10 @@ pub struct Miss {
 /// What became of a request that was missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
-    /// Nothing of it was sent.
+    /// Nothing of it was sent: there was no connection.
     Unsent,
+    /// Nothing of it was sent: the connection that was kept for it had ended.
+    UnsentKept,
     /// It was sent on a connection of its own, and not answered whole.
     LostFresh,
     /// It was sent on a connection that was kept, and not answered whole.
@@ -185,6 +187,7 @@ pub(super) fn misses(timeline: &Timeline, view: &View) -> Vec<Miss> {
         due_s: seconds(attempt.due),
         ended_s: seconds(attempt.ended),
         how: match (attempt.fate, attempt.request.map(|request| request.role)) {
+            (Fate::Unsent, Some(Role::KeepAlive)) => Missed::UnsentKept,
             (Fate::Unsent, _) => Missed::Unsent,
             (Fate::Answered(_), _) => Missed::Failed,
             (Fate::Lost, Some(Role::KeepAlive)) => Missed::LostKept,
@@ -349,7 +352,7 @@ fn untold(view: &View, deployed: bool, started: Micros, attempts: &[Attempt]) ->
     let since = attempts.iter().filter(|attempt| attempt.due >= started).count() as u64;
     if since < FEW {
         return Some(format!(
-            "only {since} requests were due from the start of the command on: a longer --cool-down, or a higher --rate"
+            "only {since} requests were due from the start of the deploy on: a longer --cool-down, or a higher --rate"
         ));
     }
     let failed = view.connections.iter().filter(|one| one.opening == Opening::Failed(NotOpened::Other)).count();
@@ -379,14 +382,14 @@ fn not_in_order(started: Micros, attempts: &[Attempt]) -> Option<String> {
             Fate::Unsent => "refused, or not answered in time".to_owned(),
         };
         return Some(format!(
-            "{missed} of {} requests were missed before the command was started, the first of them {first}: nobody knows \
+            "{missed} of {} requests were missed before the deploy, the first of them {first}: nobody knows \
              what the deploy is to blame for",
             ended.len()
         ));
     }
     if (ended.len() as u64) < FEW || 2 * ended.len() < before.len() {
         return Some(format!(
-            "only {} of {} requests were answered before the command was started: a longer --warm-up, or a higher --rate",
+            "only {} of {} requests were answered before the deploy: a longer --warm-up, or a higher --rate",
             ended.len(),
             before.len()
         ));
@@ -395,7 +398,7 @@ fn not_in_order(started: Micros, attempts: &[Attempt]) -> Option<String> {
     let (half, end) = (unanswered(started / 2), unanswered(started));
     (2 * end > 3 * half + 10).then(|| {
         format!(
-            "the target does not keep up with the load before the command is started: {half} requests waited in the middle \
+            "the target does not keep up with the load before the deploy: {half} requests waited in the middle \
              of the warm-up, {end} at its end. A lower --rate"
         )
     })

@@ -2,9 +2,11 @@
 
 mod catalogue;
 mod checking;
+mod fake_cluster;
 mod fleets;
 mod interruption;
 mod judging;
+mod kubernetes;
 mod misbehaving;
 mod pods;
 mod results;

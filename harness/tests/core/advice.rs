@@ -147,7 +147,7 @@ fn where_nobody_is_left_others_have_to_come_first() {
     recreate.strategy = Strategy::Recreate;
     let advice = only(&gap(recreate.clone()));
     assert_eq!(advice.what, Topic::NobodyLeft);
-    assert!(advice.text.contains("Recreate") && advice.text.contains("For 4.0 s"), "{}", advice.text);
+    assert!(advice.text.contains("Recreate") && advice.text.contains("For up to 4.0 s"), "{}", advice.text);
     let surge =
         "spec:\n  strategy:\n    type: RollingUpdate\n    rollingUpdate:\n      maxSurge: 1\n      maxUnavailable: 0\n";
     assert_eq!(advice.patch.as_deref(), Some(surge));
@@ -184,4 +184,25 @@ fn a_workload_without_containers_is_no_reason_to_panic() {
     spec.containers.clear();
     let waits = PodFact::Waiting { container: String::new(), reason: String::new() };
     assert_eq!(topics(&story(spec).pod(1.0, 4, waits).refused(1.0)), []);
+}
+
+#[test]
+fn what_comes_after_a_lull_does_not_make_the_sleep_longer() {
+    let told = story(plain()).deleted(1.0, 2).exits(1.1, 2, 0, "Completed").refused(1.2).refused(2.0).refused(9.0);
+    let advice = only(&told);
+    assert!(advice.text.contains("3 of 12,000") && advice.text.contains("up to 1.0 s"), "{}", advice.text);
+    assert!(advice.patch.unwrap_or_default().contains("seconds: 3\n"));
+}
+
+#[test]
+fn while_the_hook_lasts_the_pod_answers_and_a_kept_connection_ends_with_its_server() {
+    // The first pod gets its signal at 6 s; the second is told to go at 3 s, and gets it at 8 s.
+    let told = story(sleep(5)).rolls(5.1).unsent(6.05);
+    let advice = only(&told);
+    assert_eq!((advice.what, &advice.patch), (Topic::CutsInHand, &None), "{}", advice.text);
+    let said = "1 of 12,000 requests was missed (1 not sent, as the connection had ended), due at +6.0 s";
+    assert!(advice.text.contains(said), "{}", advice.text);
+    let missed: Vec<u64> = told.told().pods.iter().map(|pod| pod.missed).collect();
+    assert_eq!(missed, [1, 0, 0, 0]);
+    assert_eq!(topics(&story(sleep(5)).rolls(5.1).refused(4.0)), [Topic::Unexplained], "both still answer");
 }

@@ -40,6 +40,8 @@ fn who_says_when_the_signal_came_is_said() {
     let exec = Hook::Exec { command: ["sh", "-c", "sleep 7 && rm x"].map(str::to_owned).into() };
     assert_eq!(by(story(hooked(exec))), Some((8.0, Source::Hook)));
     assert_eq!(by(story(hooked(Hook::Http { path: "/prestop".to_owned() }))), None, "nobody knows how long that takes");
+    let failed = story(hooked(Hook::Sleep { seconds: 5 })).noted(1.1, 2, "FailedPreStopHook", "no shell");
+    assert_eq!(by(failed), Some((1.0, Source::FailedHook)));
     let logged =
         story(hooked(Hook::Sleep { seconds: 5 })).logs(-1.0, 2, "shutdown hooks: 3").logs(4.5, 2, "Received SIGTERM");
     assert_eq!(by(logged), Some((4.5, Source::Log)), "what it wrote before its deletion is about something else");
@@ -108,4 +110,11 @@ fn an_endpoint_that_is_in_another_slice_still_is_not_withdrawn() {
 fn the_fewest_that_were_available_count_from_the_restart_on() {
     let told = story(plain()).available(-1.0, 0).available(0.1, 2).available(0.5, 1).available(1.0, 2).told();
     assert_eq!(told.fewest_available, Some(1));
+}
+
+#[test]
+fn what_is_missed_stands_beside_the_pod_that_was_told_to_go_last() {
+    let told = story(plain()).rolls(0.1).refused(0.8).refused(1.2).refused(3.5).refused(0.1);
+    let missed: Vec<u64> = told.told().pods.iter().map(|pod| pod.missed).collect();
+    assert_eq!(missed, [2, 1, 0, 0], "the deletion may be heard of late, but not that late");
 }

@@ -93,7 +93,7 @@ fn where_the_target_was_not_in_order_nothing_is_said() {
     assert!(slow.contains("does not keep up"), "{slow}");
     let busy = answered(deployed(), 1_001, 200).stalled(600).at(2_100).exited(0);
     assert!(told(&busy).untold.is_some_and(|why| why.contains("too busy")));
-    assert!(told(&answered(idle(), 0, 200)).untold.is_some_and(|why| why.contains("not started")));
+    assert!(told(&answered(idle(), 0, 200)).untold.is_some_and(|why| why.contains("nothing was deployed")));
 }
 
 #[test]

@@ -120,6 +120,14 @@ impl Story {
         story.add(at_s + 0.05, Event::Broken { request, why, body_bytes: 0 })
     }
 
+    /// A kept connection has ended when it is to be used.
+    pub fn unsent(mut self, at_s: f64) -> Self {
+        self.next += 1;
+        let (connection, role) = (self.next, Role::KeepAlive);
+        let story = self.add(at_s, Event::Opened { connection, role, begun_us: None });
+        story.add(at_s, Event::Unsent { connection, request: format!("r{connection}"), role })
+    }
+
     /// A request is answered a little later, by this instance.
     pub fn answered(mut self, at_s: f64, status: u16, instance: &str) -> Self {
         self.next += 1;

@@ -22,7 +22,7 @@ pub async fn tell(plan: &Plan) -> Result<Status, CliError> {
     let (name, cluster, spec) = (workload.name(), workload.cluster(), workload.spec());
     let how = match spec.strategy {
         Strategy::Rolling { max_unavailable, max_surge } => {
-            format!("at most {max_unavailable} missing and {max_surge} more")
+            format!("with at most {max_unavailable} missing and {max_surge} more")
         }
         Strategy::Recreate => "all old ones first (Recreate)".to_owned(),
         Strategy::OnDelete => "when somebody deletes them (OnDelete)".to_owned(),
