@@ -177,23 +177,19 @@ def need_package(program: str) -> None:
 
 def debian() -> tuple[str, str]:
     """The release that this machine has, and the mirror from which apt itself gets it."""
-    fields = "$(CODENAME) $(REPO_URI)"
-    lists = (
-        output(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"])
-        if shutil.which("apt-get")
-        else ""
-    )
     words = Path("/etc/os-release").read_text().splitlines()
     release = next(
         (word.split("=")[1].strip('"') for word in words if word.startswith("VERSION_CODENAME=")), ""
     )
-    for line in lists.splitlines():
-        codename, mirror = line.split()
-        if codename == release:
+    # The release as apt's sources have it: its code name is known only after an update.
+    command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
+    for line in output(command).splitlines() if shutil.which("apt-get") else []:
+        name, mirror = line.split()
+        if name == release:
             return release, mirror
     raise Failure(
-        f"apt knows no mirror of the release {release or 'of this machine'!r}, from which a node is made. "
-        "Debian and what is derived from it have one: run apt-get update, or look at /etc/apt/sources.list*."
+        f"apt's sources name no mirror of the release {release or 'of this machine'!r}, from which a node is made: "
+        "look at /etc/apt/sources.list and /etc/apt/sources.list.d."
     )
 
 
