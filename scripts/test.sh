@@ -14,14 +14,16 @@ exec </dev/null
 
 passed=0
 current=
+skipped=() # what this machine has no way to do
 trap finish EXIT
 
 main() {
     printf 'Day %d of the year; DAY_OF_YEAR=%d plays the same parts again.\n' "$((10#$(day)))" "$((10#$(day)))"
     step 'set-up' scripts/setup.sh
 
-    step 'scripts: shellcheck' .venv/bin/shellcheck --external-sources scripts/*.sh .ci/run
-    step 'scripts: ruff' python_lint --line-length=112 scripts lb-configs
+    step 'scripts: shellcheck' .venv/bin/shellcheck --external-sources scripts/*.sh .ci/run \
+        k8s/cluster/engine-init k8s/cluster/runc-without-sys-resource
+    step 'scripts: ruff' python_lint --line-length=112 scripts lb-configs k8s
     step 'docs: links, names and lists' python3 scripts/check-docs.py
     step 'lb-configs: valid, and as said' .venv/bin/python scripts/check-lb-configs.py
     step 'k8s: valid, and as said' .venv/bin/python scripts/check-k8s.py
@@ -47,12 +49,31 @@ main() {
     step 'matrix: adopted services' cargo run --quiet --release --locked -- \
         matrix --kind adopted --repeat 1 --allow-untold --out target/adopted-out
     step 'faulty servers: the half of today' faulty_half
+    step 'rollouts on a real cluster' cluster_rollouts
 }
 
 # A dozen of the strangers. All of them, `cargo test --test strangers`, take ten minutes and more on a quiet machine.
 harness_tests() {
     local kinds=ends-at-once,imitates-waitress,older-shares,longer-than-its-grace,no-descriptors,root-is-421,root-is-302
     STRANGERS="{$kinds,tls-says-400,shell-with-exec,slow-is-quick,workers-left-behind,upload}" cargo test --quiet --locked
+}
+
+# What a cluster is made of is built first, which takes a quarter of an hour and more where nothing of it is there. Where no
+# cluster can be had, the last lines say so.
+cluster_rollouts() {
+    local loaded server image named=()
+    if ! timeout 2400 k8s/cluster/cluster up || ! loaded=$(timeout 1200 k8s/cluster/cluster images go python); then
+        skipped+=('rollouts on a real cluster: there is none, see above')
+        k8s/cluster/cluster down || true
+        return 0
+    fi
+    while read -r server image; do
+        named+=(--image "$server=$image")
+    done <<<"$loaded"
+    k8s/cluster/cluster run target/release/drainspec matrix --topology 'kubernetes/{prestop-sleep,no-prestop}' \
+        --server go --server python --scenario rolling-restart --context '' "${named[@]}" \
+        --repeat 2 --jobs 1 --allow-untold --out target/cluster-out
+    k8s/cluster/cluster down
 }
 
 # On two quiet cores the halves take two and four minutes: one on odd days of the year, the other on even ones.
@@ -137,6 +158,12 @@ step() {
 
 finish() {
     local status=$?
+    # However it ends: nothing is left behind.
+    [[ $current != 'rollouts on a real cluster' ]] || k8s/cluster/cluster down || true
+    if ((${#skipped[@]} > 0)); then
+        printf '\nskipped: %s' "${skipped[@]}"
+        printf '\n'
+    fi
     if [[ $status == 0 && -z $current ]]; then
         printf '\nall steps in %d s\n%d passed, 0 failed\n' "$SECONDS" "$passed"
     else

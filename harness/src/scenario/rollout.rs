@@ -112,7 +112,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         needs: &[],
         rules: RULES,
         params: &USUAL,
-        pace: Pace::Steady,
+        pace: Pace::Heavy,
         setting: Setting::Nodes,
         body: body!(node_drained),
     },

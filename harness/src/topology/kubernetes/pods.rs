@@ -75,9 +75,11 @@ impl Known {
 
     fn pod(&self, process: ProcessId, name: &str, what: &PodFact) -> Vec<Event> {
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = pods.len() as Slot % self.places + 1;
+        // Whoever comes takes the place of one that leaves; and where none does yet, of the one that was there longest.
+        let lives = |slot: Slot| pods.values().any(|pod| pod.slot == slot && !pod.leaves);
+        let left = pods.values().map(|pod| pod.slot).find(|slot| !lives(*slot));
+        let next = left.unwrap_or(pods.len() as Slot % self.places + 1);
         let Some(pod) = pods.get_mut(&process) else {
-            // Whoever comes takes the place of the one that has been there longest.
             pods.insert(process, Seen { slot: next, name: name.to_owned(), instance: None, leaves: false });
             let (part, settings) = (Part::Server, BTreeMap::new());
             return vec![Event::Started { process, pid: 0, part, slot: Some(next), settings }];
