@@ -37,7 +37,7 @@ impl Default for Lags {
     /// What was measured on a cluster of two nodes, with the default `minSyncPeriod` of a second.
     fn default() -> Self {
         let ms = Duration::from_millis;
-        Self { slice: [ms(5), ms(60)], heard: [ms(1), ms(10)], write: [ms(30), ms(90)], between: ms(1000) }
+        Self { slice: [ms(5), ms(30)], heard: [ms(1), ms(10)], write: [ms(30), ms(90)], between: ms(1000) }
     }
 }
 

@@ -106,6 +106,7 @@ pub enum Output {
 pub struct Pod {
     settings: Settings,
     now: Duration,
+    since: Duration,
     ready: bool,
     workers: Vec<Worker>,
     end: End,
@@ -132,10 +133,11 @@ enum End {
 impl Pod {
     /// A pod whose container is started now.
     pub fn new(settings: Settings, now: Duration) -> Self {
-        let mut pod = Self { settings, now, ready: false, workers: Vec::new(), end: End::Far, outbox: Vec::new() };
+        let (workers, end, outbox) = (Vec::new(), End::Far, Vec::new());
+        let mut pod = Self { settings, now, since: now, ready: false, workers, end, outbox };
         match pod.settings.startup.clone() {
-            Some(probe) => pod.workers.push(Worker::new(Kind::Startup, probe, now)),
-            None => pod.has_started(),
+            Some(probe) => pod.workers.push(Worker::starting(Kind::Startup, probe, now)),
+            None => pod.probe_all(Worker::starting),
         }
         pod
     }
@@ -217,7 +219,10 @@ impl Pod {
         let now = self.now;
         let worker = self.workers.iter_mut().find(|worker| worker.kind == kind);
         match (kind, worker.and_then(|worker| worker.probed(now, ok))) {
-            (Kind::Startup, Some(true)) => self.has_started(),
+            (Kind::Startup, Some(true)) => {
+                let since = self.since;
+                self.probe_all(|kind, probe, now| Worker::started(kind, probe, now, since));
+            }
             (Kind::Readiness, Some(ready)) => self.is_ready(ready),
             // The kubelet itself has found it, and need not hear of it.
             (Kind::Startup | Kind::Liveness, Some(false)) => self.ends(Duration::ZERO),
@@ -225,11 +230,11 @@ impl Pod {
         }
     }
 
-    /// The startup probe has succeeded, or there is none.
-    fn has_started(&mut self) {
+    /// The startup probe has succeeded, or there is none: the others begin.
+    fn probe_all(&mut self, begin: impl Fn(Kind, Probe, Duration) -> Worker) {
         let Settings { readiness, liveness, .. } = &self.settings;
         let probes = [(Kind::Readiness, readiness), (Kind::Liveness, liveness)];
-        let on = probes.map(|(kind, probe)| probe.clone().map(|probe| Worker::new(kind, probe, self.now)));
+        let on = probes.map(|(kind, probe)| probe.clone().map(|probe| begin(kind, probe, self.now)));
         let always_ready = readiness.is_none();
         self.workers = on.into_iter().flatten().collect();
         if always_ready {

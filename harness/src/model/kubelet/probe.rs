@@ -47,8 +47,19 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub fn new(kind: Kind, probe: Probe, now: Duration) -> Self {
-        let planned = now.saturating_add(probe.delay);
+    /// A probe of a container that starts now. The first look finds nobody: what counts is the next one, a period later.
+    pub fn starting(kind: Kind, probe: Probe, now: Duration) -> Self {
+        let first = probe.delay.max(probe.period);
+        Self::first(kind, probe, now.saturating_add(first))
+    }
+
+    /// A probe of a container that has started by now: at once, or when it may be.
+    pub fn started(kind: Kind, probe: Probe, now: Duration, since: Duration) -> Self {
+        let earliest = since.saturating_add(probe.delay);
+        Self::first(kind, probe, earliest.max(now))
+    }
+
+    fn first(kind: Kind, probe: Probe, planned: Duration) -> Self {
         Self { kind, probe, due: Some(planned), planned, row: (false, 0) }
     }
 

@@ -31,6 +31,8 @@ use proxy::Proxies;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long the nodes may take to hear of the first pods.
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);
+/// How long the controllers of a Deployment take from a pod that is ready to the deletion of the one that it replaces.
+const DELETED_AFTER: Duration = Duration::from_millis(35);
 /// Nodes at which users come in. One alone understates the race: two do not hear of an end at the same time.
 const NODES: usize = 2;
 
@@ -79,7 +81,9 @@ impl Pods {
     /// The process of a pod has started. Returns when the pod is ready.
     pub(super) async fn admit(&mut self, member: Member) -> Result<(), FrontError> {
         self.create(member);
-        self.ready(member).await
+        self.ready(member).await?;
+        tokio::time::sleep(DELETED_AFTER).await;
+        Ok(())
     }
 
     /// Deletes a pod. What is to be done to its process comes one after the other.
