@@ -104,9 +104,7 @@ def kubernetes() -> Path:
         package = "k8s.io/component-base/version"
         said = f"-X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
         command = ["go", "build", "-trimpath", "-ldflags", f"-s -w {said}", "-o", f"{folder}/", ".", "./pause"]
-        with step(
-            f"Kubernetes {version}, from its Go modules (5 minutes on two quiet cores, when Go has none of it yet)"
-        ):
+        with step(f"Kubernetes {version}, from its Go modules (long, when Go has none of it in its cache)"):
             logged("kubernetes", mortal(*command), cwd=KUBE, env=STATIC)
 
     return cached("kubernetes", digest(version, *sources), make)

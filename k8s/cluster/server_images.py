@@ -126,9 +126,9 @@ def base(docker: InABox, target: str, debian: str, toolchain: str | None) -> str
     shutil.copy(HERE / "bases/Dockerfile", context)
     shutil.copy("/etc/ssl/certs/ca-certificates.crt", context)
     arguments = ["--build-arg", f"SYSTEM={debian}", "--build-arg", f"TOOLCHAIN={toolchain or 'scratch'}"]
-    run_build(
-        docker, f"base-{target}", *arguments, "--network", "host", "--target", target, "--tag", name, context
-    )
+    arguments += ["--network", "host", "--target", target, "--tag", name]
+    with step(f"base of images, {target}"):
+        run_build(docker, f"base-{target}", *arguments, context)
     remove(context)
     return name
 

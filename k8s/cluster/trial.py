@@ -5,8 +5,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from cluster import HOME, Engine, find, kubectl
-from machine import ROOT, Failure, remove, step, succeeds, wait_for
+from cluster import HOME, Engine, find, kubectl, nodes
+from machine import LOGS, ROOT, Failure, output, remove, step, succeeds, wait_for
 from server_images import images
 
 NAMESPACE = "drainspec-try"
@@ -85,7 +85,19 @@ def ask(engine: Engine) -> None:
     for address in addresses.split():
         question = engine.beside("curl", "--silent", "--fail", "--max-time", "2", f"http://{address}:{port}/")
         # The rollout is over a moment before the last node has its rules.
-        wait_for(question[-1], 10, partial(succeeds, question))
+        try:
+            wait_for(question[-1], 30, partial(succeeds, question))
+        except Failure as failure:
+            raise Failure(f"{failure}; what each node knew of it is in {keep_rules(engine)}") from None
+
+
+def keep_rules(engine: Engine) -> Path:
+    """For the namespace, and with it the rules, are about to be removed."""
+    path = LOGS / "rules.log"
+    show = "hostname; ip route; iptables-save --table nat; conntrack --dump; cat /var/log/pods/kube-system_kube-proxy-*/*/*.log"
+    said = [output(engine.command("docker", "exec", node, "sh", "-c", show)) for node in nodes(engine)]
+    path.write_text("\n\n".join(said))
+    return path
 
 
 def admits(engine: Engine, folder: Path) -> None:
