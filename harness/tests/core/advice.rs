@@ -204,5 +204,5 @@ fn while_the_hook_lasts_the_pod_answers_and_a_kept_connection_ends_with_its_serv
     assert!(advice.text.contains(said), "{}", advice.text);
     let missed: Vec<u64> = told.told().pods.iter().map(|pod| pod.missed).collect();
     assert_eq!(missed, [1, 0, 0, 0]);
-    assert_eq!(topics(&story(sleep(5)).rolls(5.1).refused(4.0)), [Topic::Unexplained], "both still answer");
+    assert_eq!(topics(&story(sleep(5)).rolls(5.1).refused(5.5)), [Topic::Unexplained], "both still answer");
 }
