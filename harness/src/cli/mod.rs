@@ -48,7 +48,7 @@ enum Command {
     Matrix(matrix::Args),
     /// Check anybody's server: drainspec check -- CMD
     Check(check::Args),
-    /// Count what anybody's deploy loses: drainspec rollout --url URL -- CMD
+    /// Count what anybody's deploy loses, or a workload's restart: drainspec rollout [deployment/NAME] --url URL [-- CMD]
     Rollout(rollout::Args),
     /// List servers, scenarios, rules or topologies
     List(list::Args),

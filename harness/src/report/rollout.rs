@@ -34,7 +34,7 @@ pub fn rollout(tally: &Tally, allowed: u64, watched: Option<(&Roll, &[Advice])>)
             if !tally.steps.is_empty() {
                 out.push('\n');
             }
-            out += &pods::pods(roll);
+            out += pods::pods(roll).trim_start_matches('\n');
             out.push('\n');
         }
         None => out += &instances(tally),
@@ -120,12 +120,14 @@ fn instances(tally: &Tally) -> String {
 /// The last line: what it comes to.
 fn verdict(tally: &Tally, allowed: u64) -> String {
     let bold = Style::new().bold();
+    const INCOMPLETE: &str = " The rollout was not complete when it was waited for no longer.";
     if let Some(why) = &tally.untold {
-        return paint(bold, &format!("Nothing can be said of this deploy: {why}."));
+        let ended = if tally.rolled_out == Some(false) { INCOMPLETE } else { "" };
+        return paint(bold, &format!("Nothing can be said of this deploy: {why}.{ended}"));
     }
     let asked = tally.during.asked + tally.after.asked;
     let ended = match (tally.status, tally.rolled_out) {
-        (_, Some(false)) => " The rollout was not complete when it was waited for no longer.".to_owned(),
+        (_, Some(false)) => INCOMPLETE.to_owned(),
         (Some(0), _) | (None, Some(true)) => String::new(),
         (Some(status), _) => format!(" The command failed with status {status}."),
         (None, None) => " The command was ended by a signal.".to_owned(),

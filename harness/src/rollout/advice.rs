@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::causes::{Cause, causes, lag_s};
+use super::causes::{Cause, causes};
 use super::patch::{self, Change};
 use super::pods::{HOOK_FAILED, PodRow, Roll};
 use super::tally::{Miss, Missed};
@@ -76,7 +76,11 @@ pub fn advise(roll: &Roll, asked: Asked) -> Vec<Advice> {
     let of = |wanted: fn(&Cause) -> bool| -> Vec<Miss> {
         causes.iter().filter(|(_, cause)| wanted(cause)).map(|(miss, _)| *miss).collect()
     };
-    let judge = Judge { roll, asked, container, lag_s: lag_s(&causes) };
+    let lags = causes.iter().filter_map(|(_, cause)| match cause {
+        Cause::Withdrawal { after_s, .. } => Some(*after_s),
+        _ => None,
+    });
+    let judge = Judge { roll, asked, container, lag_s: lags.reduce(f64::max) };
     let found = [
         judge.hook(&of(|cause| matches!(cause, Cause::Withdrawal { .. }))),
         judge.grace(),
@@ -314,8 +318,11 @@ impl Judge<'_> {
 
     fn unknown(&self, misses: &[Miss]) -> Option<Advice> {
         (!misses.is_empty()).then(|| {
-            let text =
-                format!("No pod began or ended at that time: {}. Something else was in the way.", self.seen(misses));
+            let text = format!(
+                "No pod began or ended at that time: {}. Something else was in the way. It can be a node that remembers a \
+                 connection to a pod that is gone, and for two minutes sends there whoever comes from the same port.",
+                self.seen(misses)
+            );
             self.advice(Topic::Unexplained, text, None)
         })
     }

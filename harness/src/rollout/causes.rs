@@ -19,14 +19,16 @@ pub enum Cause {
     Nobody,
     /// A new pod got requests before it could answer.
     TooEarly,
-    /// A pod that had been told to go still got new connections, so many seconds after that.
+    /// A pod that had got its signal still got new connections.
     Withdrawal {
-        /// How long after.
+        /// So many seconds after it was told to go.
         after_s: f64,
+        /// So many seconds after the signal.
+        signal_s: f64,
     },
     /// It was on its way on a kept connection, or in hand, when the server ended.
     InHand,
-    /// No pod began or ended at that time.
+    /// No pod began or ended at that time, or only long before.
     Unknown,
 }
 
@@ -39,12 +41,31 @@ pub fn causes(roll: &Roll) -> Vec<(Miss, Cause)> {
             _ if !probed && young && !is_kept(miss) => Cause::TooEarly,
             _ if nobody(roll, miss) => Cause::Nobody,
             (true, Some(_)) => Cause::InHand,
-            (_, Some(after_s)) => Cause::Withdrawal { after_s },
+            (_, Some(cause)) => cause,
             (_, None) if young => Cause::TooEarly,
             (_, None) => Cause::Unknown,
         }
     };
-    roll.misses.iter().map(|miss| (*miss, cause(miss))).collect()
+    let mut causes: Vec<(Miss, Cause)> = roll.misses.iter().map(|miss| (*miss, cause(miss))).collect();
+    let until = withdrawn_s(&causes);
+    for (_, cause) in &mut causes {
+        if matches!(cause, Cause::Withdrawal { signal_s, .. } if *signal_s > until) {
+            *cause = Cause::Unknown;
+        }
+    }
+    causes
+}
+
+/// For how long after a signal new connections still reached pods. What comes after a lull is none of that: it followed a
+/// connection that the network remembers, to a pod that is long gone.
+fn withdrawn_s(causes: &[(Miss, Cause)]) -> f64 {
+    let since = causes.iter().filter_map(|(_, cause)| match cause {
+        Cause::Withdrawal { signal_s, .. } => Some(*signal_s),
+        _ => None,
+    });
+    let mut since: Vec<f64> = since.collect();
+    since.sort_by(f64::total_cmp);
+    since.into_iter().fold(0.0, |until, next| if next - until <= LULL_S { next } else { until })
 }
 
 fn nobody(roll: &Roll, miss: &Miss) -> bool {
@@ -60,9 +81,13 @@ fn young(roll: &Roll, miss: &Miss) -> bool {
 }
 
 /// How long after the deletion of a pod this was missed. One that was in hand by then was missed for the same reason.
-fn withdrawal(roll: &Roll, miss: &Miss) -> Option<f64> {
-    let deleted = roll.pods[stopped_before(&roll.pods, miss)?].deleted_s?;
-    Some((miss.due_s - deleted).max(0.0))
+fn withdrawal(roll: &Roll, miss: &Miss) -> Option<Cause> {
+    let pod = &roll.pods[stopped_before(&roll.pods, miss)?];
+    let deleted = pod.deleted_s?;
+    let since = |at: f64| (miss.due_s - at).max(0.0);
+    // Where nobody knows when the signal came, nobody knows of a lull after it.
+    let signal_s = pod.signalled.map_or(0.0, |signalled| since(signalled.at_s));
+    Some(Cause::Withdrawal { after_s: since(deleted), signal_s })
 }
 
 /// The pod whose server got its signal last before this was missed, or while it was in hand; none where that was long ago.
@@ -86,19 +111,4 @@ pub(super) fn stopped_before(pods: &[PodRow], miss: &Miss) -> Option<usize> {
 /// Whether it was asked on a connection that stays with its pod, whoever else is ready.
 fn is_kept(miss: &Miss) -> bool {
     matches!(miss.how, Missed::LostKept | Missed::UnsentKept)
-}
-
-/// For how long after a deletion new connections still reached the pod. What comes after a lull is none of that: it followed
-/// a connection that the network remembers, to a pod that is long gone.
-pub(super) fn lag_s(causes: &[(Miss, Cause)]) -> Option<f64> {
-    let mut after: Vec<f64> = causes
-        .iter()
-        .filter_map(|(_, cause)| match cause {
-            Cause::Withdrawal { after_s } => Some(*after_s),
-            _ => None,
-        })
-        .collect();
-    after.sort_by(f64::total_cmp);
-    let first = *after.first()?;
-    Some(after.into_iter().fold(first, |lag, next| if next - lag <= LULL_S { next } else { lag }))
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 

@@ -48,7 +48,10 @@ fn without_a_hook_the_measured_lag_makes_the_sleep() {
 #[test]
 fn the_sleep_is_what_was_measured_with_as_much_again_and_two_seconds_at_least() {
     for (lag_s, sleep_s) in [(0.0, 2), (0.1, 3), (1.0, 3), (2.0, 4), (2.6, 6), (7.2, 15)] {
-        let told = story(plain()).deleted(1.0, 2).exits(20.0, 2, 0, "Completed").refused(1.0 + lag_s);
+        let mut told = story(plain()).deleted(1.0, 2).exits(20.0, 2, 0, "Completed").refused(1.0 + lag_s);
+        for second in 0..=lag_s as u32 {
+            told = told.refused(1.0 + f64::from(second));
+        }
         let patch = only(&told).patch.unwrap_or_default();
         assert!(patch.contains(&format!("seconds: {sleep_s}\n")), "{lag_s}: {patch}");
     }
@@ -189,9 +192,12 @@ fn a_workload_without_containers_is_no_reason_to_panic() {
 #[test]
 fn what_comes_after_a_lull_does_not_make_the_sleep_longer() {
     let told = story(plain()).deleted(1.0, 2).exits(1.1, 2, 0, "Completed").refused(1.2).refused(2.0).refused(9.0);
-    let advice = only(&told);
-    assert!(advice.text.contains("3 of 12,000") && advice.text.contains("up to 1.0 s"), "{}", advice.text);
+    assert_eq!(topics(&told), [Topic::PreStopMissing, Topic::Unexplained]);
+    let advice = told.advice().remove(0);
+    assert!(advice.text.contains("2 of 12,000") && advice.text.contains("up to 1.0 s"), "{}", advice.text);
     assert!(advice.patch.unwrap_or_default().contains("seconds: 3\n"));
+    let alone = story(sleep(4)).deleted(1.0, 2).exits(5.1, 2, 2, "Error").refused(8.2);
+    assert_eq!(topics(&alone), [Topic::Unexplained], "three seconds after the signal, and nothing before");
 }
 
 #[test]
@@ -204,5 +210,5 @@ fn while_the_hook_lasts_the_pod_answers_and_a_kept_connection_ends_with_its_serv
     assert!(advice.text.contains(said), "{}", advice.text);
     let missed: Vec<u64> = told.told().pods.iter().map(|pod| pod.missed).collect();
     assert_eq!(missed, [1, 0, 0, 0]);
-    assert_eq!(topics(&story(sleep(5)).rolls(5.1).refused(4.0)), [Topic::Unexplained], "both still answer");
+    assert_eq!(topics(&story(sleep(5)).rolls(5.1).refused(5.5)), [Topic::Unexplained], "both still answer");
 }

@@ -121,8 +121,8 @@ fn nothing_lost() -> Vec<Case> {
         }),
         unclear(
             LOST,
-            "refused, as a balancer took an instance for dead that nobody touched, and stalls explain that",
-            { taken_out(|run| run.stalled(600)) },
+            "refused, as one that nobody touched was taken for dead, and stalls explain it",
+            taken_out(|run| run.stalled(600)),
         ),
         violated(
             LOST,

@@ -26,6 +26,9 @@ fn exec() -> Option<Hook> {
     Some(Hook::Exec(vec!["/bin/sleep".to_owned(), "9".to_owned()]))
 }
 
+/// A name, a grace, a hook, what happens when the pod is deleted at 10 s, and what comes of it.
+type Course = (&'static str, f64, Option<Hook>, &'static [(f64, Input)], &'static [(f64, Output)]);
+
 /// A pod, and what it has said so far, each with its time since the start.
 struct Played {
     pod: Pod,
@@ -82,9 +85,10 @@ impl Played {
 #[test]
 fn the_end_of_a_pod_takes_its_course() {
     use Output::{Gone, HookBegins, HookEnds, Kill, Ready, Terminate};
-    let (ended, cut) = (HookEnds { cut: false }, HookEnds { cut: true });
+    const ENDED: Output = HookEnds { cut: false };
+    const CUT: Output = HookEnds { cut: true };
     let sleep = |seconds| Some(Hook::Sleep(s(seconds)));
-    let cases: [(&str, f64, Option<Hook>, &[(f64, Input)], &[(f64, Output)]); 8] = [
+    let cases: [Course; 8] = [
         ("no hook", 12.0, None, &[], &[(10.0, Terminate), (22.0, Kill)]),
         (
             "it ends by itself",
@@ -98,28 +102,28 @@ fn the_end_of_a_pod_takes_its_course() {
             12.0,
             sleep(3.0),
             &[],
-            &[(10.0, HookBegins), (13.0, ended), (13.0, Terminate), (22.0, Kill)],
+            &[(10.0, HookBegins), (13.0, ENDED), (13.0, Terminate), (22.0, Kill)],
         ),
         (
             "a hook that is told to be over",
             12.0,
             exec(),
             &[(14.0, Input::HookOver)],
-            &[(10.0, HookBegins), (14.0, ended), (14.0, Terminate), (22.0, Kill)],
+            &[(10.0, HookBegins), (14.0, ENDED), (14.0, Terminate), (22.0, Kill)],
         ),
         (
             "a hook that outlives the grace is cut, and two seconds remain",
             4.0,
             exec(),
             &[],
-            &[(10.0, HookBegins), (14.0, cut), (14.0, Terminate), (16.0, Kill)],
+            &[(10.0, HookBegins), (14.0, CUT), (14.0, Terminate), (16.0, Kill)],
         ),
         (
             "a hook that leaves too little",
             4.0,
             exec(),
             &[(13.5, Input::HookOver)],
-            &[(10.0, HookBegins), (13.5, ended), (13.5, Terminate), (15.5, Kill)],
+            &[(10.0, HookBegins), (13.5, ENDED), (13.5, Terminate), (15.5, Kill)],
         ),
         (
             "it ends in its hook",
@@ -133,7 +137,7 @@ fn the_end_of_a_pod_takes_its_course() {
             12.0,
             exec(),
             &[(11.0, Input::HookOver), (12.0, Input::HookOver), (13.0, Input::Deleted)],
-            &[(10.0, HookBegins), (11.0, ended), (11.0, Terminate), (22.0, Kill)],
+            &[(10.0, HookBegins), (11.0, ENDED), (11.0, Terminate), (22.0, Kill)],
         ),
     ];
     for (name, grace, hook, inputs, expected) in cases {
@@ -173,7 +177,7 @@ fn readiness_waits_for_the_startup_probe_and_needs_as_many_in_a_row_as_it_says()
 #[test]
 fn two_failures_of_three_are_no_news() {
     let settings = Settings { readiness: Some(probe(1.0, 1, 3)), ..settings(12.0, None) };
-    let mut played = Played::new(settings, |_, at| at as u64 % 3 == 0);
+    let mut played = Played::new(settings, |_, at| (at as u64).is_multiple_of(3));
     played.until(30.0);
     played.said.retain(|(_, output)| matches!(output, Output::Ready(_)));
     assert_eq!(played.said, [(3.0, Output::Ready(true))]);

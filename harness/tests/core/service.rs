@@ -19,6 +19,9 @@ fn steady() -> Lags {
     Lags { slice: [ms(20); 2], heard: [ms(10); 2], write: [ms(50); 2], between: ms(1000) }
 }
 
+/// A name, what happens, and the rules that come of it, with times in milliseconds.
+type Course = (&'static str, &'static [(u64, Input)], &'static [(u64, &'static [PodId])]);
+
 /// Plays what happens at these milliseconds, and says the rules of the first node, each with its time.
 fn rules(events: &[(u64, Input)]) -> Vec<(u64, Vec<PodId>)> {
     let mut service = Service::new(steady(), 1, 7);
@@ -47,7 +50,7 @@ fn rules(events: &[(u64, Input)]) -> Vec<(u64, Vec<PodId>)> {
 #[test]
 fn rules_follow_the_slice_after_a_while() {
     use Input::{Created, Deleted, Gone, Ready};
-    let cases: [(&str, &[(u64, Input)], &[(u64, &[PodId])]); 6] = [
+    let cases: [Course; 6] = [
         (
             "a pod that is not ready gets nothing, and its coming keeps the node busy",
             &[(0, Created(A)), (500, Ready(A, true))],
