@@ -114,7 +114,7 @@ struct Node {
 impl Service {
     /// A Service without pods.
     pub fn new(lags: Lags, nodes: usize, seed: u64) -> Self {
-        let nodes = std::iter::repeat_with(Node::default).take(nodes).collect();
+        let nodes = (0..nodes).map(|_| Node::default()).collect();
         let (pods, slice) = (BTreeMap::new(), BTreeMap::new());
         let jitter = Jitter(seed);
         Self { lags, jitter, now: Duration::ZERO, pods, slice, slice_due: None, nodes, outbox: Vec::new() }
@@ -151,7 +151,7 @@ impl Service {
     #[must_use]
     pub fn advance(&mut self, now: Duration) -> Vec<Output> {
         self.run_until(now);
-        std::mem::take(&mut self.outbox)
+        self.outbox.drain(..).collect()
     }
 
     /// When [`advance`](Self::advance) has something to do or to say next.

@@ -62,13 +62,24 @@ fn every_hook_keeps_requests_from_a_pod_that_ends_and_without_one_they_are_lost(
     let picture = drawn(&timeline(out.path(), raced));
     assert!(picture.contains("node 1") && picture.contains("missed"), "{picture}");
 
-    let killed = cell(&cells, "pod/prestop-longer-than-grace", "rolling-restart");
-    assert_eq!(verdict(killed, "roll-ends"), "fail", "{killed:#}");
-
     // The only pod serves on while it ends, as long as its readiness does not fail: nobody else is there.
     let alone = |hook: &str| missed(cell(&cells, &format!("pod/{hook}"), "last-instance"));
     assert_eq!(alone("prestop-sleep"), 0.0, "{cells:#?}");
     assert!(alone("no-prestop") > 0.0, "{cells:#?}");
+}
+
+#[test]
+fn a_hook_that_outlives_the_grace_gets_its_pod_killed() {
+    let out = tempfile::tempdir().unwrap();
+    matrix(out.path(), "pod/prestop-longer-than-grace", "long-request-across-roll", "go").output().unwrap();
+    let killed = cell_of(out.path());
+    assert_eq!(verdict(&killed, "roll-ends"), "fail", "{killed:#}");
+    let text = std::fs::read_to_string(timeline(out.path(), &killed)).unwrap();
+    assert!(text.contains("\"why\":\"out-of-grace\""), "the hook was not cut");
+}
+
+fn cell_of(out: &Path) -> Value {
+    cells(out)[0].clone()
 }
 
 fn drawn(timeline: &Path) -> String {

@@ -133,7 +133,7 @@ fn nothing_lost() -> Vec<Case> {
             let refused = |run: Run| run.not_opened(7, Role::Storm, NotOpened::Refused);
             roll(&[
                 (900, |run| run.endpoint("haproxy", 1, EndpointState::Up)),
-                (1_200, |run| run.stalled(600)),
+                (1_240, |run| run.stalled(600)),
                 (1_250, |run| run.endpoint("haproxy", 1, EndpointState::Down)),
                 (1_300, refused),
             ])

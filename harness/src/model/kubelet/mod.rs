@@ -170,7 +170,7 @@ impl Pod {
     #[must_use]
     pub fn advance(&mut self, now: Duration) -> Vec<Output> {
         self.run_until(now);
-        std::mem::take(&mut self.outbox)
+        self.outbox.drain(..).collect()
     }
 
     /// When [`advance`](Self::advance) has something to do or to say next.
@@ -243,7 +243,8 @@ impl Pod {
     }
 
     fn is_ready(&mut self, ready: bool) {
-        if std::mem::replace(&mut self.ready, ready) != ready {
+        if self.ready != ready {
+            self.ready = ready;
             self.outbox.push(Output::Ready(ready));
         }
     }
