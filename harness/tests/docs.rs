@@ -30,6 +30,19 @@ fn the_generated_pages_are_up_to_date() {
     assert!(stale.is_empty(), "renew the pages with `{RENEW}`:\n{}", stale.join("\n"));
 }
 
+#[test]
+fn the_pictures_of_the_race_are_those_of_the_recorded_runs() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let page = std::fs::read_to_string(docs.join("pod-model.md")).unwrap();
+    for run in ["no-prestop", "prestop-sleep"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_drainspec"));
+        command.args(["report", "--timeline"]).arg(docs.join("races").join(run).with_extension("ndjson"));
+        let drawn = String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap();
+        let first: Vec<&str> = drawn.split("\n\n").take(2).collect();
+        assert!(page.contains(&first.join("\n\n")), "docs/pod-model.md lacks the picture of {run}:\n{drawn}");
+    }
+}
+
 /// The pages of `docs` that are generated: all of `rules`, and the table of scenarios.
 fn pages(docs: &Path) -> BTreeMap<PathBuf, String> {
     let rules = std::fs::read_dir(docs.join("rules")).into_iter().flatten().map(|entry| entry.unwrap().path());
