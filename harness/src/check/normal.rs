@@ -56,7 +56,7 @@ pub(super) async fn watch(target: &Target, ask: &Ask, what: &str, depth: Depth) 
     let mut open: Option<Connection> = None;
     let mut failed = 0;
     loop {
-        let connection = match open.take().filter(|connection| !connection.has_ended()) {
+        let connection = match open.take().filter(|connection| connection.ending().is_none()) {
             Some(connection) => connection,
             None => connect(target).await?,
         };

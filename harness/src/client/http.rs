@@ -335,11 +335,6 @@ impl Connection {
         self.log.ending()
     }
 
-    /// Whether it has ended, also where that has not been noticed yet: whoever takes it out of a pool has to know.
-    pub fn has_ended(&self) -> bool {
-        self.log.has_ended()
-    }
-
     async fn exchange(&mut self, ask: Ask, id: RequestId) -> Answer {
         let Ok(request) = ask.request(&id) else { return Answer::without(Outcome::Unsent) };
         self.log.announce(ask.announced(&id));

@@ -101,10 +101,10 @@ async fn one(shared: Arc<Shared>, number: u32, due: Instant) {
 }
 
 impl Shared {
-    /// A connection that waits and has not been closed meanwhile, as far as the kernel knows: as a pool takes one.
+    /// A connection that waits and has not been closed meanwhile, as far as is known here: as a pool takes one.
     fn waiting(&self) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|connection| !connection.has_ended());
+        idle.retain(|connection| connection.ending().is_none());
         // The one that has waited longest: so all stay in use.
         (!idle.is_empty()).then(|| idle.remove(0))
     }

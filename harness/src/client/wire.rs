@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ use crate::timeline::{ConnectionId, Ending, Event, RequestId, Role};
 
 /// A TCP stream that records.
 pub struct Wire {
-    stream: Arc<TcpStream>,
+    stream: TcpStream,
     log: Arc<WireLog>,
 }
 
@@ -38,8 +37,6 @@ pub struct WireLog {
     pub client_port: u16,
     /// Where it is recorded.
     pub recorder: Recorder,
-    /// To be asked what the kernel knows; it must not keep the connection open.
-    stream: Weak<TcpStream>,
     under_way: UnderWay,
     announced: Mutex<Option<Announced>>,
     sent: watch::Sender<Option<RequestId>>,
@@ -75,11 +72,9 @@ impl Wire {
         recorder: Recorder,
         under_way: UnderWay,
     ) -> Self {
-        let stream = Arc::new(stream);
         let log = WireLog {
             connection,
             server,
-            stream: Arc::downgrade(&stream),
             client_port: stream.local_addr().map_or(0, |address| address.port()),
             under_way,
             recorder,
@@ -168,15 +163,6 @@ impl WireLog {
         *self.ended.borrow()
     }
 
-    /// Whether the connection has ended, also where only the kernel knows yet: what is busy may not have looked.
-    pub fn has_ended(&self) -> bool {
-        let ended = |stream: Arc<TcpStream>| match SockRef::from(&*stream).peek(&mut [MaybeUninit::uninit()]) {
-            Ok(bytes) => bytes == 0,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        };
-        self.ending().is_some() || self.stream.upgrade().is_none_or(ended)
-    }
-
     /// Waits until the connection has ended.
     pub async fn ended(&self) -> Option<Ending> {
         let mut ended = self.ended.subscribe();
@@ -238,7 +224,7 @@ impl WireLog {
 impl Drop for Wire {
     fn drop(&mut self) {
         if self.log.reset.load(Ordering::Relaxed) {
-            let _ = SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
         self.log.rest();
         self.log.end(Ending::Local);
@@ -246,16 +232,10 @@ impl Drop for Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let wanted = buffer.remaining() > 0;
-        let result = loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read(buffer.initialize_unfilled()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => break result.map(|bytes| buffer.advance(bytes)),
-            }
-        };
+        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
         match &result {
             Ok(()) if wanted && buffer.filled().len() == before => self.log.end(Ending::Fin),
             Ok(()) => {
@@ -269,15 +249,9 @@ impl AsyncRead for Wire {
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let begun = Instant::now();
-        let result = loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            match self.stream.try_write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => break result,
-            }
-        };
+        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
         match &result {
             Ok(0) => {}
             Ok(_) => self.log.written(begun),
@@ -286,8 +260,8 @@ impl AsyncWrite for Wire {
         Poll::Ready(result)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // a TCP stream holds nothing back
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

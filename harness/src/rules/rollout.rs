@@ -8,6 +8,8 @@ use crate::timeline::{
     Request, Role, Slot, Step, StepKind, View,
 };
 
+/// On a machine that is not busy the end of a connection is seen sooner than that, in microseconds.
+const UNSEEN_US: u64 = 10_000;
 /// A probe waits no longer than this, and a few in a row no longer than that, in microseconds.
 const PROBE_US: u64 = 1_000_000;
 const PROBED_US: u64 = 5_000_000;
@@ -162,7 +164,7 @@ fn nothing_lost(view: &View) -> Finding {
         };
     };
     let actual = format!("{} of {} missed: {}", missed.len(), attempts.len(), kinds(&missed));
-    if let Some(finding) = waited_in_vain(view, &missed, &actual).or_else(|| taken_for_dead(view, &missed, &actual)) {
+    if let Some(finding) = excused(view, &missed, &actual) {
         return finding;
     }
     let when = match times(view, &missed) {
@@ -248,6 +250,24 @@ fn waited_in_vain(view: &View, missed: &[&Attempt], actual: &str) -> Option<Find
     let explained = |attempt: &&Attempt| stalled(view, attempt.due, attempt.ended, attempt.ended - attempt.due);
     let (first, last) = (missed.first()?, missed.last()?);
     (all && missed.iter().all(explained)).then(|| busy(actual, view, first.due, last.ended))
+}
+
+/// Why nobody is accused of what was missed, where stalls can explain all of it.
+fn excused(view: &View, missed: &[&Attempt], actual: &str) -> Option<Finding> {
+    let explained = [waited_in_vain, ended_unseen, taken_for_dead];
+    explained.into_iter().find_map(|explains| explains(view, missed, actual))
+}
+
+/// Where all that was missed was to be sent on connections that had ended, and this side was too busy to see it, nobody is
+/// accused: whoever looks takes another one.
+fn ended_unseen(view: &View, missed: &[&Attempt], actual: &str) -> Option<Finding> {
+    let unseen = |attempt: &&Attempt| {
+        attempt.request.is_some_and(|request| request.end == End::Unsent)
+            && stalled(view, attempt.ended.saturating_sub(PROBE_US), attempt.ended, UNSEEN_US)
+    };
+    let (first, last) = (missed.first()?, missed.last()?);
+    let all = missed.iter().all(unseen);
+    all.then(|| busy(actual, view, first.ended.saturating_sub(PROBE_US), last.ended))
 }
 
 /// Where an observer took out an instance to which nothing had been done, and stalls can explain that it did not answer a

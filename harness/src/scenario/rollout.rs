@@ -399,7 +399,7 @@ async fn stale_keep_alive(run: &mut Run<'_>) -> Result<(), Stop> {
 
 /// Posts on a connection that is kept, or on a new one where it has ended; hands it back where it can be kept.
 async fn post(run: &Run<'_>, fleet: &Fleet, kept: Option<Connection>) -> Option<Connection> {
-    let mut connection = match kept.filter(|connection| !connection.has_ended()) {
+    let mut connection = match kept.filter(|connection| connection.ending().is_none()) {
         Some(connection) => connection,
         None => run.client.connect_by(&fleet.route(), Role::KeepAlive).await.ok()?,
     };

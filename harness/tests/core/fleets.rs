@@ -138,6 +138,16 @@ fn nothing_lost() -> Vec<Case> {
                 (1_300, refused),
             ])
         }),
+        unclear(LOST, "not sent, as its connection had ended, and stalls explain that nobody saw it", {
+            stopping(|run| run.stalled(30).at(1_340).unsent("x", Role::KeepAlive))
+        }),
+        violated(LOST, "not sent, as its connection had ended, and there was no stall", {
+            stopping(|run| run.unsent("x", Role::KeepAlive))
+        }),
+        violated(LOST, "one not sent after stalls, and one lost by RST", {
+            let unsent = |run: Run| run.stalled(30).at(1_340).unsent("x", Role::KeepAlive);
+            roll(&[(1_300, |run| run.sent("y", Role::Storm).broken("y", Break::Reset)), (1_310, unsent)])
+        }),
         holds(LOST, "a long request is at the instance that is deleted when its successor is there", surge("a")),
         unclear(LOST, "a long request is at its successor", surge("c")),
         holds(LOST, "a long request is at the instance when its replacement begins", {
