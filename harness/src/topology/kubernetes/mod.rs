@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::{FrontError, Stage, kustomize};
 use crate::catalog::Topology;
@@ -23,6 +24,12 @@ use pods::Known;
 const NAME: &str = "drainspec-server";
 /// How long a rollout may take: images are there, and a pod has its grace.
 const ROLLED_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long a node may take to know of the first pods, and a connection to come about.
+const KNOWN_WITHIN: Duration = Duration::from_secs(60);
+const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What is to be deployed.
 pub struct Wanted<'w> {
@@ -91,6 +98,9 @@ impl Deployed {
         if addresses.is_empty() {
             let what = "the Service has a port at a node on which pods may run".to_owned();
             return Err(FrontError::Late { what, within: ROLLED_WITHIN });
+        }
+        for address in &addresses {
+            takes_connections(*address).await?;
         }
         deployed.table.set(addresses);
         Ok(deployed)
@@ -164,6 +174,21 @@ impl Deployed {
         }
         self.charge.done();
     }
+}
+
+/// Waits until a node sends connections on: that pods are ready is not to say that it knows.
+async fn takes_connections(node: SocketAddr) -> Result<(), FrontError> {
+    let answers = async {
+        loop {
+            let connecting = tokio::time::timeout(CONNECTS_WITHIN, TcpStream::connect(node)).await;
+            if matches!(connecting, Ok(Ok(_))) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let late = |_| FrontError::Late { what: format!("the Service answers at {node}"), within: KNOWN_WITHIN };
+    tokio::time::timeout(KNOWN_WITHIN, answers).await.map_err(late)
 }
 
 /// What kustomize has made, with this image, so many pods, these variables, and a port at every node.
