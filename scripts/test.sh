@@ -69,7 +69,7 @@ cluster_rollouts() {
     fi
     while read -r server image; do
         named+=(--image "$server=$image")
-    done <<<"$loaded"
+    done < <(grep -E '^[a-z/]+ drainspec/' <<<"$loaded") # the other lines say how it went on
     k8s/cluster/cluster run target/release/drainspec matrix --topology 'kubernetes/{prestop-sleep,no-prestop}' \
         --server go --server python --scenario rolling-restart --context '' "${named[@]}" \
         --repeat 2 --jobs 1 --allow-untold --out target/cluster-out
