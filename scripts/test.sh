@@ -62,7 +62,7 @@ harness_tests() {
 # cluster can be had, the last lines say so.
 cluster_rollouts() {
     local loaded server image named=()
-    if ! timeout 2400 k8s/cluster/cluster up || ! loaded=$(timeout 1200 k8s/cluster/cluster images go python); then
+    if ! timeout 1500 k8s/cluster/cluster up || ! loaded=$(timeout 600 k8s/cluster/cluster images go python); then
         skipped+=('rollouts on a real cluster: there is none, see above')
         k8s/cluster/cluster down || true
         return 0
