@@ -230,7 +230,8 @@ impl Topology {
         self.balancer == Balancer::Cluster
     }
 
-    /// Reads the configurations in a folder: manifests are one for the model, and one for a cluster. The folder is `lb-configs/BALANCER/NAME` or `k8s/quick/NAME`.
+    /// Reads the configurations in a folder, which is `lb-configs/BALANCER/NAME` or `k8s/quick/NAME`: manifests are one for
+    /// the model, and one for a cluster.
     ///
     /// # Errors
     /// Names the file, the line or key, and what is wrong.

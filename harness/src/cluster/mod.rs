@@ -1,6 +1,6 @@
 //! A Kubernetes cluster, as its API tells of it: what a workload is, what becomes of its pods and of their endpoints, as
 //! small facts in the order in which they arrive. Nothing is written but what
-//! [`Workload::restart`] sets; and where something is tried there, a namespace of its own and what is in it.
+//! [`Workload::restart`] sets; and where something is tried there, a namespace of its own, what is in it, and a cordon.
 //!
 //! Times are the reader's affair: whoever takes a [`Fact`] from the [`Watch`] notes when it came. Each also bears the
 //! time that the cluster gives for it, by its own clock and mostly in whole seconds.

@@ -9,6 +9,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::Model;
+
 /// A pod, by the number of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodId(pub u32);
@@ -111,18 +113,11 @@ struct Node {
     rules: Vec<PodId>,
 }
 
-impl Service {
-    /// A Service without pods.
-    pub fn new(lags: Lags, nodes: usize, seed: u64) -> Self {
-        let nodes = (0..nodes).map(|_| Node::default()).collect();
-        let (pods, slice) = (BTreeMap::new(), BTreeMap::new());
-        let jitter = Jitter(seed);
-        Self { lags, jitter, now: Duration::ZERO, pods, slice, slice_due: None, nodes, outbox: Vec::new() }
-    }
+impl Model for Service {
+    type Input = Input;
+    type Output = Output;
 
-    /// Takes what happens at this time, and says what follows up to now.
-    #[must_use]
-    pub fn apply(&mut self, now: Duration, input: Input) -> Vec<Output> {
+    fn apply(&mut self, now: Duration, input: Input) -> Vec<Output> {
         self.run_until(now);
         let before = self.pods.clone();
         match input {
@@ -147,16 +142,23 @@ impl Service {
         self.advance(now)
     }
 
-    /// Says what has come up to now, as [`apply`](Self::apply) does.
-    #[must_use]
-    pub fn advance(&mut self, now: Duration) -> Vec<Output> {
+    fn advance(&mut self, now: Duration) -> Vec<Output> {
         self.run_until(now);
         self.outbox.drain(..).collect()
     }
 
-    /// When [`advance`](Self::advance) has something to do or to say next.
-    pub fn next(&self) -> Option<Duration> {
+    fn next(&self) -> Option<Duration> {
         if self.outbox.is_empty() { self.due() } else { Some(self.now) }
+    }
+}
+
+impl Service {
+    /// A Service without pods.
+    pub fn new(lags: Lags, nodes: usize, seed: u64) -> Self {
+        let nodes = (0..nodes).map(|_| Node::default()).collect();
+        let (pods, slice) = (BTreeMap::new(), BTreeMap::new());
+        let jitter = Jitter(seed);
+        Self { lags, jitter, now: Duration::ZERO, pods, slice, slice_due: None, nodes, outbox: Vec::new() }
     }
 
     /// Where new connections that come in at a node go.

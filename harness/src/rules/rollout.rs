@@ -270,10 +270,13 @@ fn ended_unseen(view: &View, missed: &[&Attempt], actual: &str) -> Option<Findin
     all.then(|| busy(actual, view, first.ended.saturating_sub(PROBE_US), last.ended))
 }
 
-/// Where an observer took out an instance to which nothing had been done, and stalls can explain that it did not answer a
-/// probe in time, nobody is accused.
+/// Where nobody was there to be asked, because an observer had taken out an instance to which nothing had been done, and
+/// stalls can explain that it did not answer a probe in time, nobody is accused. What was lost at an instance is not explained.
 fn taken_for_dead(view: &View, missed: &[&Attempt], actual: &str) -> Option<Finding> {
-    let last = missed.iter().map(|attempt| attempt.ended).max()?;
+    let first = missed.iter().map(|attempt| attempt.ended).min()?;
+    if !missed.iter().all(|attempt| is_by_front(attempt) || attempt.request.is_none()) {
+        return None;
+    }
     let touched = |process: &Process, by: Micros| {
         let steps = view.steps.iter().filter(|step| Some(step.slot) == process.slot && step.what.ends());
         let since = process.started..=by;
@@ -287,7 +290,7 @@ fn taken_for_dead(view: &View, missed: &[&Attempt], actual: &str) -> Option<Find
     let out = view.endpoints.iter().find(|out| {
         let process = view.processes.get(&out.process);
         out.state != EndpointState::Up
-            && out.at <= last
+            && out.at <= first
             && process.is_some_and(|process| !touched(process, out.at))
             && was_up(out)
             && stalled(view, out.at.saturating_sub(PROBED_US), out.at, PROBE_US)

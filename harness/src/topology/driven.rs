@@ -7,22 +7,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A model that is told what happens, and says what follows.
-pub trait Model: Send + 'static {
-    /// What happens.
-    type Input;
-    /// What follows.
-    type Output;
-    /// Takes what happens at this time, and says what follows up to now.
-    fn apply(&mut self, now: Duration, input: Self::Input) -> Vec<Self::Output>;
-    /// Says what has come up to now.
-    fn advance(&mut self, now: Duration) -> Vec<Self::Output>;
-    /// When there is something to do or to say next.
-    fn next(&self) -> Option<Duration>;
-}
+use crate::model::Model;
 
 /// A model that runs by the clock.
-pub struct Driven<M: Model> {
+pub struct Driven<M: Model + Send + 'static> {
     model: Mutex<M>,
     clock: Clock,
     woken: Notify,
@@ -57,7 +45,7 @@ impl Clock {
     }
 }
 
-impl<M: Model> Driven<M> {
+impl<M: Model + Send + 'static> Driven<M> {
     /// Runs a model. What it says is carried out by a function that must be quick, and must not speak to the same model.
     pub fn start(
         clock: &Clock,

@@ -138,6 +138,24 @@ fn nothing_lost() -> Vec<Case> {
                 (1_300, refused),
             ])
         }),
+        violated(LOST, "one refused for that reason, and one lost at an instance", {
+            roll(&[
+                (150, |run| run.endpoint("haproxy", 2, EndpointState::Up)),
+                (1_250, |run| run.stalled(600)),
+                (1_260, |run| run.endpoint("haproxy", 2, EndpointState::Down)),
+                (1_300, |run| run.not_opened(7, Role::Storm, NotOpened::Refused)),
+                (1_310, |run| run.sent("x", Role::Storm).broken("x", Break::Fin)),
+            ])
+        }),
+        violated(LOST, "one refused for that reason, and one before it", {
+            roll(&[
+                (150, |run| run.endpoint("haproxy", 2, EndpointState::Up)),
+                (1_240, |run| run.not_opened(7, Role::Storm, NotOpened::Refused)),
+                (1_250, |run| run.stalled(600)),
+                (1_260, |run| run.endpoint("haproxy", 2, EndpointState::Down)),
+                (1_300, |run| run.not_opened(8, Role::Storm, NotOpened::Refused)),
+            ])
+        }),
         unclear(LOST, "not sent, as its connection had ended, and stalls explain that nobody saw it", {
             stopping(|run| run.stalled(30).at(1_340).unsent("x", Role::KeepAlive))
         }),

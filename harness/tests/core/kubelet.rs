@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use drainspec::model::Model;
 use drainspec::model::kubelet::{Get, Hook, Input, Kind, LEAST_GRACE, Output, Pod, Port, Probe, Settings};
 use proptest::prelude::*;
 

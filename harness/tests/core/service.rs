@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use drainspec::model::Model;
 use drainspec::model::service::{Conditions, Input, Lags, NodeId, Output, PodId, Service};
 use proptest::prelude::*;
 

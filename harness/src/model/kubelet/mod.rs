@@ -13,6 +13,8 @@ pub use probe::{Kind, Probe};
 
 use std::time::Duration;
 
+use super::Model;
+
 use probe::Worker;
 
 /// However much of the grace a preStop hook has used up, so long the container has after SIGTERM.
@@ -130,21 +132,11 @@ enum End {
     Over,
 }
 
-impl Pod {
-    /// A pod whose container is started now.
-    pub fn new(settings: Settings, now: Duration) -> Self {
-        let (workers, end, outbox) = (Vec::new(), End::Far, Vec::new());
-        let mut pod = Self { settings, now, since: now, ready: false, workers, end, outbox };
-        match pod.settings.startup.clone() {
-            Some(probe) => pod.workers.push(Worker::starting(Kind::Startup, probe, now)),
-            None => pod.probe_all(Worker::starting),
-        }
-        pod
-    }
+impl Model for Pod {
+    type Input = Input;
+    type Output = Output;
 
-    /// Takes what happens at this time, and says what follows up to now.
-    #[must_use]
-    pub fn apply(&mut self, now: Duration, input: Input) -> Vec<Output> {
+    fn apply(&mut self, now: Duration, input: Input) -> Vec<Output> {
         self.run_until(now);
         match input {
             Input::Probed(kind, ok) => self.probed(kind, ok),
@@ -166,16 +158,26 @@ impl Pod {
         self.advance(now)
     }
 
-    /// Says what has come up to now, as [`apply`](Self::apply) does.
-    #[must_use]
-    pub fn advance(&mut self, now: Duration) -> Vec<Output> {
+    fn advance(&mut self, now: Duration) -> Vec<Output> {
         self.run_until(now);
         self.outbox.drain(..).collect()
     }
 
-    /// When [`advance`](Self::advance) has something to do or to say next.
-    pub fn next(&self) -> Option<Duration> {
+    fn next(&self) -> Option<Duration> {
         if self.outbox.is_empty() { self.due() } else { Some(self.now) }
+    }
+}
+
+impl Pod {
+    /// A pod whose container is started now.
+    pub fn new(settings: Settings, now: Duration) -> Self {
+        let (workers, end, outbox) = (Vec::new(), End::Far, Vec::new());
+        let mut pod = Self { settings, now, since: now, ready: false, workers, end, outbox };
+        match pod.settings.startup.clone() {
+            Some(probe) => pod.workers.push(Worker::starting(Kind::Startup, probe, now)),
+            None => pod.probe_all(Worker::starting),
+        }
+        pod
     }
 
     fn due(&self) -> Option<Duration> {

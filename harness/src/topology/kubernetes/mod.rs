@@ -141,15 +141,17 @@ impl Deployed {
 
     /// Drains the node of the oldest pod, and waits until there are as many pods as before.
     pub(crate) async fn drain_node(&mut self) -> Result<(), FrontError> {
-        let nodes = self.cluster.workers().await?;
-        let [(node, _), _, ..] = &nodes[..] else { return Err(FrontError::OneNode) };
-        let charge = guardian::Charge::cordon(self.context.as_deref(), node);
-        let drained = self.cluster.drain(node).await;
+        let node = match (self.known.node_of_oldest(), self.cluster.workers().await?.len()) {
+            (Some(node), 2..) => node,
+            _ => return Err(FrontError::OneNode),
+        };
+        let charge = guardian::Charge::cordon(self.context.as_deref(), &node);
+        let drained = self.cluster.drain(&node).await;
         let complete = match drained {
             Ok(()) => self.complete(self.workload.generation().await?).await,
             Err(error) => Err(error.into()),
         };
-        self.cluster.uncordon(node).await?;
+        self.cluster.uncordon(&node).await?;
         charge.done();
         complete
     }

@@ -27,6 +27,8 @@ pub(super) struct Known {
 struct Seen {
     slot: Slot,
     name: String,
+    /// Where it runs.
+    node: Option<String>,
     /// What it calls itself.
     instance: Option<String>,
     /// Whether it is told to go, or has gone.
@@ -59,6 +61,12 @@ impl Known {
         pods.values().filter(|pod| !pod.leaves).filter_map(|pod| pod.instance.clone()).collect()
     }
 
+    /// The node of that pod.
+    pub fn node_of_oldest(&self) -> Option<String> {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.values().find(|pod| !pod.leaves).and_then(|pod| pod.node.clone())
+    }
+
     /// Hears what the cluster says of pods, and tells what it means.
     pub fn listen(&self) -> Told {
         let known = self.clone();
@@ -80,11 +88,15 @@ impl Known {
         let left = pods.values().map(|pod| pod.slot).find(|slot| !lives(*slot));
         let next = left.unwrap_or(pods.len() as Slot % self.places + 1);
         let Some(pod) = pods.get_mut(&process) else {
-            pods.insert(process, Seen { slot: next, name: name.to_owned(), instance: None, leaves: false });
+            pods.insert(process, Seen { slot: next, name: name.to_owned(), node: None, instance: None, leaves: false });
             let (part, settings) = (Part::Server, BTreeMap::new());
             return vec![Event::Started { process, pid: 0, part, slot: Some(next), settings }];
         };
         match what {
+            PodFact::Scheduled { node } => {
+                pod.node = Some(node.clone());
+                Vec::new()
+            }
             PodFact::Deleted { .. } => {
                 pod.leaves = true;
                 vec![Event::Step { slot: pod.slot, what: StepKind::Withdraw }]

@@ -15,30 +15,13 @@ use crate::process::guardian;
 use crate::recorder::Recorder;
 use crate::timeline::{Event, HookEnd};
 use crate::topology::Member;
-use crate::topology::driven::{Clock, Driven, Model};
+use crate::topology::driven::{Clock, Driven};
 use crate::topology::probe::{Probed, probe};
 
 /// How the kubelet calls itself, in probes and in hooks.
 const USER_AGENT: &str = "kube-probe/1.34";
 /// A hook that asks waits as long as its grace; nobody needs more.
 const HOOK_WITHIN: Duration = Duration::from_secs(86_400);
-
-impl Model for Pod {
-    type Input = Input;
-    type Output = Output;
-
-    fn apply(&mut self, now: Duration, input: Input) -> Vec<Output> {
-        Self::apply(self, now, input)
-    }
-
-    fn advance(&mut self, now: Duration) -> Vec<Output> {
-        Self::advance(self, now)
-    }
-
-    fn next(&self) -> Option<Duration> {
-        Self::next(self)
-    }
-}
 
 /// What is to be done to the process of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

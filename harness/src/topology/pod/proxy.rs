@@ -12,27 +12,10 @@ use crate::model::service::{Conditions, Input, Lags, NodeId, Output, PodId, Serv
 use crate::recorder::Recorder;
 use crate::timeline::{EndpointState, Event, ProcessId};
 use crate::topology::Member;
-use crate::topology::driven::{Clock, Driven, Model};
+use crate::topology::driven::{Clock, Driven};
 
 /// Who sees what the EndpointSlice says.
 const API: &str = "api";
-
-impl Model for Service {
-    type Input = Input;
-    type Output = Output;
-
-    fn apply(&mut self, now: Duration, input: Input) -> Vec<Output> {
-        Self::apply(self, now, input)
-    }
-
-    fn advance(&mut self, now: Duration) -> Vec<Output> {
-        Self::advance(self, now)
-    }
-
-    fn next(&self) -> Option<Duration> {
-        Self::next(self)
-    }
-}
 
 /// The Service and the nodes. Cheap to clone.
 #[derive(Clone)]
